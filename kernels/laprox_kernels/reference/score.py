@@ -1,0 +1,58 @@
+"""Contribution of every private cell of one layer to the output of that layer (LaProx, Algorithm 1)."""
+
+import torch
+import torch.nn.functional as F
+
+
+def score(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    row: torch.Tensor,
+    start: int,
+    gram: torch.Tensor,
+    scale: float,
+    sinks: int,
+    pooling: int,
+    out: torch.Tensor,
+) -> None:
+    """Scores of the private cells of one request in one layer, comparable over the whole model.
+
+    Per query head, ``‖A[:, i]‖₂ · ‖v_i W_O‖₂`` with A the attention of the last W queries over the
+    whole causal context; the mean over a KV head's queries; average pooling over the candidates;
+    divided by the layer's sum. Protected cells (the last W positions and the first ``sinks``)
+    get +inf, so that a top-K keeps them.
+
+    Args:
+        queries: ``[W, Hq, D]``, the last W queries after RoPE.
+        keys, values: ``[slots, H, D]``, one layer of the pool (a strided view is fine).
+        row: int64 ``[n]``, slot of every position of the request.
+        start: first private position s; P = n - s.
+        gram: float32 ``[Hq, D, D]``, ``W_O W_Oᵀ`` of each query head.
+        scale: factor of the attention logits.
+        sinks: number of private positions protected at the start of the private range.
+        pooling: odd width of the average pooling.
+        out: float32 ``[H, P]``, written whole.
+    """
+    window, q_heads, dim = queries.shape
+    heads = keys.shape[1]
+    n = row.numel()
+    group = q_heads // heads
+    k = keys[row].float()
+    v = values[row[start:]].float()
+    q = queries.float().view(window, heads, group, dim)
+
+    logits = torch.einsum("whgd,nhd->hgwn", q, k) * scale
+    position = torch.arange(n, device=row.device)
+    future = position > position[n - window :, None]
+    attention = logits.masked_fill_(future, float("-inf")).softmax(dim=-1)[..., start:]
+
+    projected = torch.einsum("phd,hgde,phe->hgp", v, gram.float().view(heads, group, dim, dim), v)
+    # Rounding can push a vanishing quadratic form below zero.
+    contribution = attention.norm(dim=2) * projected.clamp_min_(0).sqrt_()
+
+    candidates = contribution.mean(dim=1)[:, sinks : n - start - window]
+    pooled = F.avg_pool1d(candidates[None], pooling, stride=1, padding=pooling // 2)[0]
+    total = pooled.sum()
+    out.fill_(float("inf"))
+    out[:, sinks : n - start - window] = torch.where(total == 0, 0.0, pooled / total)
