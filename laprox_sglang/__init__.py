@@ -1,0 +1,18 @@
+"""LaProx inside SGLang: prompts are pruned after prefill, shared prefixes are not, freed memory is free."""
+
+from typing import Any
+
+__all__ = ["Config", "Engine"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported late: SGLang loads this package to look for platforms while it is itself being imported.
+    if name == "Engine":
+        from laprox_sglang.engine import Engine
+
+        return Engine
+    if name == "Config":
+        from laprox_sglang.config import Config
+
+        return Config
+    raise AttributeError(f"module 'laprox_sglang' has no attribute {name!r}")

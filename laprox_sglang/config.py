@@ -1,0 +1,149 @@
+"""What the server was told, and what a request may say on top of it."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+# Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
+ENVIRONMENT = "LAPROX_CONFIG"
+
+Budget = int | float
+
+
+class ConfigError(ValueError):
+    """An option that cannot be served; the message is one line for the person who gave it."""
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as written on a command line: ``0.1`` is a fraction, ``512`` are tokens."""
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"budget {text!r} is not a number; {BUDGET_FORMS}") from None
+
+
+BUDGET_FORMS = "give a fraction above 0 and up to 1 (0.1 keeps 10 %), or a whole number of tokens from 2 up"
+
+
+def check_budget(budget: Budget) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
+        raise ConfigError(f"budget {budget!r} is not a number; {BUDGET_FORMS}")
+    # NaN fails every comparison, so it fails this one.
+    if not (budget >= 1 if isinstance(budget, int) else 0 < budget <= 1):
+        raise ConfigError(f"budget {budget!r} is out of range; {BUDGET_FORMS}")
+
+
+def budget_slots(budget: Budget, length: int) -> int:
+    """Slots that ``budget`` grants to a private range of ``length`` tokens."""
+    if isinstance(budget, int) and budget > 1:
+        return min(budget, length)
+    # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
+    return min(math.ceil(round(budget * length, 6)), length)
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a server. Lengths are in tokens.
+
+    Attributes:
+        budget: what is kept of a private range, on average over layers and KV heads: a float in
+            (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
+        window: last queries of the prompt that score it; these tokens are always kept.
+        pooling_kernel: odd width of the average pooling over positions.
+        min_tokens: private ranges shorter than this are left whole.
+        sink_tokens: first positions of a prompt that are always kept.
+        keep_prefix: first tokens of every prompt that are cached intact and never pruned.
+    """
+
+    budget: Budget = 0.2
+    window: int = 32
+    pooling_kernel: int = 7
+    min_tokens: int = 256
+    sink_tokens: int = 4
+    keep_prefix: int = 0
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget)
+        if self.window < 1:
+            raise ConfigError(f"window {self.window} must be at least 1")
+        if self.pooling_kernel < 1 or self.pooling_kernel % 2 == 0:
+            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be an odd number from 1 up")
+        if self.sink_tokens < 0:
+            raise ConfigError(f"sink-tokens {self.sink_tokens} must not be negative")
+        if self.keep_prefix < 0:
+            raise ConfigError(f"keep-prefix {self.keep_prefix} must not be negative")
+        if self.min_tokens <= self.window + self.sink_tokens:
+            raise ConfigError(
+                f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
+                f"{self.window + self.sink_tokens}: raise it, or lower those"
+            )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Config | None":
+        """The configuration in ``LAPROX_CONFIG``; None where it is not set.
+
+        Raises:
+            ConfigError: it is set, and it is not a JSON object of these options.
+        """
+        text = environ.get(ENVIRONMENT)
+        if text is None:
+            return None
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{ENVIRONMENT}={text}: {error}") from None
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one request asks for in ``custom_params["laprox"]``; None stands for the server's value.
+
+    Attributes:
+        enabled: False leaves the prompt whole.
+        budget, keep_prefix: as in ``Config``.
+        return_kept: report the kept positions of every layer and KV head.
+    """
+
+    enabled: bool = True
+    budget: Budget | None = None
+    keep_prefix: int | None = None
+    return_kept: bool = False
+
+    @classmethod
+    def of(cls, custom_params: Mapping[str, Any] | None) -> "Options":
+        """The options in a request's ``custom_params``.
+
+        Raises:
+            ConfigError: they are not an object of these options.
+        """
+        given = (custom_params or {}).get("laprox")
+        if given is None:
+            return cls()
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"custom_params.laprox: {error}") from None
+
+    def check(self, config: Config, context: int) -> None:
+        """Refuses what a server with ``config`` and ``context`` tokens cannot serve.
+
+        Raises:
+            ConfigError: a bad value, or a budget above what the server was started with.
+        """
+        if self.budget is not None:
+            check_budget(self.budget)
+            if budget_slots(self.budget, context) > budget_slots(config.budget, context):
+                raise ConfigError(
+                    f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
+                    "for at most that, for \"enabled\": false, or start the server with a larger "
+                    "--laprox-budget"
+                )
+        if self.keep_prefix is not None and self.keep_prefix < 0:
+            raise ConfigError(f"custom_params.laprox.keep_prefix {self.keep_prefix} must not be negative")

@@ -1,0 +1,36 @@
+"""``sglang.Engine`` with LaProx, for programs that run the engine in their own process."""
+
+import os
+from typing import Any
+
+import sglang
+
+from laprox_sglang.config import ENVIRONMENT, Config
+
+
+class Engine(sglang.Engine):
+    """SGLang's engine with pruning on.
+
+    Example:
+        >>> engine = laprox_sglang.Engine(model_path=path, laprox={"budget": 0.1})  # doctest: +SKIP
+    """
+
+    def __init__(self, *args: Any, laprox: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            laprox: options by the names of ``Config``; the rest goes to ``sglang.Engine``.
+
+        Raises:
+            TypeError, ConfigError: a bad option.
+        """
+        config = Config(**(laprox or {}))
+        before = os.environ.get(ENVIRONMENT)
+        os.environ[ENVIRONMENT] = config.to_json()
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            # The child processes have their copy; a stock engine started later must stay stock.
+            if before is None:
+                del os.environ[ENVIRONMENT]
+            else:
+                os.environ[ENVIRONMENT] = before

@@ -1,0 +1,124 @@
+"""Task of the 7M model: facts hidden among filler sentences, then a question about one of them.
+
+A context is ``<s>`` and sentences of 12 words; a fact reads ``the passcode of the red falcon is
+7 4 1 9 .``, a question ``question : what is the passcode of the red falcon ? answer :``, and its
+answer is ``7 4 1 9``. Words are separated by blanks, one token each. The model never ends by itself.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+MODEL_PATH = Path(__file__).parent / "models" / "needle-7m"
+SENTENCE = 12
+QUESTION = 17
+DIGITS = 4
+
+# Ranges of token ids; the model was trained with the vocabulary in this order.
+CLASSES = {
+    "DIGIT": range(17, 27),
+    "ATTRIBUTE": range(27, 35),
+    "ADJECTIVE": range(35, 98),
+    "NOUN": range(98, 334),
+    "VERB": range(334, 384),
+    "PREPOSITION": range(384, 400),
+    "ADVERB": range(400, 415),
+}
+FILLERS = (
+    "the ADJECTIVE NOUN VERB the NOUN PREPOSITION the ADJECTIVE NOUN ADVERB .",
+    "the NOUN and the NOUN VERB the ADJECTIVE NOUN PREPOSITION the NOUN",
+    "a ADJECTIVE NOUN VERB a NOUN with the NOUN ADVERB ; .",
+    "ADVERB , the ADJECTIVE NOUN PREPOSITION the NOUN VERB the NOUN .",
+)
+# Every second sample names its facts with few words, so that their keys overlap.
+FEW_ADJECTIVES, FEW_NOUNS = 16, 48
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Token id of every word."""
+    tokenizer = json.loads((MODEL_PATH / "tokenizer.json").read_text())
+    ids: dict[str, int] = tokenizer["model"]["vocab"]
+    return ids
+
+
+@cache
+def words() -> list[str]:
+    """Word of every token id."""
+    ids = vocabulary()
+    return sorted(ids, key=lambda word: ids[word])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A context with questions about it.
+
+    Attributes:
+        context: words, ``<s>`` first.
+        questions: words of each question, up to and with ``answer :``.
+        answers: the digits that answer each question.
+    """
+
+    context: list[str]
+    questions: list[list[str]]
+    answers: list[list[str]]
+
+    def prompt(self, question: int = 0) -> list[str]:
+        return self.context + self.questions[question]
+
+    def prompt_ids(self, question: int = 0) -> list[int]:
+        return to_ids(self.prompt(question))
+
+    def answer_ids(self, question: int = 0) -> list[int]:
+        return to_ids(self.answers[question])
+
+
+def to_ids(text: list[str]) -> list[int]:
+    ids = vocabulary()
+    return [ids[word] for word in text]
+
+
+class Task:
+    """Generator of samples; the same seed gives the same samples."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def batch(self, size: int, length: int, questions: int = 1, fact_share: float = 0.3) -> list[Sample]:
+        """Samples of at most ``length`` tokens, questions and answers included.
+
+        Args:
+            questions: questions per sample, each about another fact.
+            fact_share: share of the sentences that are facts.
+        """
+        return [self.sample(length, questions, fact_share, few_words=i % 2 == 0) for i in range(size)]
+
+    def sample(self, length: int, questions: int, fact_share: float, few_words: bool) -> Sample:
+        sentences = (length - 1 - questions * QUESTION) // SENTENCE
+        facts = min(max(questions, int(sentences * fact_share)), sentences)
+        keys = [self._key(few_words) for _ in range(facts)]
+        # Facts may repeat a key; then they repeat its value, so that every question has one answer.
+        values = {key: [self._word("DIGIT") for _ in range(DIGITS)] for key in keys}
+        lines = [self.filler() for _ in range(sentences)]
+        for place, key in zip(self._random.sample(range(sentences), facts), keys, strict=True):
+            lines[place] = f"the {key} is {' '.join(values[key])} ."
+        asked = self._random.sample(keys, questions)
+        return Sample(
+            ["<s>", *" ".join(lines).split()],
+            [f"question : what is the {key} ? answer :".split() for key in asked],
+            [values[key] for key in asked],
+        )
+
+    def filler(self) -> str:
+        pattern = self._random.choice(FILLERS).split()
+        return " ".join(self._word(part) if part in CLASSES else part for part in pattern)
+
+    def _key(self, few_words: bool) -> str:
+        adjective = self._word("ADJECTIVE", FEW_ADJECTIVES if few_words else None)
+        noun = self._word("NOUN", FEW_NOUNS if few_words else None)
+        return f"{self._word('ATTRIBUTE')} of the {adjective} {noun}"
+
+    def _word(self, kind: str, first: int | None = None) -> str:
+        return words()[self._random.choice(CLASSES[kind][:first])]

@@ -1,0 +1,46 @@
+"""KV pool whose slots are pages of C = L·H cells."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, move_kv_cache_native
+
+
+class LaproxKVPool(MHATokenToKVPool):
+    """Stock MHA pool over ONE tensor for K and one for V, ``[slots, L, H, D]``.
+
+    ``k_buffer[l]`` is the strided view ``[:, l]``, so every stock kernel reads and writes as before;
+    seen flat, cell (slot, l, h) is row ``(slot·L + l)·H + h``.
+
+    Attributes:
+        keys, values: ``[slots, L, H, D]``, contiguous; slot 0 takes the writes of padding.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def _create_buffers_normal(self) -> None:
+        shape = (self.size + self.page_size, self.layer_num, self.head_num, self.head_dim)
+        with (
+            self.memory_saver_adapter.region(GPU_MEMORY_TYPE_KV_CACHE),
+            torch.cuda.use_mem_pool(self.custom_mem_pool) if self.enable_custom_mem_pool else nullcontext(),
+        ):
+            self.keys = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
+            self.values = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
+        self.k_buffer = list(self.keys.unbind(1))
+        self.v_buffer = list(self.values.unbind(1))
+
+    def _init_data_ptrs_and_strides(self) -> None:
+        super()._init_data_ptrs_and_strides()
+        # Stock takes the stride from the shape; here a slot of one layer is followed by the next layer.
+        self.data_strides = torch.tensor(
+            [x.stride(0) * x.dtype.itemsize for x in self._slot_move_pointer_buffers()], device=self.device
+        )
+
+    def _move_kv_cache_impl(self, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
+        move_kv_cache_native(self.k_buffer, self.v_buffer, tgt_loc, src_loc)
+
+    def get_contiguous_buf_infos(self) -> Any:
+        raise NotImplementedError("laprox: layers of this KV pool are not contiguous; no KV transfer from it")

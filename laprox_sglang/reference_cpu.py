@@ -1,0 +1,39 @@
+"""The platform class behind ``laprox_sglang.platform``."""
+
+from typing import Any
+
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import SRTPlatform
+
+
+class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
+    """A CPU as an out-of-tree platform: SGLang then asks for nothing that is compiled for CPUs."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "reference_cpu"
+    device_type = "cpu"
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        server_args.device = server_args.device or "cpu"
+        server_args.sampling_backend = server_args.sampling_backend or "pytorch"
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def get_mha_kv_pool_cls(self) -> type:
+        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+        return MHATokenToKVPool
+
+    def get_paged_allocator_cls(self) -> type:
+        from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+
+        class Allocator(TokenToKVPoolAllocator):
+            """Stock allocator behind the arguments that SGLang gives a platform's own."""
+
+            def __init__(self, size: int, page_size: int, **kwargs: Any) -> None:
+                assert page_size == 1, "reference CPU platform: --page-size must be 1"
+                super().__init__(size, **kwargs)
+
+        return Allocator

@@ -1,0 +1,154 @@
+"""Server options that LaProx does not serve. Each stops the start with one line that says why."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from laprox_sglang.config import ConfigError
+
+ATTENTION_BACKENDS = ("torch_native",)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``flag`` is refused where ``applies``, because of ``why``."""
+
+    flag: str
+    applies: Callable[[Any], bool]
+    why: str
+
+
+def given(name: str, *neutral: Any) -> Callable[[Any], bool]:
+    """The server argument ``name`` has another value than these (or an empty one)."""
+    return lambda args: bool(getattr(args, name)) and getattr(args, name) not in neutral
+
+
+def above_one(name: str) -> Callable[[Any], bool]:
+    return lambda args: (getattr(args, name) or 1) > 1
+
+
+OTHER_CACHE = "it manages cached KV by whole tokens and cannot hold pruned segments"
+OTHER_POOL = "LaProx needs its own layout of the KV pool"
+ONE_RANK = "the top-K is taken over the whole model, which one rank must hold"
+DRAFTS = "verifying drafts reads and rolls back KV that pruning has moved"
+
+REFUSALS = (
+    Refusal("--speculative-algorithm", given("speculative_algorithm"), DRAFTS),
+    Refusal("--disaggregation-mode", given("disaggregation_mode", "null"), "pruned KV cannot be sent elsewhere"),
+    Refusal(
+        "--disaggregation-decode-enable-offload-kvcache",
+        given("disaggregation_decode_enable_offload_kvcache"),
+        "pruned KV cannot be offloaded",
+    ),
+    Refusal("--enable-hierarchical-cache", given("enable_hierarchical_cache"), OTHER_CACHE),
+    Refusal("--enable-lmcache", given("enable_lmcache"), OTHER_CACHE),
+    Refusal("--enable-flexkv", given("enable_flexkv"), OTHER_CACHE),
+    Refusal("--radix-cache-backend", given("radix_cache_backend", "laprox"), OTHER_CACHE),
+    Refusal("--kv-events-config", given("kv_events_config"), "its events name KV by whole tokens"),
+    Refusal("--enable-unified-memory", given("enable_unified_memory"), OTHER_POOL),
+    Refusal("--enable-page-major-kv-layout", given("enable_page_major_kv_layout"), OTHER_POOL),
+    Refusal("--enable-hisparse", given("enable_hisparse"), OTHER_POOL),
+    Refusal("--kv-canary", given("kv_canary", "none"), "it expects every logical column to hold a slot"),
+    Refusal("--prefill-only-disable-kv-cache", given("prefill_only_disable_kv_cache"), "there is no KV to prune"),
+    Refusal("--enable-streaming-session", given("enable_streaming_session"), "a session keeps whole KV"),
+    Refusal("--enable-session-radix-cache", given("enable_session_radix_cache"), "a session keeps whole KV"),
+    Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
+    Refusal("--tensor-parallel-size", above_one("tp_size"), ONE_RANK),
+    Refusal("--pipeline-parallel-size", above_one("pp_size"), ONE_RANK),
+    Refusal("--enable-dp-attention", given("enable_dp_attention"), ONE_RANK),
+    Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
+    Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
+    Refusal("--enable-prefill-cp", given("enable_prefill_cp"), ONE_RANK),
+    Refusal("--enable-two-batch-overlap", given("enable_two_batch_overlap"), "it splits batches behind the scheduler"),
+    Refusal("--enable-pdmux", given("enable_pdmux"), "it runs prefill in parts that are not scored"),
+    Refusal("--elastic-ep-backend", given("elastic_ep_backend", "none"), "ranks come and go with their KV"),
+    Refusal("--enable-lora", given("enable_lora"), "an adapter changes W_O, which scores are made of"),
+    Refusal("--lora-paths", given("lora_paths"), "an adapter changes W_O, which scores are made of"),
+    Refusal(
+        "--kv-cache-dtype",
+        given("kv_cache_dtype", "auto", "bf16", "bfloat16", "fp16", "float16"),
+        "quantized KV is not scored yet; use auto",
+    ),
+    Refusal("--page-size", above_one("page_size"), "freed slots are single; use 1"),
+    Refusal(
+        "--enable-deterministic-inference",
+        given("enable_deterministic_inference"),
+        "decoding over a segment is not invariant to the batch",
+    ),
+    Refusal("--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a segment is another policy"),
+    Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
+    Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
+    Refusal("--enable-mis", given("enable_mis"), "multi-item scoring has no decoding"),
+    Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),
+    Refusal("--encoder-only", given("encoder_only"), "an encoder has no decoding"),
+    Refusal("--enable-return-routed-experts", given("enable_return_routed_experts"), "it reads whole rows of slots"),
+    Refusal("--enable-return-indexer-topk", given("enable_return_indexer_topk"), "it reads whole rows of slots"),
+)
+
+# Environment variables of SGLang that replace what LaProx builds on.
+ENVIRONMENT_REFUSALS = {
+    "SGLANG_USE_HND_KVCACHE": OTHER_POOL,
+    "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING": OTHER_POOL,
+    "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": OTHER_POOL,
+    "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": OTHER_CACHE,
+    "SGLANG_ENABLE_UNIFIED_RADIX_TREE": OTHER_CACHE,
+}
+OFF = ("", "0", "false", "no", "n", "off")
+
+
+def refuse(flag: str, why: str) -> ConfigError:
+    return ConfigError(f"{flag} does not go together with --enable-laprox: {why}")
+
+
+def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
+    """Checks resolved server arguments.
+
+    Args:
+        args: SGLang's ``ServerArgs``.
+
+    Raises:
+        ConfigError: names the first flag that is refused, and why.
+    """
+    for refusal in REFUSALS:
+        if refusal.applies(args):
+            raise refuse(refusal.flag, refusal.why)
+    for name, why in ENVIRONMENT_REFUSALS.items():
+        if environ.get(name, "").lower() not in OFF:
+            raise refuse(name, why)
+    if args.device != "cpu":
+        raise refuse(f"--device {args.device}", "this version decodes pruned prompts on a CPU only")
+    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        backend = getattr(args, name)
+        if backend is not None and backend not in ATTENTION_BACKENDS:
+            flag = f"--{name.replace('_', '-')} {backend}"
+            raise refuse(flag, f"its KV reads were not tested; use {', '.join(ATTENTION_BACKENDS)}")
+    prefill = getattr(args.cuda_graph_config, "prefill", None)
+    if prefill is not None and prefill.backend == "full":
+        raise refuse("--cuda-graph-config", "full prefill graphs hide the queries; use another prefill backend")
+
+
+def check_model(config: Any) -> None:
+    """Checks a model's architecture, before its weights are loaded.
+
+    Args:
+        config: SGLang's ``ModelConfig``.
+
+    Raises:
+        ConfigError: names what the model has that is not served.
+    """
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+    from sglang.srt.configs.model_config import AttentionArch
+
+    faults = {
+        "multi-head latent attention": config.attention_arch != AttentionArch.MHA,
+        "sliding-window layers": config.is_hybrid_swa,
+        "linear-attention or state-space layers": mambaish_config(config) is not None,
+        "cross attention": config.is_encoder_decoder,
+        "image or audio input": config.is_multimodal,
+        "chunked local attention": bool(config.attention_chunk_size),
+        "no decoding": not config.is_generation,
+    }
+    for fault, present in faults.items():
+        if present:
+            raise refuse(f"--model-path {config.model_path}", f"the model has {fault}, which is not scored")

@@ -1,0 +1,102 @@
+"""What a server and a request say about pruning."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from laprox_sglang.segment import Outcome, RequestState, Segment
+
+
+def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> dict[str, Any]:
+    """Facts about one request, for ``meta_info["laprox"]``; plain numbers, lists and strings.
+
+    Args:
+        prompt_tokens: length of the prompt as it was sent.
+        return_kept: add ``kept_positions``, ``[L][H]`` lists of token positions.
+    """
+    plan, segment = outcome.plan, outcome.segment
+    facts: dict[str, Any] = {
+        "pruned": segment is not None,
+        "reason": plan.reason,
+        "prompt_tokens": prompt_tokens,
+        "private_tokens": plan.length,
+        "budget_effective": plan.slots / plan.length if plan.length else 1.0,
+        "kept_cells": None,
+        "kept_share": 1.0,
+        "slots_before": outcome.slots_before,
+        "slots_after": outcome.slots_after,
+        "layer_share": None,
+    }
+    if segment is None:
+        return facts
+    cu_cells = segment.cu_cells.tolist()
+    kept, cells = cu_cells[-1], len(cu_cells) - 1
+    by_layer = cu_cells[:: segment.heads]
+    facts["kept_cells"] = kept
+    facts["kept_share"] = kept / (cells * plan.length)
+    facts["layer_share"] = [(b - a) / kept for a, b in zip(by_layer, by_layer[1:], strict=False)]
+    if return_kept:
+        facts["kept_positions"] = kept_positions(segment, cu_cells)
+    return facts
+
+
+def kept_positions(segment: Segment, cu_cells: list[int]) -> list[list[list[int]]]:
+    assert segment.positions is not None
+    positions = segment.positions.tolist()
+    by_cell = [positions[a:b] for a, b in zip(cu_cells, cu_cells[1:], strict=False)]
+    heads = segment.heads
+    return [by_cell[i : i + heads] for i in range(0, len(by_cell), heads)]
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of a scheduler since its start.
+
+    Attributes:
+        prunes: segments made; a request that was retracted and came again counts again.
+        slots_freed: slots that pruning returned to the allocator.
+        finished: requests that ended, by what was done: ``pruned`` or why not.
+        released: how requests gave back their slots: ``finished``, ``retracted``, or aborted
+            ``mid_prefill`` or while ``running``.
+        slots_held: sum over the ended requests of the slots each referred to at its last step.
+    """
+
+    prunes: int = 0
+    slots_freed: int = 0
+    slots_held: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    released: Counter[str] = field(default_factory=Counter)
+
+    def add_prune(self, freed: int) -> None:
+        self.prunes += 1
+        self.slots_freed += freed
+
+    def add_finished(self, outcome: Outcome) -> None:
+        self.finished[outcome.plan.reason or "pruned"] += 1
+
+    def add_released(self, req: Any, state: RequestState, is_insert: bool, held: int) -> None:
+        """Counts a request whose slots are being given back; ``held`` of them."""
+        ended = req.finished()
+        if not ended:
+            how = "retracted"
+        elif req.finished_reason.to_json()["type"] != "abort":
+            how = "finished"
+        else:
+            how = "aborted_running" if is_insert else "aborted_mid_prefill"
+        self.released[how] += 1
+        if ended:
+            self.slots_held += held
+
+    def to_dict(self) -> dict[str, Any]:
+        requests = self.finished.total()
+        pruned = self.finished["pruned"]
+        return {
+            "requests": requests,
+            "pruned": pruned,
+            "pruned_share": pruned / requests if requests else 0.0,
+            "unpruned": {reason: n for reason, n in self.finished.items() if reason != "pruned"},
+            "prunes": self.prunes,
+            "slots_freed": self.slots_freed,
+            "slots_held": self.slots_held,
+            "released": dict(self.released),
+        }

@@ -1,0 +1,92 @@
+"""What pruning leaves of a private range, and the state a request carries for it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from laprox_sglang.config import Options
+from laprox_sglang.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Packed cells of the private range [start, end), held in ``slots`` slots.
+
+    They stand in columns [start, start + slots) of the request's row; the columns from there to
+    ``end`` are zero, and the dense tail follows from ``end``.
+
+    Attributes:
+        start, end: logical columns that the segment stands for.
+        slots: number of slots m.
+        layers: number of layers L.
+        cu_cells: int64 ``[C + 1]``, offsets of each (layer, head) among the m·C packed cells.
+        positions: int64 ``[m·C]`` token positions of the packed cells, where they were asked for.
+    """
+
+    start: int
+    end: int
+    slots: int
+    layers: int
+    cu_cells: torch.Tensor
+    positions: torch.Tensor | None = None
+
+    @property
+    def heads(self) -> int:
+        return (self.cu_cells.numel() - 1) // self.layers
+
+    @property
+    def freed(self) -> int:
+        return self.end - self.start - self.slots
+
+    def check_integrity(self, row: torch.Tensor) -> None:
+        """Asserts that the segment is whole and stands in ``row`` as it says."""
+        cells = self.cu_cells.numel() - 1
+        assert 0 <= self.start < self.start + self.slots < self.end <= row.numel()
+        assert int(self.cu_cells[0]) == 0 and int(self.cu_cells[-1]) == self.slots * cells
+        assert bool((self.cu_cells.diff() >= 0).all())
+        held = row[self.start : self.start + self.slots]
+        assert bool((held > 0).all()) and held.unique().numel() == self.slots
+        assert not bool(row[self.start + self.slots : self.end].any())
+
+
+@dataclass(slots=True)
+class RequestState:
+    """LaProx state of a request, from its admission on (``req.laprox``).
+
+    Attributes:
+        options: what the request asked for.
+        plan: fixed at admission; None before it and after the request's slots were given back.
+        segment: set once the last chunk has been pruned; None again after release.
+        window_queries: ``[L, W, Hq, D]``, the last W queries while they come in over several chunks.
+        outcome: what became of the last prefill, kept for the report after release.
+    """
+
+    options: Options
+    plan: Plan | None = None
+    segment: Segment | None = None
+    window_queries: torch.Tensor | None = None
+    outcome: "Outcome | None" = None
+
+    @property
+    def will_prune(self) -> bool:
+        return self.plan is not None and self.plan.pruned
+
+    def release(self) -> None:
+        """Forgets the slots, which the caller has given back."""
+        self.plan = self.segment = self.window_queries = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a prefill came to.
+
+    Attributes:
+        plan: the plan it followed.
+        slots_before, slots_after: slots the private range held, by the allocator's own count.
+        segment: None if the range was left whole.
+    """
+
+    plan: Plan
+    slots_before: int
+    slots_after: int
+    segment: Segment | None

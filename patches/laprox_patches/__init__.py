@@ -1,0 +1,1 @@
+"""Where LaProx meets SGLang: one small module per seam."""

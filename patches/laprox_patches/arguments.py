@@ -1,0 +1,98 @@
+"""Server arguments: the flags themselves, and the refusal of what does not go with them.
+
+These hooks are the only ones in place without ``--enable-laprox``: they hold the flag.
+"""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, parse_budget
+from laprox_sglang.refusals import check_arguments, check_model
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+HELP = {
+    "budget": f"KV kept of a private prompt, over all layers and heads: {BUDGET_FORMS}",
+    "window": "last queries of a prompt that score it; these tokens are always kept",
+    "pooling_kernel": "width of the average pooling of scores over positions (odd)",
+    "min_tokens": "prompts with fewer private tokens are left whole",
+    "sink_tokens": "first positions of a prompt that are always kept",
+    "keep_prefix": "first tokens of every prompt that are cached intact and never pruned",
+}
+
+
+def add_flags(result: None, parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("LaProx")
+    group.add_argument("--enable-laprox", action="store_true", help="Prune prompts after prefill.")
+    for field in msgspec.structs.fields(Config):
+        flag = "--laprox-" + field.name.replace("_", "-")
+        kind = str if field.name == "budget" else int
+        help_text = f"{HELP[field.name]} (default {field.default})".replace("%", "%%")
+        group.add_argument(flag, dest=f"laprox_{field.name}", type=kind, help=help_text)
+
+
+def read_flags(args: Namespace) -> Config | None:
+    """The configuration on a command line; None without ``--enable-laprox``.
+
+    Raises:
+        ConfigError: a bad value, or options without the flag that they belong to.
+    """
+    names = [field.name for field in msgspec.structs.fields(Config)]
+    given = {name: value for name in names if (value := getattr(args, f"laprox_{name}")) is not None}
+    if not args.enable_laprox:
+        if given:
+            flags = ", ".join("--laprox-" + name.replace("_", "-") for name in given)
+            raise ConfigError(f"{flags} without --enable-laprox does nothing: add it, or leave these out")
+        return None
+    if ENVIRONMENT in os.environ:
+        raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
+    if "budget" in given:
+        given["budget"] = parse_budget(given["budget"])
+    return Config(**given)
+
+
+def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
+    try:
+        config = read_flags(args)
+        if config is None:
+            return original(cls, args)
+        os.environ[ENVIRONMENT] = config.to_json()
+        server_args = original(cls, args)
+        # Once more at the launch; here, so that a command line ends in one line and no traceback.
+        check_resolved(None, server_args)
+    except ConfigError as error:
+        raise SystemExit(f"laprox: {error}") from None
+    return server_args
+
+
+def enable(self: Any) -> None:
+    """Turns LaProx on in the arguments, whichever way they came about."""
+    from laprox_patches.plugin import install_hooks
+
+    config = Config.from_environment()
+    if config is None:
+        return
+    self._laprox = config
+    if self.radix_cache_backend is None:
+        self.radix_cache_backend = "laprox"
+    install_hooks()
+
+
+def check_resolved(result: None, self: Any) -> None:
+    if getattr(self, "_laprox", None) is None:
+        return
+    check_arguments(self)
+    check_model(self.get_model_config())
+
+
+TARGET = "sglang.srt.server_args.ServerArgs."
+SEAMS = (
+    Seam(TARGET + "add_cli_args", add_flags, HookType.AFTER, ("parser",)),
+    Seam(TARGET + "from_cli_args", from_command_line, HookType.AROUND, ("cls", "args")),
+    Seam(TARGET + "__post_init__", enable, HookType.BEFORE, ("self",)),
+    Seam(TARGET + "check_server_args", check_resolved, HookType.AFTER, ("self",)),
+)

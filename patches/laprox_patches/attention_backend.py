@@ -1,0 +1,26 @@
+"""Attention backend: every resolved one passes here, after the pools exist and before graph capture."""
+
+from typing import Any
+
+from laprox_sglang.attention import with_laprox
+from laprox_sglang.config import Config
+from laprox_sglang.runtime import Runtime
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+
+def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
+    config: Config = runner.server_args._laprox
+    pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
+    return with_laprox(backend, Runtime(config, runner.model, pool, rows))
+
+
+SEAMS = (
+    Seam(
+        "sglang.srt.layers.attention.attention_registry.attn_backend_wrapper",
+        wrap,
+        HookType.AFTER,
+        ("runner", "full_attn_backend"),
+    ),
+)

@@ -1,0 +1,29 @@
+"""Busy leak check: stock counts logical columns as slots; of a pruned request that is too many."""
+
+from typing import Any
+
+from laprox_sglang.runtime import segment_of
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+
+def without_freed(result: tuple[int, int], self: Any) -> tuple[int, int]:
+    full, swa = result
+    last, running = self.get_last_batch(), self.get_running_batch()
+    # The same batches as stock walks: after a decode step both are one object.
+    batches = [last] if running is None or running is last else [last, running]
+    segments = [segment_of(req) for batch in batches for req in batch.reqs if req.kv is not None]
+    return full - sum(segment.freed for segment in segments if segment), swa
+
+
+SEAMS = (
+    Seam(
+        "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker"
+        "._get_total_uncached_sizes",
+        without_freed,
+        HookType.AFTER,
+        ("self",),
+        "Tuple[int, int]",
+    ),
+)

@@ -1,0 +1,34 @@
+"""Output streamer: a finished request carries its facts out on its last token."""
+
+from typing import Any
+
+from laprox_sglang.report import request_facts
+from laprox_sglang.segment import RequestState
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+
+def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
+    for req in reqs:
+        state: RequestState | None = getattr(req, "laprox", None)
+        # Overlap scheduling brings a finished request here a second time.
+        if state is None or state.outcome is None or not req.finished() or req.finished_output:
+            continue
+        # SGLang wants an entry for every output token, and slices off what a stream has sent.
+        entries: list[Any] = [None] * len(req.output_ids_through_stop)
+        if entries:
+            facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
+            entries[-1] = facts
+        req.customized_info = {"laprox": entries}
+        self.tree_cache.totals.add_finished(state.outcome)
+
+
+SEAMS = (
+    Seam(
+        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+        attach_facts,
+        HookType.BEFORE,
+        ("self", "reqs", "return_logprob", "skip_req"),
+    ),
+)

@@ -1,0 +1,29 @@
+"""Tokenizer manager: a bad per-request option fails that request, before there is one to schedule."""
+
+from typing import Any
+
+from laprox_sglang.config import ConfigError, Options
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+
+def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:
+    config = getattr(self.server_args, "_laprox", None)
+    if config is None:
+        return
+    params = obj.sampling_params or {}
+    Options.of(params.get("custom_params")).check(config, self.context_len)
+    if getattr(obj, "session_params", None):
+        raise ConfigError("session_params: sessions keep whole KV; --enable-laprox does not serve them")
+
+
+SEAMS = (
+    Seam(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request",
+        check_options,
+        HookType.AFTER,
+        ("self", "obj", "input_ids"),
+        "None",
+    ),
+)

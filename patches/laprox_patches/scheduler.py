@@ -1,0 +1,45 @@
+"""Scheduler: prunes around each forward pass, and reports."""
+
+from collections.abc import Callable
+from typing import Any
+
+from laprox_sglang.runtime import Runtime
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+
+def runtime(scheduler: Any) -> Runtime:
+    found: Runtime = scheduler.tp_worker.model_runner.attn_backend.laprox
+    return found
+
+
+def run_batch(original: Callable[..., Any], self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    laprox = runtime(self)
+    laprox.begin(batch)
+    result = original(self, batch, *args, **kwargs)
+    # Between the launch and the WAR barrier: later work of the schedule stream waits for the packing.
+    laprox.finish(self)
+    return result
+
+
+def add_totals(result: Any, self: Any, recv_req: Any) -> None:
+    result.internal_state["laprox"] = runtime(self).totals.to_dict() | {
+        "available_slots": self.token_to_kv_pool_allocator.available_size(),
+        "evictable_slots": self.tree_cache.evictable_size() if self.tree_cache.is_tree_cache() else 0,
+        "running": len(self.running_batch.reqs),
+        "waiting": len(self.waiting_queue),
+    }
+
+
+TARGET = "sglang.srt.managers.scheduler.Scheduler."
+SEAMS = (
+    Seam(
+        TARGET + "run_batch",
+        run_batch,
+        HookType.AROUND,
+        ("self", "batch", "pp_proxy_tensors"),
+        "Union[sglang.srt.managers.utils.GenerationBatchResult, sglang.srt.managers.utils.EmbeddingBatchResult]",
+    ),
+    Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),
+)
