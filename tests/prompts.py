@@ -1,0 +1,116 @@
+"""Prompts and checks that servers of different kinds have in common."""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from laprox_sglang.needle import Task
+from oracle import Oracle
+from server import Server, chosen_logprobs, facts
+
+OPTED_OUT = {"enabled": False}
+IDENTITY_TOKENS = 16
+LOGPROB_TOLERANCE = 3e-4
+
+
+@dataclass(frozen=True)
+class StockReplies:
+    """What stock SGLang says to prompts sent one by one."""
+
+    prompts: list[list[int]]
+    replies: list[dict[str, Any]]
+
+
+@cache
+def ask_stock() -> StockReplies:
+    """Asks a stock server once for all tests that compare with it."""
+    seed = random.randrange(2**32)
+    print(f"identity prompts: seed {seed}")
+    prompts = identity_prompts(seed)
+    with Server() as server:
+        replies = [
+            server.generate(prompt, IDENTITY_TOKENS, return_logprob=True, logprob_start_len=0)
+            for prompt in prompts
+        ]
+    return StockReplies(prompts, replies)
+
+
+def identity_prompts(seed: int) -> list[list[int]]:
+    """64 prompts: 16 below the default of --laprox-min-tokens, the rest of up to 1,600 tokens."""
+    draw = random.Random(seed)
+    lengths = [draw.randint(60, 250) for _ in range(16)] + [draw.randint(300, 1600) for _ in range(48)]
+    return [Task(draw.random()).batch(1, length)[0].prompt_ids() for length in lengths]
+
+
+def check_identity(server: Server, stock: StockReplies) -> None:
+    """Prompts that are not pruned, at budget 1.0 or for their length: the same ids as stock."""
+    for prompt, expected in zip(stock.prompts, stock.replies, strict=True):
+        short = len(prompt) < 256
+        reply = server.generate(prompt, IDENTITY_TOKENS, {"budget": 0.1} if short else None)
+        assert facts(reply)["reason"] == ("short" if short else "within_budget")
+        assert reply["output_ids"] == expected["output_ids"]
+    assert server.laprox()["prunes"] == 0
+    server.flush()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pruned prompt: ``cached`` tokens of it are in the tree before it comes."""
+
+    prompt: list[int]
+    budget: float | int
+    cached: int
+    keep_prefix: int = 0
+
+
+def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
+    """Prompts of different lengths and budgets, with prefix hits, in one chunk and in several."""
+    cases = []
+    for i in range(24):
+        length = draw.randint(320, chunk) if i % 3 == 0 else draw.randint(chunk, 2040)
+        prompt = Task(draw.random()).batch(1, length)[0].prompt_ids()
+        cached = draw.randint(1, len(prompt) - 300) if i % 2 else 0
+        budget = draw.choice([0.05, 0.1, 0.2, 0.5])
+        if i % 4 == 3:
+            # All but one: everything is packed, hardly anything is lost.
+            budget = len(prompt) - cached - 1
+        cases.append(Case(prompt, budget, cached))
+    # A last chunk of one token, so that the window lies in the chunk before.
+    prompt = Task(draw.random()).batch(1, 2040)[0].prompt_ids()[: 2 * chunk + 1]
+    cases.append(Case(prompt, 0.1, 0))
+    # A window that is cut in two, and a prefix that is kept though nobody shares it yet.
+    cases.append(Case(prompt[: chunk + 20] + prompt[:10], 0.1, 0, keep_prefix=100))
+    return cases
+
+
+def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int) -> None:
+    server.flush()
+    replies = []
+    for case in cases:
+        if case.cached:
+            # The padding token ends the match here, whatever else the server adds behind it.
+            server.generate([*case.prompt[: case.cached], 0], 1)
+        options = {"budget": case.budget, "keep_prefix": case.keep_prefix, "return_kept": True}
+        reply = server.generate(case.prompt, 16, options, return_logprob=True)
+        replies.append(reply)
+        said = facts(reply)
+        assert reply["meta_info"]["cached_tokens"] == case.cached
+        assert said["pruned"], said
+        assert said["private_tokens"] == len(case.prompt) - max(case.cached, case.keep_prefix)
+        server.flush()
+
+    # Torch runs only now: beside a busy server it would starve it.
+    worst = 0.0
+    for case, reply in zip(cases, replies, strict=True):
+        said, output = facts(reply), reply["output_ids"]
+        start = said["prompt_tokens"] - said["private_tokens"]
+        logprobs = oracle.logprobs(case.prompt, output, start, said["kept_positions"])
+        assert logprobs.argmax(-1).tolist() == output
+        chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
+        assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
+        worst = max(worst, *(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True)))
+    print(f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}")
+    assert len(cases) >= minimum

@@ -1,0 +1,172 @@
+"""What a client sees: options, facts, totals, refusals of single requests. Overlap scheduling is off."""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from laprox_sglang.needle import Task
+from oracle import Oracle
+from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
+from server import Server, facts, generation
+
+CHUNK = 640
+FACTS = {
+    "pruned",
+    "reason",
+    "prompt_tokens",
+    "private_tokens",
+    "budget_effective",
+    "kept_cells",
+    "kept_share",
+    "slots_before",
+    "slots_after",
+    "layer_share",
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    ask_stock()
+    flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
+    with Server("--enable-laprox", "--laprox-budget", "1", *flags) as server:
+        yield server
+
+
+@pytest.fixture
+def prompt(seed: int) -> list[int]:
+    return Task(seed).batch(1, 1000)[0].prompt_ids()
+
+
+def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
+    check_identity(server, ask_stock())
+
+
+def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int) -> None:
+    check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8)
+
+
+def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:
+    said = facts(server.generate(prompt, 8, {"budget": 0.1}))
+    slots = -(-len(prompt) // 10)
+    assert set(said) == FACTS
+    assert said["pruned"] and said["reason"] is None
+    assert said["prompt_tokens"] == said["private_tokens"] == said["slots_before"] == len(prompt)
+    assert said["slots_after"] == slots
+    assert said["kept_cells"] == slots * 16
+    assert said["kept_share"] == said["budget_effective"] == slots / len(prompt)
+    assert len(said["layer_share"]) == 8 and sum(said["layer_share"]) == pytest.approx(1)
+
+
+def test_kept_positions(server: Server, prompt: list[int]) -> None:
+    said = facts(server.generate(prompt, 8, {"budget": 0.1, "return_kept": True}))
+    kept = said["kept_positions"]
+    assert [len(heads) for heads in kept] == [2] * 8
+    protected = {0, 1, 2, 3, *range(len(prompt) - 32, len(prompt))}
+    for positions in (positions for heads in kept for positions in heads):
+        assert positions == sorted(set(positions)) and positions[-1] == len(prompt) - 1
+        assert protected <= set(positions)
+    counts = [len(positions) for heads in kept for positions in heads]
+    assert sum(counts) == said["kept_cells"]
+    assert len(set(counts)) > 1, "heads and layers compete: they do not all keep the same number"
+
+
+@pytest.mark.parametrize(
+    "options, reason", [(OPTED_OUT, "disabled"), ({"budget": 1.0}, "within_budget"), (None, "within_budget")]
+)
+def test_reasons_for_leaving_a_prompt_whole(
+    server: Server, prompt: list[int], options: Any, reason: str
+) -> None:
+    said = facts(server.generate(prompt, 8, options))
+    server.flush()
+    assert not said["pruned"] and said["reason"] == reason
+    assert said["slots_after"] == said["slots_before"] == len(prompt)
+
+
+def test_a_kept_prefix_is_cached_and_hit(server: Server, seed: int) -> None:
+    first, second = Task(seed).batch(2, 1000)
+    prefix = first.prompt_ids()[:300]
+    options = {"budget": 0.1, "keep_prefix": 300}
+    server.flush()
+    assert facts(server.generate(first.prompt_ids(), 8, options))["private_tokens"] < 1000 - 300
+    reply = server.generate(prefix + second.prompt_ids()[1:], 8, options)
+    assert reply["meta_info"]["cached_tokens"] == 300
+    assert facts(reply)["pruned"]
+
+
+def test_streaming(server: Server, prompt: list[int]) -> None:
+    server.flush()
+    whole = server.generate(prompt, 12, {"budget": 0.1})
+    events = list(server.stream(prompt, 12, {"budget": 0.1}))
+    assert len(events) > 2
+    assert events[-1]["output_ids"] == whole["output_ids"]
+    assert facts(events[-1]) == facts(whole)
+
+
+BAD_OPTIONS = [
+    {"budget": 0},
+    {"budget": -1},
+    {"budget": 1.5},
+    {"budget": "half"},
+    {"budget": True},
+    {"keep_prefix": -1},
+    {"keep_prefix": 1.5},
+    {"enabled": "no"},
+    {"budgte": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
+def test_bad_options_fail_their_request_alone(server: Server, prompt: list[int], options: Any) -> None:
+    response = server.post("/generate", **generation(prompt, 4, options))
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert next(iter(options)) in message and "\n" not in message
+    events = list(server.stream(prompt, 4, options))
+    assert events[-1]["error"]["message"] == message
+    assert facts(server.generate(prompt, 4, {"budget": 0.1}))["pruned"]
+
+
+def test_sessions_are_refused(server: Server, prompt: list[int]) -> None:
+    body = generation(prompt, 4, None, session_params={"id": "x"})
+    response = server.post("/generate", **body)
+    assert response.status_code == 400 and "session" in response.text
+
+
+def test_openai_api(server: Server, seed: int) -> None:
+    sample = Task(seed).batch(1, 1000)[0]
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none")
+    before = server.laprox()
+
+    def complete(options: Any) -> Any:
+        return client.completions.create(
+            model="default",
+            prompt=" ".join(sample.prompt()),
+            max_tokens=8,
+            temperature=0,
+            extra_body={"custom_params": {"laprox": options}},
+        )
+
+    reply = complete({"budget": 0.1})
+    assert reply.usage.prompt_tokens == len(sample.prompt())
+    assert len(reply.choices[0].text.split()) == 8
+    assert server.laprox()["pruned"] == before["pruned"] + 1
+    with pytest.raises(openai.BadRequestError, match="budget"):
+        complete({"budget": 7.5})
+
+
+def test_totals(server: Server, prompt: list[int]) -> None:
+    server.flush()
+    before = server.laprox()
+    said = facts(server.generate(prompt, 8, {"budget": 0.1}))
+    server.generate(prompt[:100], 8)
+    after = server.laprox()
+    assert json.dumps(after)
+    assert after["requests"] == before["requests"] + 2
+    assert after["pruned"] == before["pruned"] + 1
+    assert after["pruned_share"] == pytest.approx(after["pruned"] / after["requests"])
+    assert after["unpruned"]["short"] == before["unpruned"].get("short", 0) + 1
+    assert after["slots_freed"] - before["slots_freed"] == said["slots_before"] - said["slots_after"]
+    assert after["slots_held"] - before["slots_held"] in range(said["slots_after"] + 107, said["slots_after"] + 117)

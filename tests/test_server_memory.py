@@ -1,0 +1,74 @@
+"""Freed slots are free: for admission, under pressure, and without a prefix cache."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from laprox_sglang.needle import Task
+from server import Server, facts
+
+
+def peak_concurrency(server: Server, prompts: list[list[int]], tokens: int) -> int:
+    """How many requests were generating at once, by when their tokens arrived."""
+
+    def span(ids: list[int]) -> tuple[float, float]:
+        arrivals = [time.monotonic() for _ in server.stream(ids, tokens)]
+        return arrivals[0], arrivals[-1]
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        spans = list(pool.map(span, prompts))
+    return max(sum(start <= at <= end for start, end in spans) for at, _ in spans)
+
+
+@pytest.mark.parametrize(
+    "flags, expected", [((), 2), (("--enable-laprox", "--laprox-budget", "0.1"), 8)], ids=["stock", "laprox"]
+)
+def test_freed_slots_admit_others(seed: int, flags: tuple[str, ...], expected: int) -> None:
+    prompts = [sample.prompt_ids() + [3] * 20 for sample in Task(seed).batch(8, 1000)]
+    prompts = [ids[:1000] for ids in prompts]
+    assert {len(ids) for ids in prompts} == {1000}
+    with Server(*flags, tokens=2600) as server:
+        assert peak_concurrency(server, prompts, 100) == expected
+
+
+def test_without_a_radix_cache(seed: int) -> None:
+    prompts = [sample.prompt_ids() for sample in Task(seed).batch(6, 900)]
+    flags = ("--enable-laprox", "--laprox-budget", "0.1", "--disable-radix-cache", "--chunked-prefill-size", "400")
+    with Server(*flags, tokens=6000) as server:
+        alone = [server.generate(ids, 24) for ids in prompts]
+        assert all(facts(reply)["pruned"] for reply in alone)
+        mixed: list[dict[str, Any]] = [
+            {"ids": ids, "tokens": 24, "laprox": {"enabled": i % 2 == 0}} for i, ids in enumerate(prompts)
+        ]
+        together = server.generate_all(mixed, at_once=6)
+        assert [facts(reply)["pruned"] for reply in together] == [i % 2 == 0 for i in range(6)]
+        assert [r["output_ids"] for r in together[::2]] == [r["output_ids"] for r in alone[::2]]
+        assert server.laprox()["available_slots"] == 6000
+
+
+class Soak:
+    """Requests of every kind against a pool that is too small for them, aborts among them."""
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self.server = server
+        self.draw = random.Random(seed)
+        self.aborted_waiting = 0
+        self.sent = 0
+        self.wrong = 0
+
+    def ask(self, length: int, options: Any = None, abort_after: float | None = None, tokens: int = 12) -> None:
+        """One request; aborted ``abort_after`` seconds after it was sent, or not at all."""
+        self.sent += 1
+        rid = f"soak-{self.sent}"
+        sample = Task(self.draw.random()).batch(1, length)[0]
+        with ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(self.server.generate, sample.prompt_ids(), tokens, options, rid=rid)
+            if abort_after is not None:
+                time.sleep(abort_after)
+                requests.post(self.server.url + "/abort_request", json={"rid": rid}, timeout=60)
+            meta = reply.result()["meta_info"]
+        if meta["finish_reason"].get("message") == "Abort in waiting queue" and "laprox" not in meta:
+            self.aborted_waiting += 1

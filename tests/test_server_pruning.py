@@ -1,0 +1,96 @@
+"""A server with overlap scheduling (SGLang's default), chunked prefill and a budget of 1.0."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from laprox_sglang.needle import Task
+from oracle import Oracle
+from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
+from server import Server, chosen_logprobs, facts
+
+CHUNK = 700
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    # One server at a time: stock answers before this one starts.
+    ask_stock()
+    with Server("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK)) as server:
+        yield server
+
+
+def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
+    check_identity(server, ask_stock())
+
+
+def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int) -> None:
+    check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20)
+
+
+@pytest.mark.parametrize("length", [1024, 2048])
+def test_exact_answers(server: Server, seed: int, length: int) -> None:
+    samples = Task(seed).batch(64, length, 1, 0.3)
+    exact = {}
+    # All of the KV last: a whole prompt enters the tree, and nothing of it would be private any more.
+    for name, options in (("5 %", {"budget": 0.05}), ("10 %", {"budget": 0.1}), ("all", OPTED_OUT)):
+        requests = [{"ids": sample.prompt_ids(), "tokens": 5, "laprox": options} for sample in samples]
+        replies = server.generate_all(requests, at_once=4)
+        assert all(facts(reply)["pruned"] == (name != "all") for reply in replies)
+        right = [r["output_ids"][:4] == s.answer_ids() for r, s in zip(replies, samples, strict=True)]
+        exact[name] = 100 * sum(right) / len(right)
+    print(f"exact answers at {length} tokens, seed {seed}: {exact}")
+    server.flush()
+    assert exact["10 %"] >= exact["all"] - 3
+    assert exact["5 %"] >= exact["all"] - 6
+
+
+def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
+    whole, neighbour = Task(seed).batch(2, 1200)
+    prefix = neighbour.prompt_ids()[:400]
+    prompts = {"whole": prefix + whole.prompt_ids()[1:], "pruned": prefix + neighbour.prompt_ids()[401:]}
+
+    def ask(name: str, tokens: int) -> dict[str, Any]:
+        options = OPTED_OUT if name == "whole" else {"budget": 0.05}
+        return server.generate(prompts[name], tokens, options, return_logprob=True)
+
+    server.flush()
+    server.generate(prefix, 2, OPTED_OUT)
+    alone = ask("whole", 48)
+    server.flush()
+    server.generate(prefix, 2, OPTED_OUT)
+    with ThreadPoolExecutor(2) as pool:
+        pruned = pool.submit(ask, "pruned", 64)
+        together = pool.submit(ask, "whole", 48).result()
+    assert facts(pruned.result())["pruned"] and not facts(together)["pruned"]
+    assert facts(pruned.result())["private_tokens"] < len(prompts["pruned"])
+    assert together["output_ids"] == alone["output_ids"]
+    assert chosen_logprobs(together) == pytest.approx(chosen_logprobs(alone), abs=1e-4)
+    # The shared prefix itself is untouched as well: it still answers as it did.
+    again = ask("whole", 48)
+    assert again["output_ids"] == alone["output_ids"]
+
+
+def test_prompt_logprobs_are_those_of_stock(server: Server) -> None:
+    asked = ask_stock()
+    prompt, stock = max(zip(asked.prompts, asked.replies, strict=True), key=lambda pair: len(pair[0]))
+    reply = server.generate(
+        prompt, IDENTITY_TOKENS, {"budget": 0.05}, return_logprob=True, logprob_start_len=0
+    )
+    assert facts(reply)["pruned"]
+    values = [[entry[0] for entry in r["meta_info"]["input_token_logprobs"][1:]] for r in (reply, stock)]
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+    assert reply["output_ids"][0] == stock["output_ids"][0]
+
+
+def test_several_answers_share_one_whole_prompt(server: Server, seed: int) -> None:
+    ids = Task(seed).batch(1, 900)[0].prompt_ids()
+    before = server.laprox()
+    replies = server.generate(ids, 8, {"budget": 0.1}, sampling={"n": 3})
+    assert len(replies) == 3
+    assert {tuple(reply["output_ids"]) for reply in replies} == {tuple(replies[0]["output_ids"])}
+    assert [facts(reply)["reason"] for reply in replies] == ["short"] * 3
+    assert server.laprox()["pruned"] == before["pruned"]
+    server.flush()
