@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import laprox_kernels as kernels
-import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
+import laprox_kernels as kernels
 from laprox_sglang.runtime import Runtime
 
 

@@ -142,7 +142,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             if budget_slots(self.budget, context) > budget_slots(config.budget, context):
                 raise ConfigError(
                     f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
-                    "for at most that, for \"enabled\": false, or start the server with a larger "
+                    'for at most that, for "enabled": false, or start the server with a larger '
                     "--laprox-budget"
                 )
         if self.keep_prefix is not None and self.keep_prefix < 0:

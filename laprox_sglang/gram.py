@@ -1,5 +1,7 @@
 """W_O of every query head, reduced to what the norm of a projected value needs."""
 
+from typing import Any
+
 import torch
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 
@@ -25,7 +27,9 @@ def attention_layers(model: torch.nn.Module) -> list[tuple[RadixAttention, torch
             check_attention(name, module)
             projection = next((getattr(parent, p) for p in OUTPUT_PROJECTIONS if hasattr(parent, p)), None)
             if projection is None:
-                raise UnsupportedModel(f"{name}: no output projection beside it ({', '.join(OUTPUT_PROJECTIONS)})")
+                raise UnsupportedModel(
+                    f"{name}: no output projection beside it ({', '.join(OUTPUT_PROJECTIONS)})"
+                )
             found.append((module, projection))
     found.sort(key=lambda pair: pair[0].layer_id)
     if [layer.layer_id for layer, _ in found] != list(range(len(found))) or not found:
@@ -64,7 +68,7 @@ def gram_matrices(model: torch.nn.Module) -> torch.Tensor:
     return torch.stack(grams)
 
 
-def projection_weight(projection: torch.nn.Module, size: int) -> torch.Tensor:
+def projection_weight(projection: Any, size: int) -> torch.Tensor:
     """W_O as float32 ``[hidden, size]``, read through its quantization where it has one."""
     weight = getattr(projection, "weight", None)
     if weight is not None and weight.is_floating_point() and weight.dim() == 2 and weight.element_size() > 1:

@@ -31,11 +31,14 @@ def above_one(name: str) -> Callable[[Any], bool]:
 OTHER_CACHE = "it manages cached KV by whole tokens and cannot hold pruned segments"
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
 ONE_RANK = "the top-K is taken over the whole model, which one rank must hold"
+NO_PLUGINS = "its processes load no plugins, so options of requests would go unchecked"
 DRAFTS = "verifying drafts reads and rolls back KV that pruning has moved"
 
 REFUSALS = (
     Refusal("--speculative-algorithm", given("speculative_algorithm"), DRAFTS),
-    Refusal("--disaggregation-mode", given("disaggregation_mode", "null"), "pruned KV cannot be sent elsewhere"),
+    Refusal(
+        "--disaggregation-mode", given("disaggregation_mode", "null"), "pruned KV cannot be sent elsewhere"
+    ),
     Refusal(
         "--disaggregation-decode-enable-offload-kvcache",
         given("disaggregation_decode_enable_offload_kvcache"),
@@ -50,7 +53,9 @@ REFUSALS = (
     Refusal("--enable-page-major-kv-layout", given("enable_page_major_kv_layout"), OTHER_POOL),
     Refusal("--enable-hisparse", given("enable_hisparse"), OTHER_POOL),
     Refusal("--kv-canary", given("kv_canary", "none"), "it expects every logical column to hold a slot"),
-    Refusal("--prefill-only-disable-kv-cache", given("prefill_only_disable_kv_cache"), "there is no KV to prune"),
+    Refusal(
+        "--prefill-only-disable-kv-cache", given("prefill_only_disable_kv_cache"), "there is no KV to prune"
+    ),
     Refusal("--enable-streaming-session", given("enable_streaming_session"), "a session keeps whole KV"),
     Refusal("--enable-session-radix-cache", given("enable_session_radix_cache"), "a session keeps whole KV"),
     Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
@@ -60,7 +65,11 @@ REFUSALS = (
     Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
     Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
     Refusal("--enable-prefill-cp", given("enable_prefill_cp"), ONE_RANK),
-    Refusal("--enable-two-batch-overlap", given("enable_two_batch_overlap"), "it splits batches behind the scheduler"),
+    Refusal(
+        "--enable-two-batch-overlap",
+        given("enable_two_batch_overlap"),
+        "it splits batches behind the scheduler",
+    ),
     Refusal("--enable-pdmux", given("enable_pdmux"), "it runs prefill in parts that are not scored"),
     Refusal("--elastic-ep-backend", given("elastic_ep_backend", "none"), "ranks come and go with their KV"),
     Refusal("--enable-lora", given("enable_lora"), "an adapter changes W_O, which scores are made of"),
@@ -76,18 +85,31 @@ REFUSALS = (
         given("enable_deterministic_inference"),
         "decoding over a segment is not invariant to the batch",
     ),
-    Refusal("--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a segment is another policy"),
+    Refusal(
+        "--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a segment is another policy"
+    ),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
     Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
     Refusal("--enable-mis", given("enable_mis"), "multi-item scoring has no decoding"),
     Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),
+    Refusal("--tokenizer-worker-num", above_one("tokenizer_worker_num"), NO_PLUGINS),
+    Refusal("--smg-grpc-mode", given("smg_grpc_mode"), NO_PLUGINS),
+    Refusal("--grpc-port", given("grpc_port"), "options of requests were not tested over gRPC"),
+    Refusal("--use-ray", given("use_ray"), NO_PLUGINS),
     Refusal("--encoder-only", given("encoder_only"), "an encoder has no decoding"),
-    Refusal("--enable-return-routed-experts", given("enable_return_routed_experts"), "it reads whole rows of slots"),
-    Refusal("--enable-return-indexer-topk", given("enable_return_indexer_topk"), "it reads whole rows of slots"),
+    Refusal(
+        "--enable-return-routed-experts",
+        given("enable_return_routed_experts"),
+        "it reads whole rows of slots",
+    ),
+    Refusal(
+        "--enable-return-indexer-topk", given("enable_return_indexer_topk"), "it reads whole rows of slots"
+    ),
 )
 
 # Environment variables of SGLang that replace what LaProx builds on.
 ENVIRONMENT_REFUSALS = {
+    "SGLANG_RUST_SERVER": NO_PLUGINS,
     "SGLANG_USE_HND_KVCACHE": OTHER_POOL,
     "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING": OTHER_POOL,
     "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": OTHER_POOL,
@@ -125,7 +147,9 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
             raise refuse(flag, f"its KV reads were not tested; use {', '.join(ATTENTION_BACKENDS)}")
     prefill = getattr(args.cuda_graph_config, "prefill", None)
     if prefill is not None and prefill.backend == "full":
-        raise refuse("--cuda-graph-config", "full prefill graphs hide the queries; use another prefill backend")
+        raise refuse(
+            "--cuda-graph-config", "full prefill graphs hide the queries; use another prefill backend"
+        )
 
 
 def check_model(config: Any) -> None:

@@ -1,5 +1,6 @@
 """What a server and a request say about pruning."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> di
     by_layer = cu_cells[:: segment.heads]
     facts["kept_cells"] = kept
     facts["kept_share"] = kept / (cells * plan.length)
-    facts["layer_share"] = [(b - a) / kept for a, b in zip(by_layer, by_layer[1:], strict=False)]
+    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
     if return_kept:
         facts["kept_positions"] = kept_positions(segment, cu_cells)
     return facts
@@ -43,7 +44,7 @@ def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> di
 def kept_positions(segment: Segment, cu_cells: list[int]) -> list[list[list[int]]]:
     assert segment.positions is not None
     positions = segment.positions.tolist()
-    by_cell = [positions[a:b] for a, b in zip(cu_cells, cu_cells[1:], strict=False)]
+    by_cell = [positions[a:b] for a, b in itertools.pairwise(cu_cells)]
     heads = segment.heads
     return [by_cell[i : i + heads] for i in range(0, len(by_cell), heads)]
 

@@ -4,10 +4,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import laprox_kernels as kernels
 import torch
-from laprox_kernels import Rows
 
+import laprox_kernels as kernels
+from laprox_kernels import Rows
 from laprox_sglang.config import Config, Options
 from laprox_sglang.gram import gram_matrices
 from laprox_sglang.plan import Plan, make_plan

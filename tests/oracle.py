@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from laprox_sglang.needle import MODEL_PATH
 from transformers import LlamaForCausalLM
+
+from laprox_sglang.needle import MODEL_PATH
 
 
 class Oracle:

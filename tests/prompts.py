@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from laprox_sglang.needle import Task
 from oracle import Oracle
 from server import Server, chosen_logprobs, facts

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
 from laprox_sglang.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,8 @@ class Server:
     def __init__(self, *flags: str, tokens: int = 40_000, **environment: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._log = tempfile.NamedTemporaryFile("w+", prefix="laprox-server-", suffix=".log")
+        # Held as long as the server: closing it deletes it.
+        self._log = tempfile.NamedTemporaryFile("w+", prefix="laprox-server-", suffix=".log")  # noqa: SIM115
         self._command = command("--port", str(port), "--max-total-tokens", str(tokens), *flags)
         self._environment = os.environ | STRICT | environment
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from laprox_sglang.needle import Task
+import sglang as sgl
+
+from laprox_sglang.needle import MODEL_PATH, Task
 from oracle import Oracle
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import Server, facts, generation
@@ -157,6 +159,27 @@ def test_openai_api(server: Server, seed: int) -> None:
         complete({"budget": 7.5})
 
 
+@sgl.function
+def ask(s: Any, prompt: str) -> None:
+    s += prompt
+    s += sgl.gen("answer", max_tokens=8, temperature=0)
+
+
+def test_frontend_program(server: Server, seed: int) -> None:
+    sample = Task(seed).batch(1, 1000)[0]
+    state = ask.run(" ".join(sample.prompt()), backend=sgl.RuntimeEndpoint(server.url))
+    server.flush()
+    assert state["answer"].split()[:4] == sample.answers[0]
+    assert state.get_meta_info("answer")["laprox"][-1]["reason"] == "within_budget"
+
+
+def test_weight_update(server: Server, prompt: list[int]) -> None:
+    before = server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
+    assert server.post("/update_weights_from_disk", model_path=str(MODEL_PATH)).ok
+    after = server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
+    assert facts(after) == facts(before) and after["output_ids"] == before["output_ids"]
+
+
 def test_totals(server: Server, prompt: list[int]) -> None:
     server.flush()
     before = server.laprox()
@@ -169,4 +192,6 @@ def test_totals(server: Server, prompt: list[int]) -> None:
     assert after["pruned_share"] == pytest.approx(after["pruned"] / after["requests"])
     assert after["unpruned"]["short"] == before["unpruned"].get("short", 0) + 1
     assert after["slots_freed"] - before["slots_freed"] == said["slots_before"] - said["slots_after"]
-    assert after["slots_held"] - before["slots_held"] in range(said["slots_after"] + 107, said["slots_after"] + 117)
+    assert after["slots_held"] - before["slots_held"] in range(
+        said["slots_after"] + 107, said["slots_after"] + 117
+    )

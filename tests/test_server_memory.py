@@ -1,12 +1,11 @@
 """Freed slots are free: for admission, under pressure, and without a prefix cache."""
 
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import requests
+
 from laprox_sglang.needle import Task
 from server import Server, facts
 
@@ -36,7 +35,14 @@ def test_freed_slots_admit_others(seed: int, flags: tuple[str, ...], expected: i
 
 def test_without_a_radix_cache(seed: int) -> None:
     prompts = [sample.prompt_ids() for sample in Task(seed).batch(6, 900)]
-    flags = ("--enable-laprox", "--laprox-budget", "0.1", "--disable-radix-cache", "--chunked-prefill-size", "400")
+    flags = (
+        "--enable-laprox",
+        "--laprox-budget",
+        "0.1",
+        "--disable-radix-cache",
+        "--chunked-prefill-size",
+        "400",
+    )
     with Server(*flags, tokens=6000) as server:
         alone = [server.generate(ids, 24) for ids in prompts]
         assert all(facts(reply)["pruned"] for reply in alone)
@@ -47,28 +53,3 @@ def test_without_a_radix_cache(seed: int) -> None:
         assert [facts(reply)["pruned"] for reply in together] == [i % 2 == 0 for i in range(6)]
         assert [r["output_ids"] for r in together[::2]] == [r["output_ids"] for r in alone[::2]]
         assert server.laprox()["available_slots"] == 6000
-
-
-class Soak:
-    """Requests of every kind against a pool that is too small for them, aborts among them."""
-
-    def __init__(self, server: Server, seed: int) -> None:
-        self.server = server
-        self.draw = random.Random(seed)
-        self.aborted_waiting = 0
-        self.sent = 0
-        self.wrong = 0
-
-    def ask(self, length: int, options: Any = None, abort_after: float | None = None, tokens: int = 12) -> None:
-        """One request; aborted ``abort_after`` seconds after it was sent, or not at all."""
-        self.sent += 1
-        rid = f"soak-{self.sent}"
-        sample = Task(self.draw.random()).batch(1, length)[0]
-        with ThreadPoolExecutor(1) as pool:
-            reply = pool.submit(self.server.generate, sample.prompt_ids(), tokens, options, rid=rid)
-            if abort_after is not None:
-                time.sleep(abort_after)
-                requests.post(self.server.url + "/abort_request", json={"rid": rid}, timeout=60)
-            meta = reply.result()["meta_info"]
-        if meta["finish_reason"].get("message") == "Abort in waiting queue" and "laprox" not in meta:
-            self.aborted_waiting += 1

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from laprox_sglang.needle import Task
 from oracle import Oracle
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases

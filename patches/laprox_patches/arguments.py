@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, parse_budget
-from laprox_sglang.refusals import check_arguments, check_model
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, parse_budget
+from laprox_sglang.refusals import check_arguments, check_model
 
 HELP = {
     "budget": f"KV kept of a private prompt, over all layers and heads: {BUDGET_FORMS}",
@@ -58,9 +58,8 @@ def read_flags(args: Namespace) -> Config | None:
 def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
     try:
         config = read_flags(args)
-        if config is None:
-            return original(cls, args)
-        os.environ[ENVIRONMENT] = config.to_json()
+        if config is not None:
+            os.environ[ENVIRONMENT] = config.to_json()
         server_args = original(cls, args)
         # Once more at the launch; here, so that a command line ends in one line and no traceback.
         check_resolved(None, server_args)

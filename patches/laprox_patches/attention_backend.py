@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from laprox_sglang.attention import with_laprox
-from laprox_sglang.config import Config
-from laprox_sglang.runtime import Runtime
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.attention import with_laprox
+from laprox_sglang.config import Config
+from laprox_sglang.runtime import Runtime
 
 
 def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:

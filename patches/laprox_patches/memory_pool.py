@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from laprox_sglang.pool import LaproxKVPool
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.pool import LaproxKVPool
 
 
 def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:

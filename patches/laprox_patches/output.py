@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from laprox_sglang.report import request_facts
-from laprox_sglang.segment import RequestState
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.report import request_facts
+from laprox_sglang.segment import RequestState
 
 
 def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
@@ -20,7 +20,7 @@ def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
         if entries:
             facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
             entries[-1] = facts
-        req.customized_info = {"laprox": entries}
+        req.customized_info = (req.customized_info or {}) | {"laprox": entries}
         self.tree_cache.totals.add_finished(state.outcome)
 
 

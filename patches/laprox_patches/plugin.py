@@ -1,9 +1,8 @@
 """Entry point of the group ``sglang.srt.plugins``: SGLang calls ``load`` in every process it starts."""
 
-from laprox_sglang.config import Config, ConfigError
-
 from laprox_patches import arguments
 from laprox_patches.seam import SeamError, install
+from laprox_sglang.config import Config, ConfigError
 
 
 def load() -> None:
@@ -24,10 +23,10 @@ def load() -> None:
 def install_hooks() -> None:
     """Hooks SGLang in this process; safe to call again."""
     # Imported here: a server without LaProx must not load any of it.
-    from laprox_sglang.radix_cache import make_cache
     from sglang.srt.mem_cache.registry import register_radix_cache_backend, registered_radix_cache_backends
 
     from laprox_patches.seams import SEAMS
+    from laprox_sglang.radix_cache import make_cache
 
     install(SEAMS)
     if "laprox" not in registered_radix_cache_backends():

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from laprox_sglang.config import ConfigError, Options
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.config import ConfigError, Options
 
 
 def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from laprox_sglang.runtime import Runtime
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.runtime import Runtime
 
 
 def runtime(scheduler: Any) -> Runtime:
@@ -33,13 +33,14 @@ def add_totals(result: Any, self: Any, recv_req: Any) -> None:
 
 
 TARGET = "sglang.srt.managers.scheduler.Scheduler."
+RESULTS = "sglang.srt.managers.utils"
 SEAMS = (
     Seam(
         TARGET + "run_batch",
         run_batch,
         HookType.AROUND,
         ("self", "batch", "pp_proxy_tensors"),
-        "Union[sglang.srt.managers.utils.GenerationBatchResult, sglang.srt.managers.utils.EmbeddingBatchResult]",
+        f"Union[{RESULTS}.GenerationBatchResult, {RESULTS}.EmbeddingBatchResult]",
     ),
     Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),
 )
