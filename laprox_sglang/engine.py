@@ -3,12 +3,12 @@
 import os
 from typing import Any
 
-import sglang
+from sglang.srt.entrypoints.engine import Engine as StockEngine
 
 from laprox_sglang.config import ENVIRONMENT, Config
 
 
-class Engine(sglang.Engine):
+class Engine(StockEngine):
     """SGLang's engine with pruning on.
 
     Example:

@@ -54,7 +54,6 @@ def check_identity(server: Server, stock: StockReplies) -> None:
         assert facts(reply)["reason"] == ("short" if short else "within_budget")
         assert reply["output_ids"] == expected["output_ids"]
     assert server.laprox()["prunes"] == 0
-    server.flush()
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
 
 
 def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int) -> None:
-    server.flush()
     replies = []
     for case in cases:
         if case.cached:

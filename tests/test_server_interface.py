@@ -37,6 +37,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(server: Server) -> None:
+    """Prompts of different tests may share a beginning."""
+    server.flush()
+
+
 @pytest.fixture
 def prompt(seed: int) -> list[int]:
     return Task(seed).batch(1, 1000)[0].prompt_ids()
@@ -82,7 +88,6 @@ def test_reasons_for_leaving_a_prompt_whole(
     server: Server, prompt: list[int], options: Any, reason: str
 ) -> None:
     said = facts(server.generate(prompt, 8, options))
-    server.flush()
     assert not said["pruned"] and said["reason"] == reason
     assert said["slots_after"] == said["slots_before"] == len(prompt)
 
@@ -91,7 +96,6 @@ def test_a_kept_prefix_is_cached_and_hit(server: Server, seed: int) -> None:
     first, second = Task(seed).batch(2, 1000)
     prefix = first.prompt_ids()[:300]
     options = {"budget": 0.1, "keep_prefix": 300}
-    server.flush()
     assert facts(server.generate(first.prompt_ids(), 8, options))["private_tokens"] < 1000 - 300
     reply = server.generate(prefix + second.prompt_ids()[1:], 8, options)
     assert reply["meta_info"]["cached_tokens"] == 300
@@ -99,7 +103,6 @@ def test_a_kept_prefix_is_cached_and_hit(server: Server, seed: int) -> None:
 
 
 def test_streaming(server: Server, prompt: list[int]) -> None:
-    server.flush()
     whole = server.generate(prompt, 12, {"budget": 0.1})
     events = list(server.stream(prompt, 12, {"budget": 0.1}))
     assert len(events) > 2
@@ -168,7 +171,6 @@ def ask(s: Any, prompt: str) -> None:
 def test_frontend_program(server: Server, seed: int) -> None:
     sample = Task(seed).batch(1, 1000)[0]
     state = ask.run(" ".join(sample.prompt()), backend=sgl.RuntimeEndpoint(server.url))
-    server.flush()
     assert state["answer"].split()[:4] == sample.answers[0]
     assert state.get_meta_info("answer")["laprox"][-1]["reason"] == "within_budget"
 
@@ -181,7 +183,6 @@ def test_weight_update(server: Server, prompt: list[int]) -> None:
 
 
 def test_totals(server: Server, prompt: list[int]) -> None:
-    server.flush()
     before = server.laprox()
     said = facts(server.generate(prompt, 8, {"budget": 0.1}))
     server.generate(prompt[:100], 8)

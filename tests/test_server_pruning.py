@@ -23,6 +23,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(server: Server) -> None:
+    """Prompts of different tests may share a beginning."""
+    server.flush()
+
+
 def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
     check_identity(server, ask_stock())
 
@@ -43,7 +49,6 @@ def test_exact_answers(server: Server, seed: int, length: int) -> None:
         right = [r["output_ids"][:4] == s.answer_ids() for r, s in zip(replies, samples, strict=True)]
         exact[name] = 100 * sum(right) / len(right)
     print(f"exact answers at {length} tokens, seed {seed}: {exact}")
-    server.flush()
     assert exact["10 %"] >= exact["all"] - 3
     assert exact["5 %"] >= exact["all"] - 6
 
@@ -57,7 +62,6 @@ def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
         options = OPTED_OUT if name == "whole" else {"budget": 0.05}
         return server.generate(prompts[name], tokens, options, return_logprob=True)
 
-    server.flush()
     server.generate(prefix, 2, OPTED_OUT)
     alone = ask("whole", 48)
     server.flush()
@@ -94,4 +98,3 @@ def test_several_answers_share_one_whole_prompt(server: Server, seed: int) -> No
     assert {tuple(reply["output_ids"]) for reply in replies} == {tuple(replies[0]["output_ids"])}
     assert [facts(reply)["reason"] for reply in replies] == ["short"] * 3
     assert server.laprox()["pruned"] == before["pruned"]
-    server.flush()

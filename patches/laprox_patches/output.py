@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
@@ -14,6 +15,8 @@ def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
         state: RequestState | None = getattr(req, "laprox", None)
         # Overlap scheduling brings a finished request here a second time.
         if state is None or state.outcome is None or not req.finished() or req.finished_output:
+            continue
+        if is_health_check_generate_req(req):
             continue
         # SGLang wants an entry for every output token, and slices off what a stream has sent.
         entries: list[Any] = [None] * len(req.output_ids_through_stop)

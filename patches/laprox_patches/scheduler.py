@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
@@ -24,7 +25,9 @@ def run_batch(original: Callable[..., Any], self: Any, batch: Any, *args: Any, *
 
 
 def add_totals(result: Any, self: Any, recv_req: Any) -> None:
-    result.internal_state["laprox"] = runtime(self).totals.to_dict() | {
+    laprox = runtime(self)
+    result.internal_state["laprox"] = laprox.totals.to_dict() | {
+        "config": msgspec.to_builtins(laprox.config),
         "available_slots": self.token_to_kv_pool_allocator.available_size(),
         "evictable_slots": self.tree_cache.evictable_size() if self.tree_cache.is_tree_cache() else 0,
         "running": len(self.running_batch.reqs),

@@ -1,0 +1,161 @@
+"""Stock SGLang and LaProx at three budgets, one after the other, under the same workload.
+
+The last line on standard output is one JSON object with the figures.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sglang import RuntimeEndpoint
+
+from server import ServerError, serve
+from workload import QUESTIONS, Reply, Workload
+
+STOCK = "stock"
+BUDGETS = ("0.2", "0.1", "0.05")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one server.
+
+    Attributes:
+        exact: share of the answers that are right in all their words.
+        slots_held: mean over the requests of the KV slots held at the last step.
+        slots_freed: KV slots that pruning returned to SGLang's allocator, over all requests.
+        hit_tokens: prompt tokens that came from the prefix cache, over all requests.
+        pruned: share of the requests that were pruned.
+        seconds: from the first question to the last reply.
+    """
+
+    exact: float
+    slots_held: float
+    slots_freed: int
+    hit_tokens: int
+    pruned: float
+    seconds: float
+
+
+def measure(name: str, workload: Workload, log: Path, progress: Progress) -> Row:
+    """Starts a server, sends it the workload, and stops it.
+
+    Raises:
+        ServerError: the server failed.
+    """
+    bar = progress.task_ids[0]
+    progress.update(bar, description=f"{name}: server starts")
+    with serve(name, flags_of(name, workload), log) as url:
+        progress.advance(bar)
+        # The system prompt comes first and alone, so that every question can hit it.
+        RuntimeEndpoint(url).cache_prefix(workload.system)
+        before = None if name == STOCK else laprox_totals(url)
+        progress.update(bar, description=f"{name}: answers")
+        replies, started = [], time.monotonic()
+        for reply in workload.send(url):
+            replies.append(reply)
+            progress.advance(bar)
+        seconds = time.monotonic() - started
+        after = None if name == STOCK else laprox_totals(url)
+    return make_row(replies, seconds, before, after)
+
+
+def flags_of(name: str, workload: Workload) -> list[str]:
+    if name == STOCK:
+        return []
+    return f"--enable-laprox --laprox-budget {name} --laprox-keep-prefix {workload.system_tokens}".split()
+
+
+def laprox_totals(url: str) -> dict[str, Any]:
+    info = requests.get(f"{url}/server_info", timeout=60).json()
+    totals: dict[str, Any] = info["internal_states"][0]["laprox"]
+    return totals
+
+
+def make_row(
+    replies: list[Reply], seconds: float, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> Row:
+    """
+    Args:
+        before, after: totals of a LaProx server around the questions; None for a stock one.
+    """
+    if before is None or after is None:
+        held = sum(reply.prompt_tokens + reply.new_tokens for reply in replies)
+        freed = pruned = 0
+    else:
+        held, freed, pruned = (after[key] - before[key] for key in ("slots_held", "slots_freed", "pruned"))
+    return Row(
+        exact=sum(reply.exact for reply in replies) / len(replies),
+        slots_held=held / len(replies),
+        slots_freed=freed,
+        hit_tokens=sum(reply.hit_tokens for reply in replies),
+        pruned=pruned / len(replies),
+        seconds=seconds,
+    )
+
+
+def make_table(rows: dict[str, Row]) -> Table:
+    table = Table(title=f"{QUESTIONS} questions to each server")
+    table.add_column("budget")
+    # Two lines each, so that the table fits a terminal of 80 columns.
+    for heading in (
+        "exact\nanswers",
+        "slots\nheld",
+        "slots\nfreed",
+        "prefix-hit\ntokens",
+        "requests\npruned",
+        "seconds",
+    ):
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row.exact:.1%}",
+            f"{row.slots_held:,.1f}",
+            f"{row.slots_freed:,}",
+            f"{row.hit_tokens:,}",
+            f"{row.pruned:.0%}",
+            f"{row.seconds:.1f}",
+        )
+    return table
+
+
+def main() -> int:
+    workload = Workload()
+    logs = Path(tempfile.mkdtemp(prefix="laprox-demo-"))
+    names = (STOCK, *BUDGETS)
+    columns = (TextColumn("{task.description:<21}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    rows: dict[str, Row] = {}
+    try:
+        with Progress(*columns, console=console) as progress:
+            # A start takes about as long as ten answers; both are one step, so that the bar counts something.
+            progress.add_task("", total=len(names) * (1 + QUESTIONS))
+            for name in names:
+                rows[name] = measure(name, workload, logs / f"{name}.log", progress)
+    except ServerError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
+
+    Console().print(make_table(rows))
+    unpruned = [name for name in BUDGETS if rows[name].pruned < 1]
+    if unpruned:
+        print(f"demo: not all requests were pruned at budget {', '.join(unpruned)}; server logs in {logs}")
+    fields = ("exact", "slots_held", "hit_tokens", "pruned")
+    print(json.dumps({name: {field: getattr(row, field) for field in fields} for name, row in rows.items()}))
+    return 1 if unpruned else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Sixteen questions behind one system prompt, sent the two ways in which people call SGLang."""
+
+import random
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import sglang
+
+from laprox_sglang.needle import CLASSES, Task, to_ids, words
+
+SEED = 20261123
+QUESTIONS = 16
+# Lengths of whole prompts; a prompt ends up to 15 tokens below the length drawn.
+SHORTEST, LONGEST = 1515, 3000
+SYSTEM_SENTENCES = 25
+FACT_SHARE = 0.3
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text of its own behind the system prompt, which ends in a question, and the answer to it."""
+
+    text: str
+    answer: list[str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said to a question; ``hit_tokens`` of the prompt came from its prefix cache."""
+
+    exact: bool
+    prompt_tokens: int
+    new_tokens: int
+    hit_tokens: int
+
+
+class Workload:
+    """The system prompt and the questions; always the same ones.
+
+    Attributes:
+        system: text of the system prompt.
+        system_tokens: its length.
+        through_openai, through_frontend: the halves of the questions, by the way they are sent.
+    """
+
+    def __init__(self) -> None:
+        task, lengths = Task(SEED), random.Random(SEED)
+        system = ["<s>", *" ".join(task.filler() for _ in range(SYSTEM_SENTENCES)).split()]
+        self.system = " ".join(system)
+        self.system_tokens = len(to_ids(system))
+        questions = []
+        for i in range(QUESTIONS):
+            # A sample brings an <s> of its own, which is dropped.
+            length = lengths.randint(SHORTEST, LONGEST) - self.system_tokens + 1
+            sample = task.sample(length, 1, FACT_SHARE, few_words=i % 2 == 0)
+            text = sample.prompt()[1:]
+            # A first word that nobody else has: nothing but the system prompt is shared, so the hits
+            # do not depend on who comes first.
+            text[0] = words()[CLASSES["NOUN"][i]]
+            questions.append(Question(" " + " ".join(text), sample.answers[0]))
+        self.through_openai = questions[: QUESTIONS // 2]
+        self.through_frontend = questions[QUESTIONS // 2 :]
+
+    def send(self, url: str) -> Iterator[Reply]:
+        """Sends all questions to a server, each half at once; yields the replies as they come."""
+        yield from self._send_openai(url)
+        yield from self._send_frontend(url)
+
+    def _send_openai(self, url: str) -> Iterator[Reply]:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+        def ask(question: Question) -> Reply:
+            completion = client.completions.create(
+                model="default",
+                prompt=self.system + question.text,
+                temperature=0,
+                max_tokens=NEW_TOKENS,
+            )
+            usage = completion.usage
+            assert usage is not None and usage.prompt_tokens_details is not None
+            return Reply(
+                is_exact(completion.choices[0].text, question),
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.prompt_tokens_details.cached_tokens or 0,
+            )
+
+        with ThreadPoolExecutor(len(self.through_openai)) as pool:
+            for reply in as_completed([pool.submit(ask, question) for question in self.through_openai]):
+                yield reply.result()
+
+    def _send_frontend(self, url: str) -> Iterator[Reply]:
+        # SGLang prints a traceback for each of its threads; the error itself is raised below.
+        warnings.filterwarnings("ignore", "Error in stream_executor")
+        states = answer_question.run_batch(
+            [{"system": self.system, "text": question.text} for question in self.through_frontend],
+            backend=sglang.RuntimeEndpoint(url),
+            temperature=0,
+            generator_style=True,
+        )
+        for state, question in zip(states, self.through_frontend, strict=True):
+            if state.error() is not None:
+                raise state.error()
+            meta_info = state.get_meta_info("answer")
+            yield Reply(
+                is_exact(state["answer"], question),
+                meta_info["prompt_tokens"],
+                meta_info["completion_tokens"],
+                meta_info["cached_tokens"],
+            )
+
+
+@sglang.function
+def answer_question(s: Any, system: str, text: str) -> None:
+    s += system
+    s += text
+    s += sglang.gen("answer", max_tokens=NEW_TOKENS)
+
+
+def is_exact(generated: str, question: Question) -> bool:
+    return generated.split()[: len(question.answer)] == question.answer
