@@ -6,6 +6,7 @@ from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
 import laprox_kernels as kernels
+from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
 
 
@@ -21,6 +22,8 @@ class LaproxAttention(AttentionBackend):
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
     ) -> Any:
+        if k is None or kw.get("sinks") is not None:
+            raise UnsupportedModel("a layer reads the KV of another one, or has attention sinks")
         output = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         self.laprox.observe(layer, q)
         return output

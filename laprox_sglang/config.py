@@ -123,6 +123,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ConfigError: they are not an object of these options.
         """
+        if not isinstance(custom_params, Mapping | None):
+            raise ConfigError(f"custom_params must be an object, not {type(custom_params).__name__}")
         given = (custom_params or {}).get("laprox")
         if given is None:
             return cls()

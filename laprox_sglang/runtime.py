@@ -83,7 +83,7 @@ class Runtime:
             state = self._admit(req)
             chunk = req.extend_range
             if state.will_prune:
-                last = req is not batch.chunked_req and chunk.end == len(req.full_untruncated_fill_ids)
+                last = chunk.end == len(req.full_untruncated_fill_ids)
                 job = self._job(req, state, token, last)
                 if job.queries.start < job.queries.stop:
                     self._jobs.append(job)

@@ -86,7 +86,8 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
     return cases
 
 
-def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int) -> None:
+def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int) -> str:
+    """Compares each case with the oracle; returns a line with the largest difference."""
     replies = []
     for case in cases:
         if case.cached:
@@ -111,5 +112,5 @@ def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int
         chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
         assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
         worst = max(worst, *(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True)))
-    print(f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}")
     assert len(cases) >= minimum
+    return f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}"

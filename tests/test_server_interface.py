@@ -52,8 +52,8 @@ def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
     check_identity(server, ask_stock())
 
 
-def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int) -> None:
-    check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8)
+def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
+    figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8))
 
 
 def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:

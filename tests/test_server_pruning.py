@@ -33,12 +33,12 @@ def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
     check_identity(server, ask_stock())
 
 
-def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int) -> None:
-    check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20)
+def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
+    figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20))
 
 
 @pytest.mark.parametrize("length", [1024, 2048])
-def test_exact_answers(server: Server, seed: int, length: int) -> None:
+def test_exact_answers(server: Server, seed: int, figures: list[str], length: int) -> None:
     samples = Task(seed).batch(64, length, 1, 0.3)
     exact = {}
     # All of the KV last: a whole prompt enters the tree, and nothing of it would be private any more.
@@ -48,7 +48,7 @@ def test_exact_answers(server: Server, seed: int, length: int) -> None:
         assert all(facts(reply)["pruned"] == (name != "all") for reply in replies)
         right = [r["output_ids"][:4] == s.answer_ids() for r, s in zip(replies, samples, strict=True)]
         exact[name] = 100 * sum(right) / len(right)
-    print(f"exact answers at {length} tokens, seed {seed}: {exact}")
+    figures.append(f"exact answers at {length} tokens, per cent of 64, by KV kept: {exact}")
     assert exact["10 %"] >= exact["all"] - 3
     assert exact["5 %"] >= exact["all"] - 6
 

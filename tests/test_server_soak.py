@@ -84,7 +84,7 @@ class Soak:
                 self.abort(rid)
 
 
-def test_soak(seed: int) -> None:
+def test_soak(seed: int, figures: list[str]) -> None:
     with Server(*FLAGS, tokens=POOL, SGLANG_TEST_RETRACT="1", SGLANG_TEST_RETRACT_INTERVAL="8") as server:
         soak = Soak(server, seed)
         for _ in range(ROUNDS):
@@ -103,7 +103,7 @@ def test_soak(seed: int) -> None:
             server.flush()
             assert server.laprox()["available_slots"] == POOL
         totals = server.laprox()
-    print(f"soak, seed {seed}: {dict(soak.seen)}, {totals}")
+    figures.append(f"soak: {dict(soak.seen)}, prunes {totals['prunes']}, {totals['released']}")
     released = totals["released"]
     assert soak.seen["sent"] >= 300
     assert totals["pruned"] >= 0.6 * soak.seen["sent"]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from sglang.srt.plugins.hook_registry import HookType
 
-from laprox_patches.seam import Seam
+from laprox_patches.seam import Seam, SeamError
 from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, parse_budget
 from laprox_sglang.refusals import check_arguments, check_model
 
@@ -63,7 +63,7 @@ def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) 
         server_args = original(cls, args)
         # Once more at the launch; here, so that a command line ends in one line and no traceback.
         check_resolved(None, server_args)
-    except ConfigError as error:
+    except (ConfigError, SeamError) as error:
         raise SystemExit(f"laprox: {error}") from None
     return server_args
 

@@ -1,0 +1,38 @@
+"""One random seed per run, shown at its head and with every failure; ``LAPROX_TEST_SEED`` repeats a run."""
+
+import os
+import random
+
+import pytest
+
+SEED = int(os.environ.get("LAPROX_TEST_SEED") or random.SystemRandom().randrange(2**31))
+
+
+def pytest_report_header() -> str:
+    return f"LAPROX_TEST_SEED={SEED}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed and "seed" in getattr(item, "fixturenames", ()):
+        report.sections.append(("seed", f"LAPROX_TEST_SEED={SEED}"))
+
+
+FIGURES: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def figures() -> list[str]:
+    """Lines that a test measured; shown at the end of the run, whether it passed or not."""
+    return FIGURES
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for line in FIGURES:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    return SEED

@@ -1,0 +1,226 @@
+"""Options of a server and of a request: what is taken, what is refused, and in which words."""
+
+import math
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laprox_sglang.config import (
+    ENVIRONMENT,
+    Config,
+    ConfigError,
+    Options,
+    budget_slots,
+    check_budget,
+    parse_budget,
+)
+
+BAD_BUDGETS = [0, -1, -0.1, 0.0, 1.5, 2.0, math.nan, math.inf, -math.inf, True, False, "0.1", None, [0.1]]
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("budget", BAD_BUDGETS, ids=repr)
+def test_bad_budget_is_refused(budget):
+    with pytest.raises(ConfigError) as error:
+        check_budget(budget)
+    assert repr(budget) in one_line(error)
+    with pytest.raises(ConfigError):
+        Config(budget=budget)
+
+
+@pytest.mark.parametrize("budget", [1e-9, 0.2, 1.0, 1, 2, 10**6])
+def test_good_budget_is_taken(budget):
+    assert Config(budget=budget).budget == budget
+
+
+def test_a_budget_is_read_as_it_is_written():
+    for text, value in {"1": 1, "1.0": 1.0, "2": 2, "0.07": 0.07, "1e-2": 0.01, " 3 ": 3}.items():
+        parsed = parse_budget(text)
+        assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10%", "0,1", "1/2", "0x10"])
+def test_a_budget_that_is_no_number_is_refused(text):
+    with pytest.raises(ConfigError) as error:
+        parse_budget(text)
+    assert repr(text) in one_line(error)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "2.0", "0", "-3", "1.0000001"])
+def test_a_number_out_of_range_parses_and_is_then_refused(text):
+    with pytest.raises(ConfigError):
+        check_budget(parse_budget(text))
+
+
+@pytest.mark.parametrize(
+    ("budget", "length", "slots"),
+    [
+        (0.07, 100, 7),
+        (0.29, 100, 29),
+        (0.1, 1001, 101),
+        (0.5, 3, 2),
+        (1, 1000, 1000),
+        (1.0, 1000, 1000),
+        (2, 1000, 2),
+        (512, 1000, 512),
+        (2000, 1000, 1000),
+        (1e-9, 1000, 1),
+    ],
+)
+def test_budget_slots(budget, length, slots):
+    assert budget_slots(budget, length) == slots
+
+
+@given(st.integers(2, 200_000))
+def test_all_but_one_token_is_all_but_one_slot(length):
+    assert budget_slots((length - 1) / length, length) == length - 1
+
+
+@given(st.integers(0, 10**5), st.integers(1, 10**5), st.integers(0, 10**5))
+def test_slots_are_the_smallest_count_that_grants_the_fraction(numerator, denominator, length):
+    fraction = min(1.0, (numerator + 1) / denominator)
+    slots = budget_slots(fraction, length)
+    assert 0 <= slots <= length
+    # Whole slots, up to the rounding of a double times a length.
+    assert slots >= fraction * length - 1e-5
+    assert slots - 1 < fraction * length
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"window": 0}, "window"),
+        ({"window": -1}, "window"),
+        ({"pooling_kernel": 0}, "pooling-kernel"),
+        ({"pooling_kernel": 4}, "pooling-kernel"),
+        ({"pooling_kernel": -3}, "pooling-kernel"),
+        ({"sink_tokens": -1}, "sink-tokens"),
+        ({"keep_prefix": -1}, "keep-prefix"),
+        ({"min_tokens": 36}, "min-tokens"),
+        ({"min_tokens": 0}, "min-tokens"),
+        ({"window": 252}, "min-tokens"),
+        ({"sink_tokens": 224}, "min-tokens"),
+    ],
+)
+def test_bad_length_is_refused(options, flag):
+    with pytest.raises(ConfigError) as error:
+        Config(**options)
+    assert flag in one_line(error)
+
+
+def test_lengths_at_their_limits_are_taken():
+    Config(min_tokens=37)
+    Config(window=251, sink_tokens=4)
+    Config(window=1, sink_tokens=0, min_tokens=2, pooling_kernel=1)
+
+
+def test_unknown_option_is_refused():
+    with pytest.raises(TypeError):
+        Config(budgets=0.1)
+    with pytest.raises(ConfigError, match="budgets"):
+        Config.from_environment({ENVIRONMENT: '{"budgets": 0.1}'})
+
+
+def test_configuration_travels_through_the_environment():
+    for config in (
+        Config(),
+        Config(budget=1),
+        Config(budget=1.0),
+        Config(budget=0.07, window=8, keep_prefix=5),
+    ):
+        read = Config.from_environment({ENVIRONMENT: config.to_json()})
+        assert read == config and type(read.budget) is type(config.budget)
+    assert Config.from_environment({}) is None
+    assert Config.from_environment({ENVIRONMENT: "{}"}) == Config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0.1", "null", "[]", "{", "{'budget': 0.1}", '{"budget": "0.1"}', '{"budget": 0}', '{"budget": 1.5}',
+     '{"budget": NaN}', '{"budget": true}', '{"budget": null}', '{"window": 1.5}', '{"window": 300}'],
+)  # fmt: skip
+def test_malformed_environment_is_refused_and_named(text):
+    with pytest.raises(ConfigError) as error:
+        Config.from_environment({ENVIRONMENT: text})
+    assert ENVIRONMENT in one_line(error)
+
+
+def test_options_of_a_request():
+    assert (
+        Options.of(None)
+        == Options.of({})
+        == Options.of({"other": 1})
+        == Options.of({"laprox": None})
+        == Options()
+    )
+    given = {"enabled": False, "budget": 0.1, "keep_prefix": 3, "return_kept": True}
+    assert Options.of({"laprox": given, "__req__": object()}) == Options(**given)
+    assert type(Options.of({"laprox": {"budget": 1}}).budget) is int
+    assert type(Options.of({"laprox": {"budget": 1.0}}).budget) is float
+
+
+@pytest.mark.parametrize(
+    "given",
+    [0.1, "off", [], True, {"budgets": 0.1}, {"enabled": "no"}, {"enabled": 0}, {"enabled": None},
+     {"budget": "0.1"}, {"budget": True}, {"budget": [0.1]}, {"keep_prefix": 1.5}, {"keep_prefix": "4"},
+     {"return_kept": 1}, {"window": 8}],
+    ids=repr,
+)  # fmt: skip
+def test_malformed_options_are_refused(given):
+    with pytest.raises(ConfigError, match=re.escape("custom_params.laprox")) as error:
+        Options.of({"laprox": given})
+    one_line(error)
+
+
+@pytest.mark.parametrize("custom_params", ["laprox", [1], 5], ids=repr)
+def test_custom_params_that_are_no_object_are_refused(custom_params):
+    with pytest.raises(ConfigError, match="custom_params"):
+        Options.of(custom_params)
+
+
+@pytest.mark.parametrize("budget", [0, -1, -0.1, 1.5, 2.0, math.nan, math.inf])
+def test_bad_budget_of_a_request_is_refused(budget):
+    with pytest.raises(ConfigError):
+        Options.of({"laprox": {"budget": budget}}).check(Config(), 1000)
+
+
+@pytest.mark.parametrize(
+    ("server", "asked", "fits"),
+    [
+        (0.2, 0.2, True), (0.2, 0.1, True), (0.2, 0.21, False), (0.2, 1, False), (0.2, 1.0, False),
+        (0.2, 200, True), (0.2, 201, False),
+        (300, 300, True), (300, 299, True), (300, 301, False),
+        (300, 0.3, True), (300, 0.31, False), (300, 1, False),
+        (1, 1.0, True), (1.0, 1, True), (1, 5000, True), (2000, 1.0, True),
+    ],
+)  # fmt: skip
+def test_a_request_gets_at_most_what_the_server_has(server, asked, fits):
+    options = Options(budget=asked)
+    if fits:
+        options.check(Config(budget=server), 1000)
+        return
+    with pytest.raises(
+        ConfigError, match=re.escape(f"budget {asked} is above the server's {server}")
+    ) as error:
+        options.check(Config(budget=server), 1000)
+    one_line(error)
+
+
+def test_negative_keep_prefix_of_a_request_is_refused():
+    Options(keep_prefix=0).check(Config(), 1000)
+    with pytest.raises(ConfigError, match="keep_prefix -1"):
+        Options(keep_prefix=-1).check(Config(), 1000)
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(AttributeError):
+        Config().budget = 0.5
+    assert issubclass(ConfigError, ValueError) and not issubclass(ConfigError, msgspec.MsgspecError)

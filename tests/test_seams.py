@@ -1,0 +1,170 @@
+"""Hook targets: what we know of SGLang still holds, and where it does not the start ends."""
+
+import inspect
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+from laprox_patches import arguments, seams
+from laprox_patches.seam import Seam, SeamError, install, verify
+from laprox_sglang.config import ENVIRONMENT
+from laprox_sglang.needle import MODEL_PATH
+
+ROOT = Path(__file__).resolve().parent.parent
+ALL = (*arguments.SEAMS, *seams.SEAMS)
+EVERY_SEAM = pytest.mark.parametrize("seam", ALL, ids=lambda seam: ".".join(seam.target.split(".")[-2:]))
+
+
+def python(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess:
+    """A fresh process, started from the repository root as ``python -m`` would be."""
+    env = {name: value for name, value in os.environ.items() if name != ENVIRONMENT} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=180
+    )
+
+
+def last_line(code: str, **environment: str):
+    done = python(code, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def drift(monkeypatch, seam: Seam, **changes) -> None:
+    """Puts a function with another signature in the place of the target."""
+    path, name = seam.target.rsplit(".", 1)
+    target = pkgutil.resolve_name(seam.target)
+    signature = inspect.signature(inspect.unwrap(getattr(target, "__func__", target)))
+
+    def drifted(*args, **kwargs):
+        raise AssertionError("only looked at")
+
+    drifted.__signature__ = signature.replace(**changes)
+    monkeypatch.setattr(pkgutil.resolve_name(path), name, drifted)
+
+
+def refused(*wrong: Seam) -> str:
+    before = dict(HookRegistry._hooks)
+    with pytest.raises(SeamError) as error:
+        install(wrong)
+    assert dict(HookRegistry._hooks) == before, "hooked before all was verified"
+    message = str(error.value)
+    assert wrong[-1].target in message and "\n" not in message
+    return message
+
+
+def test_installed_sglang_is_the_one_we_know():
+    verify(arguments.SEAMS)
+    verify(seams.SEAMS)
+    # Two hooks of one kind on one target would depend on their order.
+    assert len({(seam.target, seam.kind) for seam in ALL}) == len(ALL)
+
+
+@EVERY_SEAM
+def test_renamed_parameter_is_noticed(seam, monkeypatch):
+    target = pkgutil.resolve_name(seam.target)
+    parameters = list(
+        inspect.signature(inspect.unwrap(getattr(target, "__func__", target))).parameters.values()
+    )
+    parameters[-1] = parameters[-1].replace(name="renamed")
+    drift(monkeypatch, seam, parameters=parameters)
+    message = refused(seam)
+    assert "has changed" in message and "renamed" in message
+
+
+@EVERY_SEAM
+def test_additional_parameter_is_noticed(seam, monkeypatch):
+    target = pkgutil.resolve_name(seam.target)
+    parameters = list(
+        inspect.signature(inspect.unwrap(getattr(target, "__func__", target))).parameters.values()
+    )
+    added = inspect.Parameter("added", inspect.Parameter.KEYWORD_ONLY, default=None)
+    drift(monkeypatch, seam, parameters=[*parameters, added])
+    assert "added" in refused(seam)
+
+
+@EVERY_SEAM
+def test_changed_return_is_noticed(seam, monkeypatch):
+    drift(monkeypatch, seam, return_annotation=frozenset)
+    assert "returns 'frozenset'" in refused(seam)
+
+
+@EVERY_SEAM
+def test_removed_target_is_noticed(seam, monkeypatch):
+    path, name = seam.target.rsplit(".", 1)
+    monkeypatch.delattr(pkgutil.resolve_name(path), name)
+    assert "missing" in refused(seam)
+
+
+def test_nothing_is_hooked_where_one_target_is_wrong():
+    good = arguments.SEAMS[0]
+    for target in ("sglang.srt.no_such_module.f", "sglang.srt.managers.scheduler.Scheduler.no_such_method"):
+        assert "missing" in refused(good, Seam(target, print, HookType.AFTER, ()))
+
+
+PATCHED = """
+import json
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.plugins.hook_registry import HookRegistry
+import sys
+ours = [name for name in ("laprox_sglang.radix_cache", "laprox_patches.seams") if name in sys.modules]
+print(json.dumps([sorted(HookRegistry._patched), ours]))
+"""
+
+
+def test_without_laprox_only_the_arguments_are_hooked():
+    patched, loaded = last_line(PATCHED)
+    assert patched == sorted(seam.target for seam in arguments.SEAMS)
+    assert not loaded
+
+
+def test_with_laprox_everything_is_hooked():
+    patched, _ = last_line(PATCHED, **{ENVIRONMENT: "{}"})
+    assert patched == sorted(seam.target for seam in ALL)
+
+
+@pytest.mark.parametrize("config", ["{", '{"budget": 2.5}'])
+def test_bad_environment_ends_the_process_in_one_line(config):
+    done = python(PATCHED, **{ENVIRONMENT: config})
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(f"laprox: {ENVIRONMENT}=")
+
+
+DRIFTED_START = """
+import runpy, sys
+import sglang.srt.managers.scheduler as scheduler
+known = scheduler.Scheduler.run_batch
+def run_batch(self, the_batch, pp_proxy_tensors=None):
+    return known(self, the_batch, pp_proxy_tensors)
+run_batch.__annotations__ = {"return": known.__annotations__["return"]}
+scheduler.Scheduler.run_batch = run_batch
+runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_server_does_not_start_over_a_drifted_target():
+    flags = f"--model-path {MODEL_PATH} --device cpu --enable-laprox --attention-backend torch_native".split()
+    done = python(DRIFTED_START, *flags)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(
+        "laprox: sglang.srt.managers.scheduler.Scheduler.run_batch has changed: parameters"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_module_named_kernels_is_the_one_from_the_package_index():
+    code = """
+import json, os, sys
+sys.path.insert(0, os.getcwd())
+import kernels
+print(json.dumps([kernels.__file__, hasattr(kernels, "get_kernel"), os.path.isdir("kernels")]))
+"""
+    file, complete, lies_in_wait = last_line(code)
+    assert lies_in_wait, "started elsewhere, this proves nothing"
+    assert "site-packages" in file and complete
