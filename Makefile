@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 # Triton's interpreter is switched on for a whole process, so the kernels' tests have one of their own.
 test: $(INSTALLED)
 	@failed=0; \
-	$(VENV)/bin/pytest tests --ignore=tests/kernels || failed=1; \
+	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels || failed=1; \
 	if [ -d tests/kernels ]; then $(VENV)/bin/pytest tests/kernels || failed=1; fi; \
 	exit $$failed
 

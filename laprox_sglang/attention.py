@@ -31,14 +31,16 @@ class LaproxAttention(AttentionBackend):
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
     ) -> Any:
-        rows = self.laprox.rows
+        rows = self.laprox.decode_rows
         if rows is None:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         pool = self.laprox.pool
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        output = kernels.decode(queries, pool.keys, pool.values, layer.layer_id, rows, layer.scaling)
+        output = kernels.decode(
+            queries, pool.keys, pool.values, layer.layer_id, rows, layer.scaling, self.laprox.decode_plan
+        )
         return output.reshape(q.shape[0], -1)
 
 

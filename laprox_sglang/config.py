@@ -12,6 +12,9 @@ ENVIRONMENT = "LAPROX_CONFIG"
 
 Budget = int | float
 
+# Options travel between processes as 64-bit integers; nothing sensible comes near.
+LARGEST = 2**31 - 1
+
 
 class ConfigError(ValueError):
     """An option that cannot be served; the message is one line for the person who gave it."""
@@ -35,7 +38,7 @@ def check_budget(budget: Budget) -> None:
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
         raise ConfigError(f"budget {budget!r} is not a number; {BUDGET_FORMS}")
     # NaN fails every comparison, so it fails this one.
-    if not (budget >= 1 if isinstance(budget, int) else 0 < budget <= 1):
+    if not (1 <= budget <= LARGEST if isinstance(budget, int) else 0 < budget <= 1):
         raise ConfigError(f"budget {budget!r} is out of range; {BUDGET_FORMS}")
 
 
@@ -147,5 +150,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     'for at most that, for "enabled": false, or start the server with a larger '
                     "--laprox-budget"
                 )
-        if self.keep_prefix is not None and self.keep_prefix < 0:
-            raise ConfigError(f"custom_params.laprox.keep_prefix {self.keep_prefix} must not be negative")
+        if self.keep_prefix is not None and not 0 <= self.keep_prefix <= LARGEST:
+            raise ConfigError(
+                f"custom_params.laprox.keep_prefix {self.keep_prefix} must be from 0 to {LARGEST}"
+            )

@@ -15,7 +15,7 @@ class Engine(StockEngine):
         >>> engine = laprox_sglang.Engine(model_path=path, laprox={"budget": 0.1})  # doctest: +SKIP
     """
 
-    def __init__(self, *args: Any, laprox: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, laprox: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """
         Args:
             laprox: options by the names of ``Config``; the rest goes to ``sglang.Engine``.
@@ -27,7 +27,7 @@ class Engine(StockEngine):
         before = os.environ.get(ENVIRONMENT)
         os.environ[ENVIRONMENT] = config.to_json()
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(**kwargs)
         finally:
             # The child processes have their copy; a stock engine started later must stay stock.
             if before is None:

@@ -5,23 +5,22 @@ is active exactly there. It is for tests, demos and development, not for speed.
 """
 
 import os
-from typing import Any
+from importlib.metadata import entry_points
 
 import torch
+
+GROUP = "sglang.srt.platforms"
+NAME = "laprox_reference_cpu"
 
 
 def activate() -> str | None:
     """Entry point of the group ``sglang.srt.platforms``: the platform's class, or None to stay out."""
     if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1":
         return None
-    npu = getattr(torch, "npu", None)
-    if torch.cuda.is_available() or torch.xpu.is_available() or (npu is not None and npu.is_available()):
+    if torch.accelerator.is_available() or hasattr(torch, "npu") or hasattr(torch, "hpu"):
+        return None
+    chosen = os.environ.get("SGLANG_PLATFORM") == NAME
+    # SGLang takes one platform: where somebody brought another, ours must be asked for.
+    if not chosen and any(point.name != NAME for point in entry_points(group=GROUP)):
         return None
     return "laprox_sglang.reference_cpu.ReferenceCpuPlatform"
-
-
-def is_reference_cpu() -> bool:
-    from sglang.srt.platforms import current_platform
-
-    platform: Any = current_platform
-    return platform.device_name == "reference_cpu"

@@ -27,8 +27,8 @@ def release(
     columns = held_columns(state, req.cache_protected_len, length)
     slots = torch.cat([row[start:end] for start, end in columns])
     cache.token_to_kv_pool_allocator.free(slots.to(torch.int64))
-    totals.add_released(req, state, is_insert, req.cache_protected_len + len(slots))
-    state.release()
+    totals.add_released(req, is_insert)
+    state.release(req.cache_protected_len + len(slots))
 
 
 class LaproxChunkCache(ChunkCache):
@@ -65,9 +65,9 @@ class LaproxRadixCache(RadixCache):
     def cache_finished_req(self, req: Any, is_insert: bool = True, *, kv_len_to_handle: int) -> None:
         state: RequestState = req.laprox
         if not state.will_prune:
-            self.totals.add_released(req, state, is_insert, kv_len_to_handle)
+            self.totals.add_released(req, is_insert)
             super().cache_finished_req(req, is_insert, kv_len_to_handle=kv_len_to_handle)
-            state.release()
+            state.release(kv_len_to_handle)
             return
         if is_insert:
             self._insert_intact(req, state, kv_len_to_handle)

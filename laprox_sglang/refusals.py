@@ -89,6 +89,7 @@ REFUSALS = (
         "--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a segment is another policy"
     ),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
+    Refusal("--enable-torch-compile", given("enable_torch_compile"), "compiled decode steps pad batches"),
     Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
     Refusal("--enable-mis", given("enable_mis"), "multi-item scoring has no decoding"),
     Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from laprox_sglang.segment import Outcome, RequestState, Segment
+from laprox_sglang.segment import Outcome, Segment
 
 
 def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> dict[str, Any]:
@@ -57,8 +57,8 @@ class Totals:
         prunes: segments made; a request that was retracted and came again counts again.
         slots_freed: slots that pruning returned to the allocator.
         finished: requests that ended, by what was done: ``pruned`` or why not.
-        released: how requests gave back their slots: ``finished``, ``retracted``, or aborted
-            ``mid_prefill`` or while ``running``.
+        released: how slots were given back, health probes included: ``finished``, ``retracted``,
+            ``aborted_mid_prefill`` or ``aborted_running``.
         slots_held: sum over the ended requests of the slots each referred to at its last step.
     """
 
@@ -72,21 +72,20 @@ class Totals:
         self.prunes += 1
         self.slots_freed += freed
 
-    def add_finished(self, outcome: Outcome) -> None:
-        self.finished[outcome.plan.reason or "pruned"] += 1
+    def add_finished(self, outcome: Outcome, held: int) -> None:
+        """Counts a request that ended, and the slots it referred to at its last step."""
+        self.finished["pruned" if outcome.segment else outcome.plan.reason or "aborted"] += 1
+        self.slots_held += held
 
-    def add_released(self, req: Any, state: RequestState, is_insert: bool, held: int) -> None:
-        """Counts a request whose slots are being given back; ``held`` of them."""
-        ended = req.finished()
-        if not ended:
+    def add_released(self, req: Any, is_insert: bool) -> None:
+        """Counts a request whose slots are being given back."""
+        if not req.finished():
             how = "retracted"
         elif req.finished_reason.to_json()["type"] != "abort":
             how = "finished"
         else:
             how = "aborted_running" if is_insert else "aborted_mid_prefill"
         self.released[how] += 1
-        if ended:
-            self.slots_held += held
 
     def to_dict(self) -> dict[str, Any]:
         requests = self.finished.total()

@@ -42,7 +42,7 @@ class Runtime:
     """LaProx of one model runner: scores in the forward, then selects, packs and frees.
 
     A forward pass is bracketed by ``begin`` and ``finish``, both on the host's schedule; between
-    them the attention backend calls ``prepare_decode``, ``observe`` and reads ``rows``. Forward
+    them the attention backend calls ``prepare_decode``, ``observe`` and reads ``decode_rows``. Forward
     passes that are not bracketed (warm-up, graph capture) find no jobs and no rows.
     """
 
@@ -59,7 +59,8 @@ class Runtime:
         self.config = config
         self.pool = pool
         self.totals = Totals()
-        self.rows: Rows | None = None
+        self.decode_rows: Rows | None = None
+        self.decode_plan: torch.Tensor | None = None
         self._model = model
         self._req_to_token = req_to_token
         self._jobs: list[Job] = []
@@ -129,10 +130,11 @@ class Runtime:
             req_pool_indices: int64 ``[B]``, rows of ``req_to_token``.
             seq_lens: int64 ``[B]``, logical lengths, the new token included.
         """
-        self.rows = None
+        self.decode_rows = None
         if any(self._segments):
             assert len(self._segments) == len(req_pool_indices)
-            self.rows = self._layout(req_pool_indices, seq_lens)
+            self.decode_rows = self._layout(req_pool_indices, seq_lens)
+            self.decode_plan = kernels.plan_decode(self.decode_rows, *self.pool.keys.shape[1:3])
 
     def _layout(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> Rows:
         device = self._req_to_token.device
@@ -206,7 +208,7 @@ class Runtime:
         jobs = [job for job in self._jobs if job.row is not None]
         self._jobs = []
         self._segments = []
-        self.rows = None
+        self.decode_rows = None
         for job in jobs:
             with scheduler.forward_stream_ctx if scheduler.enable_overlap else nullcontext():
                 segment, slots = self._prune(job)

@@ -59,6 +59,7 @@ class RequestState:
         segment: set once the last chunk has been pruned; None again after release.
         window_queries: ``[L, W, Hq, D]``, the last W queries while they come in over several chunks.
         outcome: what became of the last prefill, kept for the report after release.
+        held: slots that the request referred to at its last step.
     """
 
     options: Options
@@ -66,14 +67,16 @@ class RequestState:
     segment: Segment | None = None
     window_queries: torch.Tensor | None = None
     outcome: "Outcome | None" = None
+    held: int = 0
 
     @property
     def will_prune(self) -> bool:
         return self.plan is not None and self.plan.pruned
 
-    def release(self) -> None:
-        """Forgets the slots, which the caller has given back."""
+    def release(self, held: int) -> None:
+        """Forgets the slots, which the caller gives back; ``held`` of them, shared ones included."""
         self.plan = self.segment = self.window_queries = None
+        self.held = held
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Outcome:
 
     Attributes:
         plan: the plan it followed.
-        slots_before, slots_after: slots the private range held, by the allocator's own count.
+        slots_before: slots the private range held after the prefill: one per token.
+        slots_after: what is left of them, less what the allocator's own count says came back.
         segment: None if the range was left whole.
     """
 

@@ -255,7 +255,7 @@ class Scheduler:
             forward = self.backend.forward_decode if decode else self.backend.forward_extend
             outputs.append(forward(q[i].flatten(1), k[i], v[i], layer.attn, batch))
         self.decoded = []
-        if decode and self.laprox.rows is not None:
+        if decode and self.laprox.decode_rows is not None:
             outputs = torch.stack(outputs, 1).view(-1, LAYERS, QUERY_HEADS, DIM)
             self.decoded = [
                 (req, segment_of(req), tuple(req.true_ids[:length]), output)

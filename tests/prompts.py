@@ -26,10 +26,8 @@ class StockReplies:
 
 
 @cache
-def ask_stock() -> StockReplies:
+def ask_stock(seed: int) -> StockReplies:
     """Asks a stock server once for all tests that compare with it."""
-    seed = random.randrange(2**32)
-    print(f"identity prompts: seed {seed}")
     prompts = identity_prompts(seed)
     with Server() as server:
         replies = [
@@ -94,7 +92,8 @@ def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int
             # The padding token ends the match here, whatever else the server adds behind it.
             server.generate([*case.prompt[: case.cached], 0], 1)
         options = {"budget": case.budget, "keep_prefix": case.keep_prefix, "return_kept": True}
-        reply = server.generate(case.prompt, 16, options, return_logprob=True)
+        # The first token comes out of the prefill; 16 decode steps follow.
+        reply = server.generate(case.prompt, 17, options, return_logprob=True)
         replies.append(reply)
         said = facts(reply)
         assert reply["meta_info"]["cached_tokens"] == case.cached

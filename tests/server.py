@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from laprox_sglang.config import ENVIRONMENT
 from laprox_sglang.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ class Server:
         # Held as long as the server: closing it deletes it.
         self._log = tempfile.NamedTemporaryFile("w+", prefix="laprox-server-", suffix=".log")  # noqa: SIM115
         self._command = command("--port", str(port), "--max-total-tokens", str(tokens), *flags)
-        self._environment = os.environ | STRICT | environment
+        self._environment = {k: v for k, v in os.environ.items() if k != ENVIRONMENT} | STRICT | environment
 
     def __enter__(self) -> "Server":
         # From the repository root, where a folder `kernels` lies in wait for SGLang's import of that name.

@@ -1,11 +1,16 @@
 """The runtime between a real pool, allocator and cache: what it keeps, what it frees, what it reads."""
 
+from dataclasses import replace as replace_outcome
+from types import SimpleNamespace
+
 import pytest
 import torch
 from msgspec.structs import replace
 
 from fakes import CELLS, CONFIG, Scheduler, expected_output, leak_checker, sglang_context, stamp
+from laprox_patches import weights
 from laprox_patches.leak_check import without_freed
+from laprox_patches.output import attach_facts
 from laprox_sglang.runtime import segment_of
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
@@ -247,7 +252,7 @@ def test_decode_layout_and_output_of_a_mixed_batch(overlap):
 
     def spy(indices, lengths):
         prepare(indices, lengths)
-        seen.append((scheduler.laprox.rows, indices.tolist(), lengths.tolist()))
+        seen.append((scheduler.laprox.decode_rows, indices.tolist(), lengths.tolist()))
 
     scheduler.laprox.prepare_decode = spy
     prefill(scheduler)
@@ -276,7 +281,7 @@ def test_a_batch_of_whole_requests_is_left_to_stock():
     scheduler.arrive(PROMPT, enabled=False)
     prefill(scheduler)
     scheduler.step()
-    assert scheduler.laprox.rows is None and not scheduler.decoded
+    assert scheduler.laprox.decode_rows is None and not scheduler.decoded
 
 
 def test_busy_leak_check_counts_one_batch_once():
@@ -287,3 +292,40 @@ def test_busy_leak_check_counts_one_batch_once():
     freed = segment_of(req).freed
     for last, running in [(scheduler.last_batch, scheduler.running_batch), (scheduler.last_batch, None)]:
         assert without_freed((100, 3), leak_checker(last, running)) == (100 - freed, 3)
+
+
+def test_new_weights_give_new_scores():
+    scheduler = Scheduler(200)
+    before = scheduler.arrive(PROMPT)
+    prefill(scheduler)
+    first = kept(before)
+    scheduler.run_until_idle()
+    with torch.no_grad():
+        projection = scheduler.model.layers[0].o_proj
+        projection.weight[:, : projection.in_features // 2].zero_()
+    weights.reload(None, scheduler, None)
+    after = scheduler.arrive(PROMPT)
+    prefill(scheduler)
+    assert kept(after) != first
+
+
+def test_requests_are_counted_by_what_became_of_them():
+    scheduler = Scheduler(200)
+    pruned, dropped = scheduler.arrive(PROMPT), scheduler.arrive(PROMPT)
+    whole = scheduler.arrive(PROMPT[::-1], enabled=False)
+    prefill(scheduler)
+    pruned_slots = segment_of(pruned).slots
+    scheduler.run_until_idle()
+    # Aborted in the middle of its prefill: planned, never pruned, never streamed.
+    dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, segment=None)
+    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
+    attach_facts(streamer, [pruned, whole, dropped], False, skip_req=dropped)
+    totals = scheduler.laprox.totals.to_dict()
+    assert (totals["requests"], totals["pruned"], totals["unpruned"]) == (2, 1, {"disabled": 1})
+    assert totals["slots_held"] == pruned.laprox.held + whole.laprox.held
+    assert pruned.laprox.held in range(pruned_slots + 3, pruned_slots + 6)
+    entries = pruned.customized_info["laprox"]
+    assert len(entries) == len(pruned.output_ids) and entries[:-1] == [None] * (len(entries) - 1)
+    assert entries[-1]["pruned"] and not whole.customized_info["laprox"][-1]["pruned"]
+    attach_facts(streamer, [dropped], False)
+    assert scheduler.laprox.totals.to_dict()["unpruned"] == {"disabled": 1, "aborted": 1}

@@ -12,7 +12,7 @@ import pytest
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from laprox_patches import arguments, seams
-from laprox_patches.seam import Seam, SeamError, install, verify
+from laprox_patches.seam import Seam, SeamError, register, verify
 from laprox_sglang.config import ENVIRONMENT
 from laprox_sglang.needle import MODEL_PATH
 
@@ -51,7 +51,7 @@ def drift(monkeypatch, seam: Seam, **changes) -> None:
 def refused(*wrong: Seam) -> str:
     before = dict(HookRegistry._hooks)
     with pytest.raises(SeamError) as error:
-        install(wrong)
+        register(wrong)
     assert dict(HookRegistry._hooks) == before, "hooked before all was verified"
     message = str(error.value)
     assert wrong[-1].target in message and "\n" not in message
@@ -105,6 +105,44 @@ def test_nothing_is_hooked_where_one_target_is_wrong():
     good = arguments.SEAMS[0]
     for target in ("sglang.srt.no_such_module.f", "sglang.srt.managers.scheduler.Scheduler.no_such_method"):
         assert "missing" in refused(good, Seam(target, print, HookType.AFTER, ()))
+
+
+def test_a_target_that_another_plugin_holds_is_noticed():
+    code = """
+import json
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from laprox_patches import arguments
+from laprox_patches.seam import SeamError, apply, register
+target = arguments.SEAMS[0].target
+HookRegistry.register(target, lambda result, parser: None, HookType.AFTER)
+HookRegistry.apply_hooks()
+register(arguments.SEAMS)
+try:
+    apply(arguments.SEAMS)
+except SeamError as error:
+    print(json.dumps([target, str(error)]))
+"""
+    target, message = last_line(code)
+    assert message.startswith(target)
+
+
+def test_hooks_of_other_plugins_come_to_their_turn():
+    code = """
+import json
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from laprox_patches.plugin import load
+load()
+seen = []
+target = "sglang.srt.server_args.ServerArgs.add_cli_args"
+HookRegistry.register(target, lambda *a: seen.append(1), HookType.AFTER)
+HookRegistry.apply_hooks()
+import argparse
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+print(json.dumps([seen, parser.parse_args(["--model-path", "x", "--enable-laprox"]).enable_laprox]))
+"""
+    assert last_line(code) == [[1], True]
 
 
 PATCHED = """

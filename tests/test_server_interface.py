@@ -30,8 +30,8 @@ FACTS = {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    ask_stock()
+def server(seed: int) -> Iterator[Server]:
+    ask_stock(seed)
     flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
     with Server("--enable-laprox", "--laprox-budget", "1", *flags) as server:
         yield server
@@ -48,8 +48,8 @@ def prompt(seed: int) -> list[int]:
     return Task(seed).batch(1, 1000)[0].prompt_ids()
 
 
-def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
-    check_identity(server, ask_stock())
+def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> None:
+    check_identity(server, ask_stock(seed))
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:

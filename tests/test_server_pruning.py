@@ -16,9 +16,9 @@ CHUNK = 700
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(seed: int) -> Iterator[Server]:
     # One server at a time: stock answers before this one starts.
-    ask_stock()
+    ask_stock(seed)
     with Server("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK)) as server:
         yield server
 
@@ -29,8 +29,8 @@ def empty_cache(server: Server) -> None:
     server.flush()
 
 
-def test_whole_prompts_are_answered_as_by_stock(server: Server) -> None:
-    check_identity(server, ask_stock())
+def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> None:
+    check_identity(server, ask_stock(seed))
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
@@ -52,6 +52,19 @@ def test_exact_answers(server: Server, seed: int, figures: list[str], length: in
     figures.append(f"exact answers at {length} tokens, per cent of {prompts} prompts, by KV kept: {exact}")
     assert exact["10 %"] >= exact["all"] - 3
     assert exact["5 %"] >= exact["all"] - 6
+
+
+def test_a_pruned_prompt_holds_exactly_its_slots(server: Server, seed: int) -> None:
+    """By the allocator's own count, while the request runs."""
+    ids = Task(seed).batch(1, 1000)[0].prompt_ids()
+    empty = server.laprox()["available_slots"]
+    held = []
+    for event in server.stream(ids, 200, {"budget": 0.1}):
+        if event["meta_info"]["completion_tokens"] in (10, 20, 30):
+            totals = server.laprox()
+            if totals["running"]:
+                held.append(empty - totals["available_slots"] - (totals["running_tokens"] - len(ids)))
+    assert held and set(held) == {-(-len(ids) // 10)}
 
 
 def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
@@ -79,8 +92,8 @@ def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
     assert again["output_ids"] == alone["output_ids"]
 
 
-def test_prompt_logprobs_are_those_of_stock(server: Server) -> None:
-    asked = ask_stock()
+def test_prompt_logprobs_are_those_of_stock(server: Server, seed: int) -> None:
+    asked = ask_stock(seed)
     prompt, stock = max(zip(asked.prompts, asked.replies, strict=True), key=lambda pair: len(pair[0]))
     reply = server.generate(
         prompt, IDENTITY_TOKENS, {"budget": 0.05}, return_logprob=True, logprob_start_len=0

@@ -60,7 +60,7 @@ class Soak:
 
     def complete(self, rid: str, ids: list[int]) -> None:
         """Stays to the end; some stay whole, for their length or because they ask for it."""
-        options = {"enabled": False} if hash(rid) % 8 == 0 else None
+        options = {"enabled": False} if rid.endswith("7") else None
         reply = self.server.generate(ids, TOKENS, options, rid=rid)
         assert len(reply["output_ids"]) == TOKENS
         said = facts(reply)

@@ -16,9 +16,11 @@ from server import ROOT, command
     [
         (("--enable-laprox", "--laprox-budget", "nan"), "budget nan is out of range"),
         (("--enable-laprox", "--enable-mixed-chunk"), "--enable-mixed-chunk does not go together"),
+        (("--enable-laprox", "--page-size", "2"), "--page-size does not go together"),
+        (("--enable-laprox", "--enable-lora"), "--enable-lora does not go together"),
         (("--laprox-budget", "0.1"), "--laprox-budget without --enable-laprox does nothing"),
     ],
-    ids=["budget", "refused flag", "forgotten flag"],
+    ids=["budget", "mixed chunk", "page size", "lora", "forgotten flag"],
 )
 def test_a_refused_start_says_why_in_one_line(flags: tuple[str, ...], expected: str) -> None:
     done = subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=120)

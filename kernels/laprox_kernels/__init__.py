@@ -1,12 +1,10 @@
-"""Scoring, selection, packing and ragged decode attention over a KV pool ``[slots, L, H, D]``.
+"""Scoring, selection, packing and ragged attention over a KV pool ``[slots, L, H, D]``.
 
-Imports nothing of SGLang.
+Imports nothing of SGLang, and Triton only when a GPU is used.
 """
 
-from laprox_kernels.reference.decode import decode
-from laprox_kernels.reference.pack import pack
-from laprox_kernels.reference.score import score
-from laprox_kernels.reference.select import select
+from laprox_kernels.dispatch import decode, extend, pack, plan_decode, score, select
+from laprox_kernels.gpu.support import Unsupported
 from laprox_kernels.rows import Rows
 
-__all__ = ["Rows", "decode", "pack", "score", "select"]
+__all__ = ["Rows", "Unsupported", "decode", "extend", "pack", "plan_decode", "score", "select"]

@@ -12,7 +12,7 @@ import msgspec
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam, SeamError
-from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, parse_budget
+from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, Options, parse_budget
 from laprox_sglang.refusals import check_arguments, check_model
 
 HELP = {
@@ -48,11 +48,13 @@ def read_flags(args: Namespace) -> Config | None:
             flags = ", ".join("--laprox-" + name.replace("_", "-") for name in given)
             raise ConfigError(f"{flags} without --enable-laprox does nothing: add it, or leave these out")
         return None
-    if ENVIRONMENT in os.environ:
-        raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
     if "budget" in given:
         given["budget"] = parse_budget(given["budget"])
-    return Config(**given)
+    config = Config(**given)
+    # A command line that is parsed again finds what it has set itself.
+    if os.environ.get(ENVIRONMENT, config.to_json()) != config.to_json():
+        raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
+    return config
 
 
 def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
@@ -82,10 +84,17 @@ def enable(self: Any) -> None:
 
 
 def check_resolved(result: None, self: Any) -> None:
-    if getattr(self, "_laprox", None) is None:
+    config = getattr(self, "_laprox", None)
+    if config is None:
+        if ENVIRONMENT in os.environ:
+            raise ConfigError(
+                "these ServerArgs are older than LaProx: give the engine arguments, not server_args"
+            )
         return
     check_arguments(self)
     check_model(self.get_model_config())
+    preferred = self.preferred_sampling_params or {}
+    Options.of(preferred.get("custom_params")).check(config, self.get_model_config().context_len)
 
 
 TARGET = "sglang.srt.server_args.ServerArgs."

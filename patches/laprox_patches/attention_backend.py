@@ -8,16 +8,28 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 from laprox_sglang.attention import with_laprox
 from laprox_sglang.config import Config
+from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
 
 def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
+    from laprox_patches.plugin import install_hooks
+
+    # In the scheduler's process this is the place to see that all hooks hold: nothing is served yet.
+    install_hooks()
     config: Config = runner.server_args._laprox
     logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
-    return with_laprox(backend, Runtime(config, runner.model, pool, rows))
+    try:
+        runtime = Runtime(config, runner.model, pool, rows)
+    except UnsupportedModel as error:
+        # Not an Exception: SGLang would log a traceback of it.
+        raise SystemExit(
+            f"laprox: --model-path {runner.server_args.model_path} is not served: {error}"
+        ) from None
+    return with_laprox(backend, runtime)
 
 
 SEAMS = (

@@ -10,13 +10,13 @@ from laprox_sglang.report import request_facts
 from laprox_sglang.segment import RequestState
 
 
-def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
+def attach_facts(self: Any, reqs: list[Any], return_logprob: bool, skip_req: Any = None) -> None:
     for req in reqs:
         state: RequestState | None = getattr(req, "laprox", None)
         # Overlap scheduling brings a finished request here a second time.
         if state is None or state.outcome is None or not req.finished() or req.finished_output:
             continue
-        if is_health_check_generate_req(req):
+        if req is skip_req or is_health_check_generate_req(req):
             continue
         # SGLang wants an entry for every output token, and slices off what a stream has sent.
         entries: list[Any] = [None] * len(req.output_ids_through_stop)
@@ -24,7 +24,7 @@ def attach_facts(self: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> None:
             facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
             entries[-1] = facts
         req.customized_info = (req.customized_info or {}) | {"laprox": entries}
-        self.tree_cache.totals.add_finished(state.outcome)
+        self.tree_cache.totals.add_finished(state.outcome, state.held)
 
 
 SEAMS = (

@@ -12,7 +12,8 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
     config = getattr(self.server_args, "_laprox", None)
     if config is None:
         return
-    params = obj.sampling_params or {}
+    # SGLang merges the server's preferred parameters in only after this check.
+    params = (self.preferred_sampling_params or {}) | (obj.sampling_params or {})
     Options.of(params.get("custom_params")).check(config, self.context_len)
     if getattr(obj, "session_params", None):
         raise ConfigError("session_params: sessions keep whole KV; --enable-laprox does not serve them")

@@ -60,18 +60,40 @@ def annotation_text(annotation: Any) -> str:
     return inspect.formatannotation(annotation).strip("'\"")
 
 
-def install(seams: Iterable[Seam]) -> None:
-    """Verifies all seams, then hooks them; safe to call again.
+def register(seams: Iterable[Seam]) -> None:
+    """Verifies all seams and registers their hooks, which SGLang applies when all plugins are loaded.
 
     Raises:
-        SeamError: as ``verify``, or SGLang did not take a hook (it only logs such failures).
+        SeamError: as ``verify``.
     """
     seams = tuple(seams)
     verify(seams)
     for seam in seams:
         if all(hook is not seam.hook for _, hook, _ in HookRegistry._hooks[seam.target]):
             HookRegistry.register(seam.target, seam.hook, seam.kind)
+
+
+def apply(seams: Iterable[Seam]) -> None:
+    """Applies what is registered, and looks whether every hook is really in place.
+
+    SGLang only logs a hook that it could not apply, and passes over a target that another plugin
+    has hooked before.
+
+    Raises:
+        SeamError: a hook is not in place.
+    """
     HookRegistry.apply_hooks()
     for seam in seams:
-        if seam.target not in HookRegistry._patched:
-            raise SeamError(f"{seam.target} could not be hooked; SGLang's log above says why")
+        if not in_place(seam):
+            raise SeamError(f"{seam.target} could not be hooked; another plugin may have hooked it first")
+
+
+def in_place(seam: Seam) -> bool:
+    """Whether the seam's hook is among the wrappers around its target."""
+    target = pkgutil.resolve_name(seam.target)
+    function = getattr(target, "__func__", target)
+    while function is not None:
+        if any(cell.cell_contents is seam.hook for cell in function.__closure__ or ()):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False

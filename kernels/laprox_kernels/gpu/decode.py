@@ -1,0 +1,273 @@
+"""Ragged decode: one new token per row over dense slots and packed segments.
+
+Work is counted in tiles of keys. A *unit* is one part (the dense slots, or one segment) of one
+(row, KV head); ``plan`` lays the tiles of all units in a line, and each program takes an equal
+stretch of it, so that ragged lengths cost nothing and the grid never depends on them. What a
+program has of a unit is a *piece*; pieces are merged by their log-sum-exp.
+"""
+
+# mypy: allow-untyped-defs
+
+import torch
+import triton
+import triton.language as tl
+
+from laprox_kernels.gpu.support import (
+    check,
+    check_whole_pool,
+    last_contiguous,
+    last_contiguous_rows,
+    multiprocessors,
+    precision,
+)
+from laprox_kernels.rows import Rows
+
+BLOCK_N = 128
+PROGRAMS_PER_SM = 2
+WARPS = 4
+STAGES = 3
+UNIT_BLOCK = 1024
+LOG2E = 1.4426950408889634
+
+
+@triton.jit(do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
+def _plan_kernel(
+    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units,
+    HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
+):  # fmt: skip
+    layer = tl.program_id(0) + first_layer
+    ends += tl.program_id(0) * units
+    carry = tl.program_id(0) * 0
+    for first in range(0, units, UNIT_BLOCK):
+        unit = first + tl.arange(0, UNIT_BLOCK)
+        used = unit < units
+        part = unit % PARTS
+        head = unit // PARTS % HEADS
+        row = (unit // (PARTS * HEADS)).to(tl.int64)
+        packed = used & (part > 0)
+        cu = cu_cells + row * cu_row + (part - 1).to(tl.int64) * cu_segment + layer * HEADS + head
+        length = tl.load(dense + row * dense_stride, mask=used & (part == 0), other=0)
+        length += tl.load(cu + 1, mask=packed, other=0) - tl.load(cu, mask=packed, other=0)
+        tiles = ((length + BLOCK_N - 1) // BLOCK_N).to(tl.int32)
+        tl.store(ends + unit, carry + tl.cumsum(tiles, 0), mask=used)
+        carry += tl.sum(tiles, 0)
+
+
+@triton.jit
+def _first_tile(program, total, programs):
+    return (program.to(tl.int64) * total // programs).to(tl.int32)
+
+
+@triton.jit
+def _program_of(tile, total, programs):
+    """The program that ``_first_tile`` gives a tile."""
+    return (((tile + 1).to(tl.int64) * programs - 1) // total).to(tl.int32)
+
+
+@triton.jit
+def _unit(
+    ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer, unit, units,
+    HEADS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    real = unit < units
+    part = unit % PARTS
+    head = unit // PARTS % HEADS
+    row = (unit // (PARTS * HEADS)).to(tl.int64)
+    packed = real & (part > 0)
+    segment = (part - 1).to(tl.int64)
+    cu = cu_cells + row * cu_row + segment * cu_segment + layer * HEADS + head
+    end = tl.load(ends + unit, mask=real, other=0)
+    begin = tl.load(ends + unit - 1, mask=real & (unit > 0), other=0)
+    cell = tl.load(cu, mask=packed, other=0)
+    cell_end = tl.load(cu + 1, mask=packed, other=0)
+    count = tl.load(dense + row * dense_stride, mask=real & (part == 0), other=0)
+    start = tl.load(segment_start + row * start_row + segment, mask=packed, other=0)
+    return end, begin, cell, cell_end, count, start
+
+
+@triton.jit(
+    do_not_specialize=["slots_row", "dense_stride", "start_row", "cu_row", "cu_segment", "layer", "units"]
+)
+def _decode_kernel(
+    queries, keys, values, pieces, weights, ends,
+    slots, dense, segment_start, cu_cells,
+    slots_row, dense_stride, start_row, cu_row, cu_segment, q_row, q_head,
+    layer, units, scale,
+    CELLS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
+    PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    column = tl.arange(0, UNIT_BLOCK)
+    first_ends = tl.load(ends + column, mask=column < units, other=2147483647)
+    total = tl.load(ends + units - 1)
+    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
+    programs = tl.minimum(tl.num_programs(0), total)
+    if program >= programs:
+        return
+    tile = _first_tile(program, total, programs)
+    stop = _first_tile(program + 1, total, programs)
+    unit = tl.sum((first_ends <= tile).to(tl.int32), 0)
+    for first in range(UNIT_BLOCK, units, UNIT_BLOCK):
+        more_ends = tl.load(ends + first + column, mask=first + column < units, other=2147483647)
+        unit += tl.sum((more_ends <= tile).to(tl.int32), 0)
+
+    member = tl.arange(0, BLOCK_M)
+    channel = tl.arange(0, DIM)
+    lane = tl.arange(0, BLOCK_N)
+    end, begin, cell, cell_end, count, start = _unit(
+        ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer, unit, units,
+        HEADS, PARTS,
+    )  # fmt: skip
+    while tile < stop:
+        # What describes the next unit is under way while this one is read.
+        next_end, next_begin, next_cell, next_cell_end, next_count, next_start = _unit(
+            ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer,
+            unit + 1, units, HEADS, PARTS,
+        )  # fmt: skip
+        until = tl.minimum(end, stop)
+        if until > tile:
+            packed = unit % PARTS > 0
+            head = unit // PARTS % HEADS
+            row = (unit // (PARTS * HEADS)).to(tl.int64)
+            length = (cell_end - cell + count).to(tl.int32)
+            remainder = (cell % CELLS).to(tl.int32)
+            row_slots = slots + row * slots_row + start + cell // CELLS
+
+            group = head * GROUP + member
+            q = tl.load(
+                queries + row * q_row + group[:, None] * q_head + channel[None, :],
+                mask=(member < GROUP)[:, None], other=0.0,
+            )  # fmt: skip
+            top = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+            sums = tl.zeros((BLOCK_M,), tl.float32)
+            output = tl.zeros((BLOCK_M, DIM), tl.float32)
+            for at in tl.range(tile - begin, until - begin, num_stages=STAGES):
+                key = at * BLOCK_N + lane
+                used = key < length
+                place = remainder + key
+                slot = tl.load(row_slots + tl.where(packed, place // CELLS, key), mask=used, other=0)
+                inside = tl.where(packed, place % CELLS, layer * HEADS + head)
+                offset = (slot * CELLS + inside) * DIM
+                k = tl.load(keys + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+                logits = tl.where(used[None, :], logits, -float("inf"))
+                higher = tl.maximum(top, tl.max(logits, 1))
+                shrink = tl.exp2(top - higher)
+                share_of = tl.exp2(logits - higher[:, None])
+                sums = sums * shrink + tl.sum(share_of, 1)
+                v = tl.load(values + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
+                output = tl.dot(
+                    share_of.to(v.dtype), v, output * shrink[:, None], input_precision=PRECISION
+                )  # fmt: skip
+                top = higher
+            # Of the programs and units in order, one or both grow from piece to piece.
+            piece = ((program + unit) * GROUP + member).to(tl.int64)
+            tl.store(
+                pieces + piece[:, None] * DIM + channel[None, :], output / sums[:, None],
+                mask=(member < GROUP)[:, None],
+            )  # fmt: skip
+            tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)
+        tile = until
+        unit += 1
+        end, begin, cell = next_end, next_begin, next_cell
+        cell_end, count, start = next_cell_end, next_count, next_start
+
+
+@triton.jit(do_not_specialize=["units", "programs"])
+def _merge_kernel(
+    out, pieces, weights, ends, units, programs,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row_head = tl.program_id(0)
+    member = tl.program_id(1)
+    channel = tl.arange(0, DIM)
+    total = tl.load(ends + units - 1)
+    programs = tl.minimum(programs, total)
+    top = tl.full((1,), -float("inf"), tl.float32)
+    sums = tl.zeros((1,), tl.float32)
+    output = tl.zeros((DIM,), tl.float32)
+    for part in range(PARTS):
+        unit = row_head * PARTS + part
+        begin = tl.load(ends + unit - 1, mask=unit > 0, other=0)
+        end = tl.load(ends + unit)
+        if end > begin:
+            last = _program_of(end - 1, total, programs) + unit
+            for first in range(_program_of(begin, total, programs) + unit, last + 1, BLOCK):
+                index = first + tl.arange(0, BLOCK)
+                used = index <= last
+                piece = (index * GROUP + member).to(tl.int64)
+                weight = tl.load(weights + piece, mask=used, other=-float("inf"))
+                higher = tl.maximum(top, tl.max(weight, 0))
+                shrink = tl.exp2(top - higher)
+                share_of = tl.exp2(weight - higher)
+                values = tl.load(
+                    pieces + piece[:, None] * DIM + channel[None, :], mask=used[:, None], other=0.0
+                )  # fmt: skip
+                output = output * shrink + tl.sum(share_of[:, None] * values, 0)
+                sums = sums * shrink + tl.sum(share_of, 0)
+                top = higher
+    at = (row_head * GROUP + member).to(tl.int64)
+    tl.store(out + at * DIM + channel, (output / sums).to(out.dtype.element_ty))
+
+
+def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Tensor:
+    """Running sum of tiles over the units of each layer: int32 ``[layers, B·heads·(1 + S)]``.
+
+    Depends on ``rows`` alone: one call serves every layer of a step, and a graph that captures it.
+    """
+    batch, segments = rows.cu_cells.shape[:2]
+    units = batch * heads * (1 + segments)
+    ends = torch.empty((layers, units), dtype=torch.int32, device=rows.slots.device)
+    if units:
+        _plan_kernel[(layers,)](
+            ends, rows.dense, rows.cu_cells, rows.dense.stride(0), *rows.cu_cells.stride()[:2],
+            first_layer, units, HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
+        )  # fmt: skip
+    return ends
+
+
+def decode(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    layer: int,
+    rows: Rows,
+    scale: float,
+    ends: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``reference.decode`` on the GPU; fixed grid, reads every length on the device.
+
+    Args:
+        ends: ``plan`` of all layers for these rows; computed for this layer alone if None.
+    """
+    check("decode", keys, queries)
+    check_whole_pool("decode", keys, values)
+    batch, q_heads, dim = queries.shape
+    layers, heads = keys.shape[1:3]
+    group = q_heads // heads
+    out = torch.empty((batch, q_heads, dim), dtype=queries.dtype, device=queries.device)
+    if batch == 0:
+        return out
+    rows = last_contiguous_rows(rows)
+    parts = 1 + rows.cu_cells.shape[1]
+    units = batch * heads * parts
+    ends = plan(rows, 1, heads, layer)[0] if ends is None else ends[layer]
+    programs = multiprocessors(queries.device) * PROGRAMS_PER_SM
+    pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
+    weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
+    queries = last_contiguous(queries)
+    _decode_kernel[(programs,)](
+        queries, keys, values, pieces, weights, ends,
+        rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
+        rows.slots.stride(0), rows.dense.stride(0), rows.segment_start.stride(0), *rows.cu_cells.stride()[:2],
+        *queries.stride()[:2], layer, units, scale * LOG2E,
+        CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
+        BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, PRECISION=precision(keys.dtype), STAGES=STAGES,
+        num_warps=WARPS,
+    )  # fmt: skip
+    _merge_kernel[(batch * heads, group)](
+        out, pieces, weights, ends, units, programs,
+        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16, num_warps=4,
+    )  # fmt: skip
+    return out

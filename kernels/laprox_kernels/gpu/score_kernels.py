@@ -1,0 +1,211 @@
+"""Triton kernels behind ``score``: the window's rows, the contributions of the candidates, pooling.
+
+The window's rows of one KV head are (query head of its group, place in the window), the window
+padded to a power of two.
+"""
+
+# mypy: allow-untyped-defs
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["positions", "stretch"])
+def rows_kernel(
+    queries, keys, row, tops, sums_out, positions, window, stretch, q_place, q_head, k_slot, k_head, scale,
+    GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    split = tl.program_id(0)
+    head = tl.program_id(1)
+    index = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = tl.arange(0, DIM)
+    lane = tl.arange(0, BLOCK_N)
+    member = index // WINDOW
+    place = index % WINDOW
+    real = (member < GROUP) & (place < window)
+    q_offset = place * q_place + (head * GROUP + member) * q_head
+    q = tl.load(queries + q_offset[:, None] + channel[None, :], mask=real[:, None], other=0.0)
+    last = tl.where(real, positions - window + place, positions - 1)
+    top = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+    sums = tl.zeros((BLOCK_M,), tl.float32)
+    first = split * stretch * BLOCK_N
+    stop = tl.minimum(first + stretch * BLOCK_N, positions)
+    # Positions up to the first of the window are seen by all its rows.
+    seen = tl.maximum(first, tl.minimum(stop, positions - window + 1))
+    whole = first + (seen - first) // BLOCK_N * BLOCK_N
+    for at in tl.range(first, whole, BLOCK_N, num_stages=STAGES):
+        slot = tl.load(row + at + lane)
+        k = tl.load(keys + (slot * k_slot + head * k_head)[:, None] + channel[None, :])
+        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        higher = tl.maximum(top, tl.max(logits, 1) * scale)
+        sums = sums * tl.exp2(top - higher) + tl.sum(tl.exp2(logits * scale - higher[:, None]), 1)
+        top = higher
+    for at in tl.range(whole, stop, BLOCK_N, num_stages=1):
+        position = at + lane
+        slot = tl.load(row + position, mask=position < stop, other=0)
+        k = tl.load(
+            keys + (slot * k_slot + head * k_head)[:, None] + channel[None, :],
+            mask=(position < stop)[:, None], other=0.0,
+        )  # fmt: skip
+        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        visible = (position < stop)[None, :] & (position[None, :] <= last[:, None])
+        logits = tl.where(visible, logits, -float("inf"))
+        higher = tl.maximum(top, tl.max(logits, 1))
+        anchor = tl.where(higher == -float("inf"), 0.0, higher)
+        sums = sums * tl.exp2(top - anchor) + tl.sum(tl.exp2(logits - anchor[:, None]), 1)
+        top = higher
+    rows = GROUP * WINDOW
+    at = (split * tl.num_programs(1) + head) * rows + index
+    tl.store(tops + at, top, mask=index < rows)
+    tl.store(sums_out + at, sums, mask=index < rows)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def normaliser_kernel(tops, sums, normalisers, splits, rows, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """Log-sum-exp of each row, from its splits in a fixed order."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    split = tl.arange(0, SPLITS)
+    used = (split < splits)[:, None] & (row < rows)[None, :]
+    top = tl.load(tops + split[:, None] * rows + row[None, :], mask=used, other=-float("inf"))
+    total = tl.load(sums + split[:, None] * rows + row[None, :], mask=used, other=0.0)
+    highest = tl.max(top, 0)
+    anchor = tl.where(highest == -float("inf"), 0.0, highest)
+    normaliser = anchor + tl.log2(tl.sum(total * tl.exp2(top - anchor[None, :]), 0))
+    tl.store(normalisers + row, normaliser, mask=row < rows)
+
+
+@triton.jit
+def _attention(q, k, normalisers, q_index, window, scale, WINDOW: tl.constexpr, PRECISION: tl.constexpr):
+    """Attention ``[BLOCK_N, WINDOW]`` of one query head's window on a block of keys."""
+    place = tl.arange(0, WINDOW)
+    normaliser = tl.load(normalisers + q_index * WINDOW + place)
+    logits = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
+    return tl.where(place[None, :] < window, tl.exp2(logits - normaliser[None, :]), 0.0)
+
+
+@triton.jit
+def _windows(candidate, count, POOLING: tl.constexpr):
+    """In how many pooling windows each candidate is: what it adds to the sum of what is pooled."""
+    last = tl.minimum(candidate + POOLING // 2, count - 1)
+    return (last - tl.maximum(candidate - POOLING // 2, 0) + 1).to(tl.float32) / POOLING
+
+
+@triton.jit(do_not_specialize=["first_position", "count"])
+def contribution_kernel(
+    queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
+    first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
+    GROUP: tl.constexpr, MEMBERS: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr, POOLING: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Sum over MEMBERS query heads of a KV head, for every candidate: ``[H, GROUP / MEMBERS, count]``."""
+    PARTS: tl.constexpr = GROUP // MEMBERS
+    head = tl.program_id(1)
+    part = tl.program_id(2)
+    channel = tl.arange(0, DIM)
+    place = tl.arange(0, WINDOW)
+    square = channel[:, None] * DIM + channel[None, :]
+    factor = tl.load(gram_scale)
+    first_q = head * GROUP + part * MEMBERS
+    q_block = queries + place[:, None] * q_place + channel[None, :]
+    in_window = (place < window)[:, None]
+    # MEMBERS is 1 or 2; the second pair of operands is dead code where it is 1.
+    q0 = tl.load(q_block + first_q * q_head, mask=in_window, other=0.0)
+    g0 = tl.load(gram + first_q * DIM * DIM + square)
+    q1 = tl.load(q_block + (first_q + MEMBERS - 1) * q_head, mask=in_window, other=0.0)
+    g1 = tl.load(gram + (first_q + MEMBERS - 1) * DIM * DIM + square)
+    contributions += (head * PARTS + part).to(tl.int64) * count
+    sums = tl.zeros((BLOCK_N,), tl.float32)
+    for first in tl.range(
+        tl.program_id(0) * BLOCK_N, count, tl.num_programs(0) * BLOCK_N, num_stages=STAGES
+    ):  # fmt: skip
+        candidate = first + tl.arange(0, BLOCK_N)
+        used = candidate < count
+        slot = tl.load(row + first_position + candidate, mask=used, other=0)
+        k_offset = (slot * k_slot + head * k_head)[:, None] + channel[None, :]
+        v_offset = (slot * v_slot + head * v_head)[:, None] + channel[None, :]
+        k = tl.load(keys + k_offset, mask=used[:, None], other=0.0)
+        v = tl.load(values + v_offset, mask=used[:, None], other=0.0)
+        value = v.to(tl.float32)
+        attention = _attention(q0, k, normalisers, first_q, window, scale, WINDOW, PRECISION)
+        form = tl.sum(tl.dot(v, g0, input_precision=PRECISION) * value, 1) * factor
+        # Rounding can push a vanishing quadratic form below zero; NaN has to stay.
+        form = tl.where(form < 0.0, 0.0, form)
+        contribution = tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
+        if MEMBERS == 2:
+            attention = _attention(q1, k, normalisers, first_q + 1, window, scale, WINDOW, PRECISION)
+            form = tl.sum(tl.dot(v, g1, input_precision=PRECISION) * value, 1) * factor
+            form = tl.where(form < 0.0, 0.0, form)
+            contribution += tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
+        tl.store(contributions + candidate, contribution, mask=used)
+        sums += tl.where(used, contribution * _windows(candidate, count, POOLING), 0.0)
+    tl.store(totals + (head * PARTS + part) * tl.num_programs(0) + tl.program_id(0), tl.sum(sums, 0))
+
+
+@triton.jit(do_not_specialize=["first_position", "count"])
+def joint_kernel(
+    queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
+    first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
+    GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+    POOLING: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``contribution_kernel`` for the joint form: every pair of query heads of a KV head."""
+    head = tl.program_id(1)
+    channel = tl.arange(0, DIM)
+    place = tl.arange(0, WINDOW)
+    square = channel[:, None] * DIM + channel[None, :]
+    factor = tl.load(gram_scale)
+    q_block = queries + place[:, None] * q_place + channel[None, :]
+    in_window = (place < window)[:, None]
+    candidate = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    used = candidate < count
+    slot = tl.load(row + first_position + candidate, mask=used, other=0)
+    k_offset = (slot * k_slot + head * k_head)[:, None] + channel[None, :]
+    v_offset = (slot * v_slot + head * v_head)[:, None] + channel[None, :]
+    k = tl.load(keys + k_offset, mask=used[:, None], other=0.0)
+    v = tl.load(values + v_offset, mask=used[:, None], other=0.0)
+    contribution = tl.zeros((BLOCK_N,), tl.float32)
+    for member in range(GROUP):
+        q_index = head * GROUP + member
+        q = tl.load(q_block + q_index * q_head, mask=in_window, other=0.0)
+        attention = _attention(q, k, normalisers, q_index, window, scale, WINDOW, PRECISION)
+        for partner in range(member + 1):
+            p = tl.load(q_block + (head * GROUP + partner) * q_head, mask=in_window, other=0.0)
+            other = _attention(
+                p, k, normalisers, head * GROUP + partner, window, scale, WINDOW, PRECISION
+            )  # fmt: skip
+            g = tl.load(gram + (q_index * GROUP + partner) * DIM * DIM + square)
+            form = tl.sum(tl.dot(v, g, input_precision=PRECISION) * v.to(tl.float32), 1) * factor
+            contribution += tl.where(partner == member, 1.0, 2.0) * tl.sum(attention * other, 1) * form
+    contribution = tl.sqrt(tl.where(contribution < 0.0, 0.0, contribution))
+    tl.store(contributions + head.to(tl.int64) * count + candidate, contribution, mask=used)
+    weighted = tl.where(used, contribution * _windows(candidate, count, POOLING), 0.0)
+    tl.store(totals + head * tl.num_programs(0) + tl.program_id(0), tl.sum(weighted, 0))
+
+
+@triton.jit(
+    do_not_specialize=["number", "sinks", "count", "length", "out_head"],
+    do_not_specialize_on_alignment=["out"],
+)
+def pool_kernel(
+    contributions, totals, out, number, sinks, count, length, out_head,
+    PARTS: tl.constexpr, POOLING: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Average pooling, division by the layer's sum, +inf where protected. Mean and sum agree after it."""
+    head = tl.program_id(1).to(tl.int64)
+    private = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    candidate = private - sinks
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, number, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        sums += tl.load(totals + index, mask=index < number, other=0.0)
+    total = tl.sum(sums, 0)
+    pooled = tl.zeros((BLOCK,), tl.float32)
+    for part in range(PARTS):
+        of_part = contributions + (head * PARTS + part) * count
+        for shift in tl.static_range(POOLING):
+            near = candidate + (shift - POOLING // 2)
+            pooled += tl.load(of_part + near, mask=(near >= 0) & (near < count), other=0.0)
+    score = tl.where(total == 0.0, 0.0, pooled / POOLING / total)
+    score = tl.where((candidate >= 0) & (candidate < count), score, float("inf"))
+    tl.store(out + head * out_head + private, score, mask=private < length)

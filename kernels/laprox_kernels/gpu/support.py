@@ -1,0 +1,83 @@
+"""What the Triton kernels can do, and how a caller learns that they cannot.
+
+Integers that differ from request to request or step to step are kept out of Triton's specialization
+(``do_not_specialize``): a server must not compile a kernel because a length is a multiple of 16.
+"""
+
+from functools import cache
+
+import torch
+
+from laprox_kernels.rows import Rows
+
+HEAD_DIMS = (64, 128)
+GROUPS = (1, 2, 3, 4, 5, 6, 7, 8)
+DTYPES = (torch.bfloat16, torch.float16)
+MAX_WINDOW = 64
+
+
+class Unsupported(ValueError):
+    """A shape, dtype or device that no kernel serves; the message is one line that names it."""
+
+
+def check(kernel: str, pool: torch.Tensor, queries: torch.Tensor | None = None) -> None:
+    """Raises ``Unsupported`` unless ``kernel`` serves this pool ``[…, H, D]`` and queries ``[…, Hq, D]``."""
+    heads, dim = pool.shape[-2:]
+    if pool.device.type == "cuda" and pool.dtype not in DTYPES:
+        raise Unsupported(f"{kernel}: dtype {pool.dtype} on a GPU (served: bfloat16, float16)")
+    if dim not in HEAD_DIMS:
+        raise Unsupported(f"{kernel}: head dim {dim} (served: 64, 128)")
+    if pool.stride(-1) != 1:
+        raise Unsupported(f"{kernel}: stride {pool.stride(-1)} between a head's elements (served: 1)")
+    if queries is None:
+        return
+    q_heads = queries.shape[-2]
+    if q_heads % heads or q_heads // heads not in GROUPS:
+        raise Unsupported(f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 8)")
+    if queries.shape[-1] != dim or queries.dtype != pool.dtype:
+        raise Unsupported(
+            f"{kernel}: queries {queries.dtype}, head dim {queries.shape[-1]}, "
+            f"over a pool {pool.dtype}, head dim {dim} (served: the same)"
+        )
+    if queries.device != pool.device:
+        raise Unsupported(f"{kernel}: queries on {queries.device} over a pool on {pool.device}")
+
+
+def check_whole_pool(kernel: str, *pools: torch.Tensor) -> None:
+    """Raises ``Unsupported`` unless each pool is a contiguous ``[slots, L, H, D]``."""
+    for pool in pools:
+        if pool.dim() != 4 or not pool.is_contiguous():
+            raise Unsupported(
+                f"{kernel}: pool {list(pool.shape)}, contiguous {pool.is_contiguous()} "
+                "(served: contiguous [slots, L, H, D])"
+            )
+
+
+def last_contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def last_contiguous_rows(rows: Rows) -> Rows:
+    """Rows as the kernels address them: every last dimension but ``dense``'s contiguous."""
+    return Rows(
+        last_contiguous(rows.slots),
+        rows.dense,
+        last_contiguous(rows.segment_start),
+        last_contiguous(rows.cu_cells),
+    )
+
+
+def precision(dtype: torch.dtype) -> str:
+    """``input_precision`` of ``tl.dot``: TF32 would not keep what float32 promises."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4  # Triton's interpreter: enough programs to exercise every split
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,161 @@
+"""Inputs and float64 oracles for the kernel tests, written without the code they check."""
+
+import torch
+
+from laprox_kernels import Rows
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+# The interpreter's bfloat16 product is wrong; a GPU's float32 is not served.
+DTYPES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
+
+
+def error(out, expected):
+    """‖out − expected‖ / ‖expected‖; NaN, which never passes, where ``out`` holds one."""
+    out, expected = out.double(), expected.double()
+    return float((out - expected).norm() / expected.norm())
+
+
+def randint(low, high):
+    """A number from low to high, both included."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def random_pool(slots, layers, heads, dim, dtype):
+    return tuple(torch.randn(slots, layers, heads, dim, device=DEVICE, dtype=dtype) for _ in range(2))
+
+
+def segment_counts(kind, cells, slots):
+    """Kept cells of each (layer, head) of a segment of ``slots`` slots."""
+    total = cells * slots
+    if kind == "even":
+        return torch.full((cells,), slots)
+    if kind == "one head":
+        counts = torch.zeros(cells, dtype=torch.int64)
+        counts[randint(0, cells - 1)] = total
+        return counts
+    if kind == "one cell":
+        counts = torch.ones(cells, dtype=torch.int64)
+        counts[randint(0, cells - 1)] += total - cells
+        return counts
+    assert kind == "ragged"
+    weights = torch.rand(cells) ** 2
+    weights[torch.rand(cells) < 0.2] = 0
+    weights[randint(0, cells - 1)] += 0.1
+    return torch.bincount(torch.multinomial(weights, total, replacement=True), minlength=cells)
+
+
+def random_rows(specs, pool_slots, cells):
+    """Rows from one list per row: its dense slots, then a (kind, slots) pair per segment."""
+    batch, most = len(specs), max(len(spec) - 1 for spec in specs)
+    width = max(spec[0] + sum(slots for _, slots in spec[1:]) for spec in specs) + 3
+    slots = torch.full((batch, width), 2**40, dtype=torch.int64)
+    free = torch.randperm(pool_slots)
+    dense = torch.zeros(batch, dtype=torch.int64)
+    start = torch.zeros(batch, most, dtype=torch.int64)
+    cu = torch.zeros(batch, most, cells + 1, dtype=torch.int64)
+    for row, (count, *segments) in enumerate(specs):
+        dense[row] = count
+        used = count + sum(size for _, size in segments)
+        slots[row, :used], free = free[:used], free[used:]
+        at = count
+        for index, (kind, size) in enumerate(segments):
+            start[row, index] = at
+            cu[row, index, 1:] = segment_counts(kind, cells, size).cumsum(0)
+            at += size
+    return Rows(slots.to(DEVICE), dense.to(DEVICE), start.to(DEVICE), cu.to(DEVICE)), free.to(DEVICE)
+
+
+def row_cells(rows, row, layer, head, layers, heads):
+    """Flat cells ``[n]`` of the pool that a row reads, one part after another."""
+    cells = layers * heads
+    cell = layer * heads + head
+    parts = [rows.slots[row, : int(rows.dense[row])] * cells + cell]
+    for segment in range(rows.cu_cells.shape[1]):
+        first, last = rows.cu_cells[row, segment, cell : cell + 2].tolist()
+        packed = torch.arange(first, last, device=rows.slots.device)
+        slot = rows.slots[row, int(rows.segment_start[row, segment]) + packed // cells]
+        parts.append(slot * cells + packed % cells)
+    return torch.cat(parts)
+
+
+def attend(queries, keys, values, scale, seen=None):
+    """Attention ``[T, G, D]`` in float64 of ``[T, G, D]`` over ``[n, D]``; ``seen`` is bool ``[T, n]``."""
+    logits = torch.einsum("tgd,nd->tgn", queries.double(), keys.double()) * scale
+    if seen is not None:
+        logits = logits.masked_fill(~seen[:, None], float("-inf"))
+    return torch.einsum("tgn,nd->tgd", logits.softmax(dim=-1), values.double())
+
+
+def decode_oracle(queries, keys, values, layer, rows, scale):
+    batch, q_heads, dim = queries.shape
+    layers, heads = keys.shape[1:3]
+    group = q_heads // heads
+    out = torch.zeros(batch, q_heads, dim, dtype=torch.float64, device=queries.device)
+    for row in range(batch):
+        for head in range(heads):
+            at = row_cells(rows, row, layer, head, layers, heads)
+            k, v = keys.view(-1, dim)[at], values.view(-1, dim)[at]
+            members = slice(head * group, (head + 1) * group)
+            out[row, members] = attend(queries[row : row + 1, members], k, v, scale)[0]
+    return out
+
+
+def extend_oracle(queries, keys, values, layer, rows, own, cu_new, scale):
+    tokens, q_heads, dim = queries.shape
+    layers, heads = keys.shape[1:3]
+    group = q_heads // heads
+    out = torch.zeros(tokens, q_heads, dim, dtype=torch.float64, device=queries.device)
+    for row in range(len(cu_new) - 1):
+        first, last = cu_new[row : row + 2].tolist()
+        for head in range(heads):
+            old = row_cells(rows, row, layer, head, layers, heads)
+            at = torch.cat([old, own[first:last] * layers * heads + layer * heads + head])
+            place = torch.arange(len(at), device=at.device)[None]
+            seen = place <= len(old) + torch.arange(last - first, device=at.device)[:, None]
+            members = slice(head * group, (head + 1) * group)
+            k, v = keys.view(-1, dim)[at], values.view(-1, dim)[at]
+            out[first:last, members] = attend(queries[first:last, members], k, v, scale, seen)
+    return out
+
+
+def select_oracle(scores, k):
+    """The K highest, of equal ones the first, NaN as -inf: by one sort of (score, index) pairs."""
+    flat = scores.flatten().double().nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+    order = flat.neg().sort(stable=True).indices
+    kept = order[:k].sort().values
+    layers, heads, length = scores.shape
+    bounds = torch.arange(layers * heads + 1, device=scores.device) * length
+    return kept, torch.searchsorted(kept, bounds)
+
+
+def score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form):
+    """LaProx by its definition, in float64, from W_O itself: ``output`` is ``[Hq, D, hidden]``."""
+    window, q_heads, _ = queries.shape
+    heads, n = keys.shape[1], len(row)
+    group, count = q_heads // heads, n - start - window - sinks
+    raw = torch.zeros(heads, count, dtype=torch.float64, device=row.device)
+    candidates = slice(start + sinks, start + sinks + count)
+    position = torch.arange(n, device=row.device)
+    for head in range(heads):
+        k, v = keys[row, head].double(), values[row[candidates], head].double()
+        columns, projected = [], []
+        for member in range(head * group, (head + 1) * group):
+            logits = queries[:, member].double() @ k.T * scale
+            logits[position > torch.arange(n - window, n, device=row.device)[:, None]] = float("-inf")
+            columns.append(logits.softmax(dim=-1)[:, candidates])
+            projected.append(v @ output[member].double())
+        if form == "joint":
+            for token in range(count):
+                pairs = zip(columns, projected, strict=True)
+                raw[head, token] = sum(torch.outer(c[:, token], p[token]) for c, p in pairs).norm()
+        else:
+            norms = [c.norm(dim=0) * p.norm(dim=1) for c, p in zip(columns, projected, strict=True)]
+            raw[head] = sum(norms) / (group if form == "mean" else 1)
+    reach = pooling // 2
+    padded = torch.nn.functional.pad(raw, (reach, reach))
+    pooled = sum(padded[:, shift : shift + count] for shift in range(pooling)) / pooling
+    scores = torch.full((heads, n - start), float("inf"), dtype=torch.float64, device=row.device)
+    scores[:, sinks : sinks + count] = pooled / pooled.sum()
+    return scores

@@ -1,0 +1,67 @@
+"""Exact selection: the same cells as a sort, whatever the scores."""
+
+import pytest
+import torch
+from kernel_cases import DEVICE, GPU, randint, select_oracle
+
+from laprox_kernels import reference
+from laprox_kernels.gpu.select import select
+from laprox_kernels.gpu.support import Unsupported
+
+SHAPES = [(32, 8, 32_768), (5, 3, 10_007), (1, 1, 1)] if GPU else [(3, 2, 700), (2, 3, 5), (1, 1, 1)]
+INFINITY, NAN = float("inf"), float("nan")
+
+
+def fill(kind, shape):
+    scores = torch.rand(shape, device=DEVICE)
+    if kind == "like LaProx":
+        scores = torch.randn(shape, device=DEVICE).mul(3).exp() / 1e7
+        scores[..., -3:] = INFINITY
+    elif kind == "ties":
+        scores = torch.randint(0, 3, shape, device=DEVICE).float()
+    elif kind == "all equal":
+        scores = torch.zeros(shape, device=DEVICE)
+    elif kind == "signs and zeros":
+        scores = torch.randint(-2, 3, shape, device=DEVICE).float()
+        scores = torch.where(torch.rand(shape, device=DEVICE) < 0.3, -0.0, scores)
+    elif kind == "special":
+        values = torch.tensor([INFINITY, -INFINITY, NAN, -NAN, 1e-45, -1e-45, 3e-39, 0.0, -0.0, 3.4e38])
+        scores = values.to(DEVICE)[torch.randint(0, len(values), shape, device=DEVICE)]
+    elif kind == "subnormal":
+        scores = torch.randint(0, 1000, shape, device=DEVICE, dtype=torch.int32).view(torch.float32)
+    return scores
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "kind", ["random", "like LaProx", "ties", "all equal", "signs and zeros", "special", "subnormal"]
+)
+def test_equals_a_sort(seed, kind, shape):
+    scores = fill(kind, shape)
+    number = scores.numel()
+    for k in {1, number, (number + 19) // 20, randint(1, number)}:
+        expected = select_oracle(scores, k)
+        for version in (select, reference.select):
+            kept, cu_cells = version(scores, k)
+            assert kept.dtype == cu_cells.dtype == torch.int64
+            assert torch.equal(kept, expected[0]), k
+            assert torch.equal(cu_cells, expected[1]), k
+
+
+def test_what_is_not_served_is_named():
+    scores = torch.zeros(2, 2, 2, device=DEVICE)
+    for given, k, named in [(scores, 9, "k = 9"), (scores, 0, "k = 0"), (scores.half(), 1, "float16")]:
+        with pytest.raises(Unsupported, match=named):
+            select(given, k)
+
+
+if GPU:
+
+    def test_no_host_sync(seed):
+        scores = fill("like LaProx", SHAPES[0])
+        select(scores, 1000)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            select(scores, 2000)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
