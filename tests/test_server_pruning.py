@@ -37,10 +37,14 @@ def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int,
     figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20))
 
 
-# At 1,024 tokens and 5 % some answers are lost: 64 prompts would be too few to tell how many.
+# At 1,024 tokens and 5 % some answers are lost, about 4 in 100: 64 prompts would be too few to tell. The
+# prompts are the same in every run: fresh ones scatter by 1.5 points, and would fail a run now and then.
+QUALITY_SEED = 0
+
+
 @pytest.mark.parametrize("length, prompts", [(1024, 256), (2048, 64)])
-def test_exact_answers(server: Server, seed: int, figures: list[str], length: int, prompts: int) -> None:
-    samples = Task(seed).batch(prompts, length, 1, 0.3)
+def test_exact_answers(server: Server, figures: list[str], length: int, prompts: int) -> None:
+    samples = Task(QUALITY_SEED).batch(prompts, length, 1, 0.3)
     exact = {}
     # All of the KV last: a whole prompt enters the tree, and nothing of it would be private any more.
     for name, options in (("5 %", {"budget": 0.05}), ("10 %", {"budget": 0.1}), ("all", OPTED_OUT)):
@@ -49,7 +53,9 @@ def test_exact_answers(server: Server, seed: int, figures: list[str], length: in
         assert all(facts(reply)["pruned"] == (name != "all") for reply in replies)
         right = [r["output_ids"][:4] == s.answer_ids() for r, s in zip(replies, samples, strict=True)]
         exact[name] = 100 * sum(right) / len(right)
-    figures.append(f"exact answers at {length} tokens, per cent of {prompts} prompts, by KV kept: {exact}")
+    figures.append(
+        f"exact answers at {length} tokens, seed {QUALITY_SEED}, per cent of {prompts} prompts, by KV kept: {exact}"
+    )
     assert exact["10 %"] >= exact["all"] - 3
     assert exact["5 %"] >= exact["all"] - 6
 

@@ -14,7 +14,7 @@ from kernel_cases import (
     random_rows,
 )
 
-from laprox_kernels import reference
+from laprox_kernels import Rows, reference
 from laprox_kernels.gpu.decode import decode, plan
 from laprox_kernels.gpu.support import Unsupported
 
@@ -52,8 +52,9 @@ def test_equals_float64(seed, name, shape, dtype):
     out = decode(queries, keys, values, layer, rows, scale)
     assert error(out, expected) <= TOLERANCE[dtype]
     assert error(reference.decode(queries, keys, values, layer, rows, scale), expected) <= TOLERANCE[dtype]
-    planned = decode(queries, keys, values, layer, rows, scale, plan(rows, *shape[:2]))
-    assert torch.equal(out, planned)
+    planned = plan(rows, *shape[:2])
+    for _ in range(2):
+        assert torch.equal(out, decode(queries, keys, values, layer, rows, scale, planned))
 
 
 @pytest.mark.parametrize("group", range(1, 9) if GPU else (1, 3))
@@ -104,18 +105,38 @@ if GPU:
             [[9, ("even", 20)], [40, ("ragged", 100)], [1000]], keys.shape[0], SHAPES[0][0] * SHAPES[0][1]
         )
         width = max(rows.slots.shape[1], other.slots.shape[1])
-        static = rows._replace(slots=torch.nn.functional.pad(rows.slots, (0, width - rows.slots.shape[1])))
-        decode(queries, keys, values, 3, static, 0.1)
+        slots = torch.nn.functional.pad(rows.slots, (0, width - rows.slots.shape[1]))
+        static = Rows(slots, *(tensor.clone() for tensor in rows[1:]))
+
+        def step():
+            planned = plan(static, *SHAPES[0][:2])
+            return {layer: decode(queries, keys, values, layer, static, 0.1, planned) for layer in (3, 31)}
+
+        step()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = decode(queries, keys, values, 3, static, 0.1)
-        for now in (rows, other):
+            outs = step()
+        for now in (rows, other, rows):
             static.slots[:, : now.slots.shape[1]] = now.slots
             for target, source in zip(static[1:], now[1:], strict=True):
                 target.copy_(source)
-            out.fill_(float("nan"))
-            graph.replay()
-            assert error(out, decode_oracle(queries, keys, values, 3, now, 0.1)) <= TOLERANCE[DTYPES[0]]
+            for layer, out in outs.items():
+                out.fill_(float("nan"))
+                graph.replay()
+                expected = decode_oracle(queries, keys, values, layer, now, 0.1)
+                assert error(out, expected) <= TOLERANCE[DTYPES[0]]
+
+    @pytest.mark.parametrize("specs", [[[20_000]], [[900 + 77 * i] for i in range(60)]])
+    def test_the_same_bits_every_time(seed, specs):
+        keys, values = random_pool(sum(spec[0] for spec in specs) + 1, 1, 8, 128, DTYPES[0])
+        rows, _ = random_rows(specs, len(keys), 8)
+        rows = rows._replace(segment_start=rows.segment_start[:, :0], cu_cells=rows.cu_cells[:, :0])
+        queries = torch.randn(len(specs), 32, 128, device=DEVICE, dtype=DTYPES[0])
+        planned = plan(rows, 1, 8)
+        first = decode(queries, keys, values, 0, rows, 0.1, planned)
+        assert error(first, decode_oracle(queries, keys, values, 0, rows, 0.1)) <= TOLERANCE[DTYPES[0]]
+        for _ in range(500):
+            assert torch.equal(decode(queries, keys, values, 0, rows, 0.1, planned), first)
 
     def test_pool_beyond_32_bit_offsets_and_no_host_sync(seed):
         keys, values = random_pool(66_500, 32, 8, 128, torch.bfloat16)

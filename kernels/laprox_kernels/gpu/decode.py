@@ -3,14 +3,19 @@
 Work is counted in tiles of keys. A *unit* is one part (the dense slots, or one segment) of one
 (row, KV head); ``plan`` lays the tiles of all units in a line, and each program takes an equal
 stretch of it, so that ragged lengths cost nothing and the grid never depends on them. What a
-program has of a unit is a *piece*; pieces are merged by their log-sum-exp.
+program has of a unit is a *piece*; a second kernel merges pieces by their log-sum-exp. Its programs
+take the places of those that have ended and wait for the rest. One kernel, in which the last program
+to leave a (row, KV head) merges its pieces, was slower on an H200, most of all at batch 1.
 """
 
 # mypy: allow-untyped-defs
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from laprox_kernels.gpu.support import (
     check,
@@ -26,6 +31,7 @@ BLOCK_N = 128
 PROGRAMS_PER_SM = 2
 WARPS = 4
 STAGES = 3
+MERGE_WARPS = 1  # sums over pieces need no barrier
 UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
 
@@ -55,13 +61,16 @@ def _plan_kernel(
 
 @triton.jit
 def _first_tile(program, total, programs):
-    return (program.to(tl.int64) * total // programs).to(tl.int32)
+    """Every program has ``total // programs`` tiles, the first few one more."""
+    return program * (total // programs) + tl.minimum(program, total % programs)
 
 
 @triton.jit
 def _program_of(tile, total, programs):
     """The program that ``_first_tile`` gives a tile."""
-    return (((tile + 1).to(tl.int64) * programs - 1) // total).to(tl.int32)
+    least = total // programs
+    longer = total % programs
+    return tl.maximum(tile // (least + 1), (tile - longer) // least)
 
 
 @triton.jit
@@ -95,7 +104,7 @@ def _decode_kernel(
     layer, units, scale,
     CELLS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     column = tl.arange(0, UNIT_BLOCK)
@@ -107,6 +116,8 @@ def _decode_kernel(
         return
     tile = _first_tile(program, total, programs)
     stop = _first_tile(program + 1, total, programs)
+    if DEPENDENT:
+        gdc_launch_dependents()
     unit = tl.sum((first_ends <= tile).to(tl.int32), 0)
     for first in range(UNIT_BLOCK, units, UNIT_BLOCK):
         more_ends = tl.load(ends + first + column, mask=first + column < units, other=2147483647)
@@ -178,6 +189,7 @@ def _decode_kernel(
 def _merge_kernel(
     out, pieces, weights, ends, units, programs,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     row_head = tl.program_id(0)
     member = tl.program_id(1)
@@ -192,23 +204,34 @@ def _merge_kernel(
         begin = tl.load(ends + unit - 1, mask=unit > 0, other=0)
         end = tl.load(ends + unit)
         if end > begin:
+            start = _program_of(begin, total, programs) + unit
             last = _program_of(end - 1, total, programs) + unit
-            for first in range(_program_of(begin, total, programs) + unit, last + 1, BLOCK):
+            # Up to here nothing comes from the decode kernel; from here on past L1, where old pieces may lie.
+            if DEPENDENT:
+                gdc_wait()
+            for first in range(start, last + 1, BLOCK):
                 index = first + tl.arange(0, BLOCK)
                 used = index <= last
                 piece = (index * GROUP + member).to(tl.int64)
-                weight = tl.load(weights + piece, mask=used, other=-float("inf"))
+                weight = tl.load(weights + piece, mask=used, other=-float("inf"), cache_modifier=".cg")
                 higher = tl.maximum(top, tl.max(weight, 0))
                 shrink = tl.exp2(top - higher)
                 share_of = tl.exp2(weight - higher)
                 values = tl.load(
-                    pieces + piece[:, None] * DIM + channel[None, :], mask=used[:, None], other=0.0
+                    pieces + piece[:, None] * DIM + channel[None, :],
+                    mask=used[:, None], other=0.0, cache_modifier=".cg",
                 )  # fmt: skip
                 output = output * shrink + tl.sum(share_of[:, None] * values, 0)
                 sums = sums * shrink + tl.sum(share_of, 0)
                 top = higher
     at = (row_head * GROUP + member).to(tl.int64)
     tl.store(out + at * DIM + channel, (output / sums).to(out.dtype.element_ty))
+
+
+@cache
+def _dependent(device: torch.device) -> bool:
+    """Whether a kernel can start while the one before it ends, and wait for it inside: from sm_90 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Tensor:
@@ -257,6 +280,7 @@ def decode(
     pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
     weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
     queries = last_contiguous(queries)
+    dependent = _dependent(queries.device)
     _decode_kernel[(programs,)](
         queries, keys, values, pieces, weights, ends,
         rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
@@ -264,10 +288,11 @@ def decode(
         *queries.stride()[:2], layer, units, scale * LOG2E,
         CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
         BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, PRECISION=precision(keys.dtype), STAGES=STAGES,
-        num_warps=WARPS,
+        DEPENDENT=dependent, num_warps=WARPS,
     )  # fmt: skip
     _merge_kernel[(batch * heads, group)](
         out, pieces, weights, ends, units, programs,
-        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16, num_warps=4,
+        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
+        DEPENDENT=dependent, num_warps=MERGE_WARPS, **({"launch_pdl": True} if dependent else {}),
     )  # fmt: skip
     return out

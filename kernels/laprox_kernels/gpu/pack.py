@@ -35,7 +35,8 @@ def _save_kernel(
     tl.store(saved_values + target, v, mask=inside[:, None])
 
 
-@triton.jit(do_not_specialize=["number", "length", "first_slots"])
+# The number of cells is a multiple of L·H in every call: specialized, it costs no recompilation, and pays.
+@triton.jit(do_not_specialize=["length", "first_slots"])
 def _pack_kernel(
     keys, values, saved_keys, saved_values, slots, kept, positions, scores, kept_scores,
     number, length, first_slots, CELLS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
