@@ -53,9 +53,8 @@ def test_exact_answers(server: Server, figures: list[str], length: int, prompts:
         assert all(facts(reply)["pruned"] == (name != "all") for reply in replies)
         right = [r["output_ids"][:4] == s.answer_ids() for r, s in zip(replies, samples, strict=True)]
         exact[name] = 100 * sum(right) / len(right)
-    figures.append(
-        f"exact answers at {length} tokens, seed {QUALITY_SEED}, per cent of {prompts} prompts, by KV kept: {exact}"
-    )
+    sample = f"{prompts} prompts of {length} tokens, seed {QUALITY_SEED}"
+    figures.append(f"exact answers, per cent of {sample}, by KV kept: {exact}")
     assert exact["10 %"] >= exact["all"] - 3
     assert exact["5 %"] >= exact["all"] - 6
 
