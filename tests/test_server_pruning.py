@@ -1,6 +1,7 @@
 """A server with overlap scheduling (SGLang's default), chunked prefill and a budget of 1.0."""
 
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,23 +78,28 @@ def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
     prefix = neighbour.prompt_ids()[:400]
     prompts = {"whole": prefix + whole.prompt_ids()[1:], "pruned": prefix + neighbour.prompt_ids()[401:]}
 
-    def ask(name: str, tokens: int) -> dict[str, Any]:
+    def ask(name: str, tokens: int) -> tuple[dict[str, Any], float, float]:
+        """The last event of a stream, and when its first and last token arrived."""
         options = OPTED_OUT if name == "whole" else {"budget": 0.05}
-        return server.generate(prompts[name], tokens, options, return_logprob=True)
+        events = server.stream(prompts[name], tokens, options, return_logprob=True)
+        arrivals = [(time.monotonic(), event) for event in events]
+        return arrivals[-1][1], arrivals[0][0], arrivals[-1][0]
 
     server.generate(prefix, 2, OPTED_OUT)
-    alone = ask("whole", 48)
+    alone, _, _ = ask("whole", 48)
     server.flush()
     server.generate(prefix, 2, OPTED_OUT)
     with ThreadPoolExecutor(2) as pool:
-        pruned = pool.submit(ask, "pruned", 64)
-        together = pool.submit(ask, "whole", 48).result()
-    assert facts(pruned.result())["pruned"] and not facts(together)["pruned"]
-    assert facts(pruned.result())["private_tokens"] < len(prompts["pruned"])
+        other = pool.submit(ask, "pruned", 96)
+        together, first, last = pool.submit(ask, "whole", 48).result()
+    pruned, pruned_first, pruned_last = other.result()
+    assert max(first, pruned_first) < min(last, pruned_last), "they did not run together"
+    assert facts(pruned)["pruned"] and not facts(together)["pruned"]
+    assert facts(pruned)["private_tokens"] < len(prompts["pruned"])
     assert together["output_ids"] == alone["output_ids"]
     assert chosen_logprobs(together) == pytest.approx(chosen_logprobs(alone), abs=1e-4)
     # The shared prefix itself is untouched as well: it still answers as it did.
-    again = ask("whole", 48)
+    again, _, _ = ask("whole", 48)
     assert again["output_ids"] == alone["output_ids"]
 
 
