@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 $(VENV)/.installed: pyproject.toml
-	@echo "Installing SGLang and PyTorch into $(VENV): about 9 GB, 4 to 5 minutes. This is done once."
+	@echo "Installing SGLang and PyTorch into $(VENV): about 9 GB, 3 to 5 minutes. This is done once."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -e ".[dev]"
 	@touch $@
