@@ -38,7 +38,7 @@ def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int,
     figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20))
 
 
-# At 1,024 tokens and 5 % some answers are lost, about 3 in 100: 64 prompts would be too few to tell. The
+# At 1,024 tokens and 5 % some answers are lost, 3 to 4 in 100: 64 prompts would be too few to tell. The
 # prompts are the same in every run: fresh ones scatter by 1.5 points, and would fail a run now and then.
 QUALITY_SEED = 0
 
