@@ -174,7 +174,7 @@ def bench_pack(bench: Bench) -> None:
 
 def packed_rows(batch: int, average: int, spread: float) -> Rows:
     """Every row one segment of ``average`` slots, nothing else; heads hold (1 ± spread) · average cells."""
-    slots = torch.randperm(batch * average, device="cuda").view(batch, average)
+    slots = torch.randperm(batch * average, dtype=torch.int32, device="cuda").view(batch, average)
     lengths = average * (1 + spread * (2 * torch.rand(batch, CELLS, dtype=torch.float64) - 1))
     bounds = lengths.cumsum(1)
     bounds = (bounds * (CELLS * average) / bounds[:, -1:]).round().long()
@@ -184,7 +184,7 @@ def packed_rows(batch: int, average: int, spread: float) -> Rows:
 
 
 def dense_rows(batch: int, length: int) -> Rows:
-    slots = torch.randperm(batch * length, device="cuda").view(batch, length)
+    slots = torch.randperm(batch * length, dtype=torch.int32, device="cuda").view(batch, length)
     zeros = torch.zeros(batch, 1, dtype=torch.int64, device="cuda")
     cu = torch.zeros(batch, 1, CELLS + 1, dtype=torch.int64, device="cuda")
     return Rows(slots, torch.full((batch,), length, device="cuda"), zeros, cu)

@@ -4,10 +4,15 @@ from typing import Any
 
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_lora_variant
 
 import laprox_kernels as kernels
 from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
+
+# SGLang can capture every decode graph twice, once with adapters. LaProx refuses adapters and takes
+# the two families for its own: batches with a compressed row, and batches without one.
+COMPRESSED, STOCK = "lora", "nolora"
 
 
 class LaproxAttention(AttentionBackend):
@@ -15,9 +20,32 @@ class LaproxAttention(AttentionBackend):
 
     laprox: Runtime
 
+    def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
+        super().init_cuda_graph_state(max_bs, max_num_tokens)
+        self.laprox.decode.allocate(max_bs)
+
     def init_forward_metadata(self, forward_batch: Any) -> None:
-        super().init_forward_metadata(forward_batch)
-        self.laprox.prepare_decode(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        decode = self.laprox.decode
+        if decode.compressed:
+            decode.prepare(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        else:
+            super().init_forward_metadata(forward_batch)
+
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+        decode = self.laprox.decode
+        if in_capture:
+            decode.compressed = get_capture_lora_variant() == COMPRESSED
+        if decode.compressed:
+            decode.prepare_graph(forward_batch.req_pool_indices, forward_batch.seq_lens)
+        else:
+            decode.rows = None
+            super().init_forward_metadata_out_graph(forward_batch, in_capture)
+
+    def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
+        if self.laprox.decode.compressed:
+            self.laprox.decode.make_plan()
+        else:
+            super().init_forward_metadata_in_graph(forward_batch)
 
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
@@ -31,15 +59,14 @@ class LaproxAttention(AttentionBackend):
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
     ) -> Any:
-        rows = self.laprox.decode_rows
-        if rows is None:
+        decode, pool = self.laprox.decode, self.laprox.pool
+        if decode.rows is None:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **kw)
-        pool = self.laprox.pool
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         output = kernels.decode(
-            queries, pool.keys, pool.values, layer.layer_id, rows, layer.scaling, self.laprox.decode_plan
+            queries, pool.keys, pool.values, layer.layer_id, decode.rows, layer.scaling, decode.plan
         )
         return output.reshape(q.shape[0], -1)
 

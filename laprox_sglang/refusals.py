@@ -7,7 +7,8 @@ from typing import Any
 
 from laprox_sglang.config import ConfigError
 
-ATTENTION_BACKENDS = ("torch_native",)
+# By device; the first is what a server gets that names none.
+ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +140,26 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     for name, why in ENVIRONMENT_REFUSALS.items():
         if environ.get(name, "").lower() not in OFF:
             raise refuse(name, why)
-    if args.device != "cpu":
-        raise refuse(f"--device {args.device}", "this version decodes pruned prompts on a CPU only")
-    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        backend = getattr(args, name)
-        if backend is not None and backend not in ATTENTION_BACKENDS:
-            flag = f"--{name.replace('_', '-')} {backend}"
-            raise refuse(flag, f"its KV reads were not tested; use {', '.join(ATTENTION_BACKENDS)}")
-    prefill = getattr(args.cuda_graph_config, "prefill", None)
-    if prefill is not None and prefill.backend == "full":
-        raise refuse(
-            "--cuda-graph-config", "full prefill graphs hide the queries; use another prefill backend"
-        )
+    if args.device not in ATTENTION_BACKENDS:
+        raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
+    check_attention_backends(args, ATTENTION_BACKENDS[args.device])
+    graphs = args.cuda_graph_config
+    if graphs.prefill.backend == "full":
+        raise refuse("--cuda-graph-backend-prefill full", "its graphs hide the queries; use breakable")
+    if graphs.decode.backend not in ("full", "disabled"):
+        flag = f"--cuda-graph-backend-decode {graphs.decode.backend}"
+        raise refuse(flag, "graphs of compressed batches were not tested with it; use full")
+
+
+def check_attention_backends(args: Any, served: tuple[str, ...]) -> None:
+    names = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for name, backend in given.items():
+        flag = f"--{name.replace('_', '-')} {backend}"
+        if backend not in served:
+            raise refuse(flag, f"its KV reads were not tested; use {' or '.join(served)}")
+        if backend != next(iter(given.values())):
+            raise refuse(flag, "prefill and decode must share one attention backend")
 
 
 def check_model(config: Any) -> None:

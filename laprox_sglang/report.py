@@ -30,7 +30,7 @@ def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> di
     }
     if segment is None:
         return facts
-    cu_cells = segment.cu_cells.tolist()
+    cu_cells = segment.host_cu_cells.tolist()
     kept, cells = cu_cells[-1], len(cu_cells) - 1
     by_layer = cu_cells[:: segment.heads]
     facts["kept_cells"] = kept

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 import laprox_kernels as kernels
-from laprox_kernels import Rows
 from laprox_sglang.config import Config, Options
-from laprox_sglang.gram import gram_matrices
+from laprox_sglang.decode_batch import DecodeBatch
+from laprox_sglang.gram import attention_layers, gram_matrices
 from laprox_sglang.plan import Plan, make_plan
 from laprox_sglang.pool import LaproxKVPool
 from laprox_sglang.report import Totals
@@ -42,50 +42,94 @@ class Runtime:
     """LaProx of one model runner: scores in the forward, then selects, packs and frees.
 
     A forward pass is bracketed by ``begin`` and ``finish``, both on the host's schedule; between
-    them the attention backend calls ``prepare_decode``, ``observe`` and reads ``decode_rows``. Forward
-    passes that are not bracketed (warm-up, graph capture) find no jobs and no rows.
+    them the attention backend calls ``observe``, or reads ``decode``. Forward passes that are not
+    bracketed (warm-up, graph capture) find no jobs and no compressed rows. Nothing here waits for
+    the device.
     """
 
     def __init__(
-        self, config: Config, model: torch.nn.Module, pool: LaproxKVPool, req_to_token: torch.Tensor
+        self,
+        config: Config,
+        model: torch.nn.Module,
+        pool: LaproxKVPool,
+        req_to_token: torch.Tensor,
+        score_tokens: int,
     ) -> None:
         """
         Args:
             req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
+            score_tokens: private tokens that one batch can prune, as ``memory.score_tokens`` has it.
 
         Raises:
             UnsupportedModel: the model's attention is not what LaProx scores.
+            Unsupported: no kernel serves this pool or window on this device.
         """
         self.config = config
         self.pool = pool
         self.totals = Totals()
-        self.decode_rows: Rows | None = None
-        self.decode_plan: torch.Tensor | None = None
+        layers, heads = pool.keys.shape[1:3]
+        self.decode = DecodeBatch(req_to_token, layers, heads)
         self._model = model
         self._req_to_token = req_to_token
         self._jobs: list[Job] = []
-        self._segments: list[Segment | None] = []
+        # One buffer for every batch: what runs on the forward stream runs in order.
+        self._scores = torch.empty(
+            (score_tokens, layers * heads), dtype=torch.float32, device=pool.keys.device
+        )
         self.load_weights()
+        self._warm_up(attention_layers(model)[0][0].tp_q_head_num)
 
     def load_weights(self) -> None:
         """Computes the Gram matrices; again after every weight update."""
         self._gram = gram_matrices(self._model)
+
+    def _warm_up(self, query_heads: int) -> None:
+        """Checks that the kernels serve this model, and compiles those that prune a prompt.
+
+        What it writes into the pool is never read: no slot has been given out yet.
+        """
+        keys, values = self.pool.keys, self.pool.values
+        _, layers, heads, dim = keys.shape
+        queries = keys.new_zeros((self.config.window, query_heads, dim))
+        kernels.check_serving(keys, values, queries)
+        tokens = self.config.min_tokens
+        if not keys.is_cuda or len(keys) <= tokens:
+            return
+        row = torch.arange(1, tokens + 1, device=keys.device)
+        scores = torch.zeros((layers, heads, tokens), dtype=torch.float32, device=keys.device)
+        gram, pooling = self._gram[0], self.config.pooling_kernel
+        kernels.score(
+            queries,
+            self.pool.k_buffer[0],
+            self.pool.v_buffer[0],
+            row,
+            0,
+            gram,
+            1.0,
+            0,
+            pooling,
+            out=scores[0],
+        )
+        kept, _ = kernels.select(scores, layers * heads)
+        kernels.pack(keys, values, row, kept)
 
     def begin(self, batch: Any) -> None:
         """Plans what is new in an SGLang ``ScheduleBatch`` and prepares its forward pass."""
         if batch.forward_mode.is_extend():
             self._begin_extend(batch)
         elif batch.forward_mode.is_decode():
-            self._segments = [segment_of(req) for req in batch.reqs]
+            self.decode.begin(batch.reqs)
 
     def _begin_extend(self, batch: Any) -> None:
-        token = 0
+        token = scored = 0
         for req in batch.reqs:
             state = self._admit(req)
             chunk = req.extend_range
             if state.will_prune:
                 last = chunk.end == len(req.full_untruncated_fill_ids)
-                job = self._job(req, state, token, last)
+                job = self._job(req, state, token, scored if last else None)
+                if job.scores is not None:
+                    scored += job.plan.length
                 if job.queries.start < job.queries.stop:
                     self._jobs.append(job)
             token += chunk.length
@@ -107,7 +151,12 @@ class Runtime:
             state.outcome = Outcome(state.plan, private, private, None)
         return state
 
-    def _job(self, req: Any, state: RequestState, token: int, last: bool) -> Job:
+    def _job(self, req: Any, state: RequestState, token: int, scored: int | None) -> Job:
+        """The part that a request has in a batch, where its tokens begin at ``token``.
+
+        Args:
+            scored: where its scores begin in the buffer; None if this is not its last chunk.
+        """
         plan = state.plan
         assert plan is not None
         chunk = req.extend_range
@@ -115,53 +164,12 @@ class Runtime:
         first = max(chunk.start, window)
         queries = slice(token + first - chunk.start, token + max(chunk.end, first) - chunk.start)
         row = scores = None
-        if last:
+        if scored is not None:
             row = self._req_to_token[req.req_pool_idx, : plan.end].to(torch.int64, copy=True)
-            layers, heads = self.pool.keys.shape[1:3]
-            scores = torch.empty(
-                (layers, heads, plan.length), dtype=torch.float32, device=self.pool.keys.device
-            )
+            part = self._scores[scored : scored + plan.length]
+            assert len(part) == plan.length, "a batch prunes more tokens than its scores have room for"
+            scores = part.view(*self.pool.keys.shape[1:3], plan.length)
         return Job(state, plan, req.req_pool_idx, queries, first - window, row, scores)
-
-    def prepare_decode(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
-        """Lays out the rows of a decode batch, if any of them is compressed.
-
-        Args:
-            req_pool_indices: int64 ``[B]``, rows of ``req_to_token``.
-            seq_lens: int64 ``[B]``, logical lengths, the new token included.
-        """
-        self.decode_rows = None
-        if any(self._segments):
-            assert len(self._segments) == len(req_pool_indices)
-            self.decode_rows = self._layout(req_pool_indices, seq_lens)
-            self.decode_plan = kernels.plan_decode(self.decode_rows, *self.pool.keys.shape[1:3])
-
-    def _layout(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> Rows:
-        device = self._req_to_token.device
-        layers, heads = self.pool.keys.shape[1:3]
-        whole = torch.zeros(layers * heads + 1, dtype=torch.int64, device=device)
-        start, slots, end = torch.tensor(
-            [(s.start, s.slots, s.end) if s else (0, 0, 0) for s in self._segments], device=device
-        ).unbind(1)
-        dense = seq_lens.to(device, torch.int64) - (end - start)
-        column = torch.arange(int((dense + slots).max()), device=device)[None]
-        # Dense columns first: those before the segment, those after it; then the packed slots.
-        logical = torch.where(
-            column < start[:, None],
-            column,
-            torch.where(
-                column < dense[:, None],
-                column - start[:, None] + end[:, None],
-                column - dense[:, None] + start[:, None],
-            ),
-        )
-        logical = logical.masked_fill(column >= (dense + slots)[:, None], 0)
-        return Rows(
-            slots=self._req_to_token[req_pool_indices[:, None], logical].to(torch.int64),
-            dense=dense,
-            segment_start=dense[:, None],
-            cu_cells=torch.stack([s.cu_cells if s else whole for s in self._segments])[:, None],
-        )
 
     def observe(self, layer: Any, queries: torch.Tensor) -> None:
         """Collects window queries after a layer's attention; in a last chunk, scores the layer.
@@ -207,14 +215,17 @@ class Runtime:
         """
         jobs = [job for job in self._jobs if job.row is not None]
         self._jobs = []
-        self._segments = []
-        self.decode_rows = None
+        self.decode.end()
         for job in jobs:
             with scheduler.forward_stream_ctx if scheduler.enable_overlap else nullcontext():
                 segment, slots = self._prune(job)
             allocator = scheduler.token_to_kv_pool_allocator
             available = allocator.available_size()
             allocator.free(slots[segment.slots :])
+            if scheduler.enable_overlap:
+                # Made on the schedule stream and read on the forward stream: kept for two steps, as
+                # SGLang keeps its own.
+                scheduler.batch_record_buf[scheduler.batch_record_ct].append(job.row)
             freed = allocator.available_size() - available
             job.state.segment = segment
             job.state.window_queries = None
@@ -234,10 +245,4 @@ class Runtime:
         kernels.pack(self.pool.keys, self.pool.values, slots, kept)
         self._req_to_token[job.row_index, plan.start + plan.slots : plan.end] = 0
         positions = kept % plan.length + plan.start if job.state.options.return_kept else None
-        return Segment(plan.start, plan.end, plan.slots, len(scores), cu_cells, positions), slots
-
-
-def segment_of(req: Any) -> Segment | None:
-    """Segment of an SGLang ``Req``, if its prompt has been pruned."""
-    state: RequestState | None = getattr(req, "laprox", None)
-    return state.segment if state else None
+        return Segment.of(plan, len(scores), cu_cells, positions), slots

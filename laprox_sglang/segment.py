@@ -1,14 +1,34 @@
 """What pruning leaves of a private range, and the state a request carries for it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from laprox_sglang.config import Options
 from laprox_sglang.plan import Plan
 
+# Numbers of a segment's table before its offsets of cells.
+SPAN = 3
 
-@dataclass(frozen=True, slots=True)
+
+class HostCopy:
+    """Copy of a tensor on its way to the host; only reading it waits for the device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event() if tensor.is_cuda else None
+        if self._event is not None:
+            self._event.record()
+
+    def tolist(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        numbers: list[int] = self._copy.tolist()
+        return numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """Packed cells of the private range [start, end), held in ``slots`` slots.
 
@@ -19,7 +39,8 @@ class Segment:
         start, end: logical columns that the segment stands for.
         slots: number of slots m.
         layers: number of layers L.
-        cu_cells: int64 ``[C + 1]``, offsets of each (layer, head) among the m·C packed cells.
+        table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
+        host_cu_cells: ``cu_cells`` for the report.
         positions: int64 ``[m·C]`` token positions of the packed cells, where they were asked for.
     """
 
@@ -27,8 +48,25 @@ class Segment:
     end: int
     slots: int
     layers: int
-    cu_cells: torch.Tensor
+    table: torch.Tensor
+    host_cu_cells: HostCopy
     positions: torch.Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, plan: Plan, layers: int, cu_cells: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> "Segment":
+        """The segment that ``plan`` and its selection come to; enqueued, nothing is waited for."""
+        table = cu_cells.new_empty(SPAN + len(cu_cells))
+        # Three fills: a tensor made of Python numbers would wait for the device.
+        table[0], table[1], table[2] = plan.start, plan.slots, plan.end
+        table[SPAN:] = cu_cells
+        return cls(plan.start, plan.end, plan.slots, layers, table, HostCopy(cu_cells), positions)
+
+    @property
+    def cu_cells(self) -> torch.Tensor:
+        """int64 ``[C + 1]``, offsets of each (layer, head) among the m·C packed cells."""
+        return self.table[SPAN:]
 
     @property
     def heads(self) -> int:
@@ -94,3 +132,9 @@ class Outcome:
     slots_before: int
     slots_after: int
     segment: Segment | None
+
+
+def segment_of(req: Any) -> Segment | None:
+    """Segment of an SGLang ``Req``, if its prompt has been pruned."""
+    state: RequestState | None = getattr(req, "laprox", None)
+    return state.segment if state else None

@@ -31,7 +31,8 @@ from laprox_sglang.attention import with_laprox
 from laprox_sglang.config import Config
 from laprox_sglang.pool import LaproxKVPool
 from laprox_sglang.radix_cache import LaproxChunkCache, LaproxRadixCache
-from laprox_sglang.runtime import Runtime, segment_of
+from laprox_sglang.runtime import Runtime
+from laprox_sglang.segment import segment_of
 
 LAYERS, HEADS, QUERY_HEADS, DIM = 2, 2, 4, 4
 CELLS = LAYERS * HEADS
@@ -103,6 +104,9 @@ class WritingBackend(AttentionBackend):
     def init_forward_metadata(self, forward_batch) -> None:
         pass
 
+    def init_cuda_graph_state(self, max_bs, max_num_tokens) -> None:
+        pass
+
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kw):
         self.pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         return None
@@ -113,7 +117,9 @@ class WritingBackend(AttentionBackend):
 class Scheduler:
     """``Scheduler`` of SGLang, with the loop that overlaps and the one that does not."""
 
-    def __init__(self, size=64, rows=4, context=64, config=CONFIG, tree=True, overlap=False, seed=0):
+    def __init__(
+        self, size=64, rows=4, context=64, config=CONFIG, tree=True, overlap=False, seed=0, graphs=False
+    ):
         self.model_config = SimpleNamespace(vocab_size=VOCABULARY, is_encoder_decoder=False)
         self.enable_overlap = overlap
         self.forward_stream_ctx = nullcontext()
@@ -123,14 +129,17 @@ class Scheduler:
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
-        self.laprox = Runtime(config, self.model, self.pool, self.rows)
+        self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context)
         self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
+        self.graphs = graphs
+        self.backend.init_cuda_graph_state(rows, rows)
         self.tp_worker = SimpleNamespace(model_runner=SimpleNamespace(attn_backend=self.backend))
         params = CacheInitParams(not tree, self.req_to_token_pool, self.token_to_kv_pool_allocator, 1)
         self.tree_cache = (LaproxRadixCache if tree else LaproxChunkCache)(params, self.laprox.totals)
         self.running_batch = ScheduleBatch(reqs=[])
         self.last_batch = self.chunked_req = self.pending_abort = None
         self.waiting_queue, self.results = [], []
+        self.batch_record_buf, self.batch_record_ct = [[]], 0
         self.decoded = []  # of the last decode step: (request, its segment, its tokens, outputs [L, Hq, D])
 
     def arrive(self, tokens, max_new_tokens=4, **laprox) -> Req:
@@ -249,14 +258,16 @@ class Scheduler:
             owner = req.rid if req.laprox.segment else ""
             stamps += [stamp(tuple(req.true_ids[: i + 1]), owner) for i in chunk]
         k, v, q = (torch.stack(x, dim=1) for x in zip(*stamps, strict=True))
-        self.backend.init_forward_metadata(batch)
-        outputs = []
-        for i, layer in enumerate(self.model.layers):
+        if decode and self.graphs:
+            outputs = self._replay(batch, q, k, v)
+        else:
+            self.backend.init_forward_metadata(batch)
             forward = self.backend.forward_decode if decode else self.backend.forward_extend
-            outputs.append(forward(q[i].flatten(1), k[i], v[i], layer.attn, batch))
+            layers = enumerate(self.model.layers)
+            outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, batch) for i, layer in layers]
         self.decoded = []
-        if decode and self.laprox.decode_rows is not None:
-            outputs = torch.stack(outputs, 1).view(-1, LAYERS, QUERY_HEADS, DIM)
+        if decode and self.laprox.decode.rows is not None:
+            outputs = torch.stack(outputs, 1)[: len(batch.reqs)].view(-1, LAYERS, QUERY_HEADS, DIM)
             self.decoded = [
                 (req, segment_of(req), tuple(req.true_ids[:length]), output)
                 for req, length, output in zip(batch.reqs, batch.seq_lens.tolist(), outputs, strict=True)
@@ -266,6 +277,26 @@ class Scheduler:
             # What the device knows: with overlap the host learns of the token one step later.
             req.true_ids.append(token)
         return sampled
+
+    def _replay(self, batch: ScheduleBatch, q, k, v) -> list[torch.Tensor]:
+        """A decode step as ``DecodeCudaGraphRunner`` replays it: padded to a captured size, and blind to
+        ``req_to_token``, which the schedule stream writes meanwhile."""
+        padding = (0, self.rows.shape[0] - 1 - len(batch.reqs))
+        q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, *padding)) for x in (q, k, v))
+        view = SimpleNamespace(
+            req_pool_indices=torch.nn.functional.pad(batch.req_pool_indices, padding),
+            seq_lens=torch.nn.functional.pad(batch.seq_lens, padding, value=1),
+            out_cache_loc=torch.nn.functional.pad(batch.out_cache_loc, padding),
+        )
+        self.backend.init_forward_metadata_out_graph(view)
+        written = self.rows.clone()
+        self.rows.fill_(-1)
+        self.backend.init_forward_metadata_in_graph(view)
+        layers = enumerate(self.model.layers)
+        forward = self.backend.forward_decode
+        outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, view) for i, layer in layers]
+        self.rows.copy_(written)
+        return outputs
 
     def _process_results(self, keep: int) -> None:
         while len(self.results) > keep:

@@ -12,7 +12,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from fakes import CELLS, CONFIG, DIM, Scheduler, expected_output, leak_checker, sglang_context, stamp
 from laprox_patches.leak_check import without_freed
-from laprox_sglang.runtime import segment_of
+from laprox_sglang.segment import segment_of
 
 # Long enough to be pruned, and few enough that requests meet in the tree.
 PREFIXES = [(), (0, 1, 2, 0, 1), (0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 1, 2)]
@@ -114,13 +114,14 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         overlap=st.booleans(),
+        graphs=st.booleans(),
         size=st.sampled_from([48, 64, 90]),
         budget=st.sampled_from([0.2, 0.5, 9]),
         keep=st.sampled_from([0, 0, 4, 20]),
     )
-    def start(self, overlap, size, budget, keep):
+    def start(self, overlap, graphs, size, budget, keep):
         config = replace(CONFIG, budget=budget, keep_prefix=keep)
-        self.scheduler = Scheduler(size, config=config, tree=self.tree, overlap=overlap)
+        self.scheduler = Scheduler(size, config=config, tree=self.tree, overlap=overlap, graphs=graphs)
         self.prompts = [(0, 1, 2)]
         self.aborted_waiting = 0
 

@@ -223,7 +223,8 @@ class DecodeCase:
         return [sum(counts[:i]) for i in range(self.cells + 1)]
 
     def rows(self) -> Rows:
-        return Rows(*map(torch.tensor, (self.slots, self.dense, self.starts, self.cu_cells)))
+        slots, *lengths = map(torch.tensor, (self.slots, self.dense, self.starts, self.cu_cells))
+        return Rows(slots.int(), *lengths)
 
     def dense_attention(self, layer: int) -> torch.Tensor:
         """Attention over ALL cells of the pool with a mask of those that each row may see."""

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import re
-from types import SimpleNamespace
 
 import pytest
 from sglang.srt.configs.model_config import AttentionArch
@@ -127,7 +126,7 @@ def test_environment_variable_is_refused_where_it_is_on(name, clean):
         check_arguments(clean, {name: value.upper()})
 
 
-@pytest.mark.parametrize("device", ["cuda", "xpu", "npu", None])
+@pytest.mark.parametrize("device", ["xpu", "npu", None])
 def test_device_is_refused(device, clean):
     assert refused(changed(clean, device=device)).startswith("--device ")
     assert "--device" in FLAGS
@@ -144,10 +143,24 @@ def test_attention_backend_is_refused(name, backend, clean):
     assert message.startswith(f"{flag} {backend} ") and "torch_native" in message
 
 
-def test_full_prefill_graph_is_refused(clean):
-    graphs = SimpleNamespace(prefill=SimpleNamespace(backend="full"))
-    assert refused(changed(clean, cuda_graph_config=graphs)).startswith("--cuda-graph-config ")
-    assert "--cuda-graph-config" in FLAGS
+@pytest.mark.parametrize("backend", ["flashinfer", "triton"])
+def test_a_gpu_is_served_with_its_backends_and_no_other(backend, clean):
+    check_arguments(changed(clean, device="cuda", attention_backend=backend), {})
+    for other in ("fa3", "torch_native", "trtllm_mha"):
+        message = refused(changed(clean, device="cuda", attention_backend=other))
+        assert message.startswith(f"--attention-backend {other} ") and "flashinfer" in message
+    mixed = {"device": "cuda", "attention_backend": backend, "decode_attention_backend": "triton"}
+    if backend != "triton":
+        assert refused(changed(clean, **mixed)).startswith("--decode-attention-backend triton ")
+
+
+@pytest.mark.parametrize(("phase", "backend"), [("prefill", "full"), ("decode", "breakable")])
+def test_graphs_that_hide_queries_or_were_not_tested_are_refused(phase, backend, clean):
+    graphs = copy.deepcopy(clean.cuda_graph_config)
+    graphs[phase].backend = backend
+    flag = f"--cuda-graph-backend-{phase}"
+    assert refused(changed(clean, cuda_graph_config=graphs)).startswith(f"{flag} {backend} ")
+    assert backend in FLAGS[flag].choices
 
 
 @pytest.mark.parametrize(

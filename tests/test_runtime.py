@@ -11,7 +11,7 @@ from fakes import CELLS, CONFIG, Scheduler, expected_output, leak_checker, sglan
 from laprox_patches import weights
 from laprox_patches.leak_check import without_freed
 from laprox_patches.output import attach_facts
-from laprox_sglang.runtime import segment_of
+from laprox_sglang.segment import segment_of
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
 EVERY_CACHE = pytest.mark.parametrize("tree", [True, False], ids=["radix-cache", "chunk-cache"])
@@ -248,15 +248,15 @@ def test_decode_layout_and_output_of_a_mixed_batch(overlap):
     pruned, prefixed = scheduler.arrive(PROMPT, 9, keep_prefix=0), scheduler.arrive([3, *PROMPT], 9)
     whole = scheduler.arrive(PROMPT[:20], 9, enabled=False)
     seen = []
-    prepare = scheduler.laprox.prepare_decode
+    prepare = scheduler.laprox.decode.prepare
 
     def spy(indices, lengths):
         prepare(indices, lengths)
-        seen.append((scheduler.laprox.decode_rows, indices.tolist(), lengths.tolist()))
+        seen.append((scheduler.laprox.decode.rows, indices.tolist(), lengths.tolist()))
 
-    scheduler.laprox.prepare_decode = spy
+    scheduler.laprox.decode.prepare = spy
     prefill(scheduler)
-    assert seen[-1][0] is None, "a prefill has no compressed rows"
+    assert not seen, "a prefill has no compressed rows"
     for _ in range(3):
         scheduler.step()
     rows, indices, lengths = seen[-1]
@@ -276,12 +276,28 @@ def test_decode_layout_and_output_of_a_mixed_batch(overlap):
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
+@EVERY_LOOP
+def test_a_captured_step_reads_its_own_copies(overlap):
+    """Batches that grow and shrink pass through the buffers of the graphs one after another."""
+    scheduler = Scheduler(200, config=replace(CONFIG, keep_prefix=6), overlap=overlap, graphs=True)
+    for i, new_tokens in enumerate([3, 9, 5]):
+        scheduler.arrive([i, *PROMPT], new_tokens, enabled=i < 2)
+    sizes = set()
+    while not scheduler.idle():
+        scheduler.step()
+        sizes.add(len(scheduler.decoded))
+        for req, segment, tokens, output in scheduler.decoded:
+            expected = expected_output(segment, tokens, req.rid)
+            torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    assert {1, 2, 3} <= sizes
+
+
 def test_a_batch_of_whole_requests_is_left_to_stock():
     scheduler = Scheduler(200)
     scheduler.arrive(PROMPT, enabled=False)
     prefill(scheduler)
     scheduler.step()
-    assert scheduler.laprox.decode_rows is None and not scheduler.decoded
+    assert scheduler.laprox.decode.rows is None and not scheduler.decoded
 
 
 def test_busy_leak_check_counts_one_batch_once():

@@ -3,8 +3,19 @@
 Imports nothing of SGLang, and Triton only when a GPU is used.
 """
 
-from laprox_kernels.dispatch import decode, extend, pack, plan_decode, score, select
+from laprox_kernels.dispatch import check_serving, decode, extend, layout, pack, plan_decode, score, select
 from laprox_kernels.gpu.support import Unsupported
 from laprox_kernels.rows import Rows
 
-__all__ = ["Rows", "Unsupported", "decode", "extend", "pack", "plan_decode", "score", "select"]
+__all__ = [
+    "Rows",
+    "Unsupported",
+    "check_serving",
+    "decode",
+    "extend",
+    "layout",
+    "pack",
+    "plan_decode",
+    "score",
+    "select",
+]

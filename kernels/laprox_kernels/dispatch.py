@@ -5,6 +5,7 @@ from functools import cache
 import torch
 
 from laprox_kernels import reference
+from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, check, check_whole_pool
 from laprox_kernels.reference.score import Form
 from laprox_kernels.rows import Rows
 
@@ -15,6 +16,28 @@ def on_gpu(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.cuda is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tensor) -> None:
+    """Checks, before anything is served, that every kernel serves this pool and a window of queries.
+
+    Args:
+        keys, values: ``[slots, L, H, D]``.
+        queries: ``[W, Hq, D]``, of any content.
+
+    Raises:
+        Unsupported: it names what is not served. On a CPU everything is.
+    """
+    if keys.device.type == "cpu":
+        return
+    if not on_gpu(keys.device):
+        raise Unsupported(
+            f"device {torch.cuda.get_device_name(keys.device)} (served: NVIDIA, sm_80 or newer)"
+        )
+    check("attention", keys, queries)
+    check_whole_pool("attention", keys, values)
+    if len(queries) > MAX_WINDOW:
+        raise Unsupported(f"score: window {len(queries)} (served: up to {MAX_WINDOW})")
 
 
 def score(
@@ -62,6 +85,17 @@ def pack(
     else:
         version = reference.pack
     version(keys, values, slots, kept, positions, scores, kept_scores)
+
+
+def layout(
+    table: torch.Tensor, table_rows: torch.Tensor, lengths: torch.Tensor, spans: torch.Tensor, rows: Rows
+) -> None:
+    """See ``reference.layout``."""
+    if on_gpu(table.device):
+        from laprox_kernels.gpu.layout import layout as version
+    else:
+        version = reference.layout
+    version(table, table_rows, lengths, spans, rows)
 
 
 def plan_decode(rows: Rows, layers: int, heads: int) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ class Rows(NamedTuple):
     they stand in the sequence.
 
     Attributes:
-        slots: int64 ``[B, N]``, the row's dense slots, then the slots of each segment in turn;
+        slots: int32 ``[B, N]``, the row's dense slots, then the slots of each segment in turn;
             what lies behind them is never read.
         dense: int64 ``[B]``, number of dense slots.
         segment_start: int64 ``[B, S]``, column of ``slots`` where a segment's slots begin.

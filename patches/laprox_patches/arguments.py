@@ -3,17 +3,21 @@
 These hooks are the only ones in place without ``--enable-laprox``: they hold the flag.
 """
 
+import logging
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import torch
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam, SeamError
 from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, Options, parse_budget
-from laprox_sglang.refusals import check_arguments, check_model
+from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
+
+logger = logging.getLogger(__name__)
 
 HELP = {
     "budget": f"KV kept of a private prompt, over all layers and heads: {BUDGET_FORMS}",
@@ -80,6 +84,10 @@ def enable(self: Any) -> None:
     self._laprox = config
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
+    backends = self.attention_backend, self.prefill_attention_backend, self.decode_attention_backend
+    if self.device in (None, "cuda") and not any(backends) and torch.cuda.is_available():
+        self.attention_backend = ATTENTION_BACKENDS["cuda"][0]
+        logger.warning("LaProx: --attention-backend %s, as none was given", self.attention_backend)
     install_hooks()
 
 

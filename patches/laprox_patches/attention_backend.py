@@ -5,10 +5,12 @@ from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_kernels import Unsupported
 from laprox_patches.seam import Seam
 from laprox_sglang.attention import with_laprox
 from laprox_sglang.config import Config
 from laprox_sglang.gram import UnsupportedModel
+from laprox_sglang.memory import score_tokens
 from laprox_sglang.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -22,9 +24,10 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     config: Config = runner.server_args._laprox
     logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
+    tokens = score_tokens(runner.model_config.context_len, runner.server_args)
     try:
-        runtime = Runtime(config, runner.model, pool, rows)
-    except UnsupportedModel as error:
+        runtime = Runtime(config, runner.model, pool, rows, tokens)
+    except (UnsupportedModel, Unsupported) as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
             f"laprox: --model-path {runner.server_args.model_path} is not served: {error}"

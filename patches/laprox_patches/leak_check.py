@@ -5,7 +5,7 @@ from typing import Any
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.runtime import segment_of
+from laprox_sglang.segment import segment_of
 
 
 def without_freed(result: tuple[int, int], self: Any) -> tuple[int, int]:

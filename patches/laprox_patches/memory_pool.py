@@ -1,12 +1,16 @@
-"""KV pool: one tensor over all layers, so that a slot is a page of cells."""
+"""KV pool: one tensor over all layers, so that a slot is a page of cells; and room beside it."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.memory import needs
 from laprox_sglang.pool import LaproxKVPool
+
+logger = logging.getLogger(__name__)
 
 
 def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
@@ -16,6 +20,22 @@ def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
 def build_platform_pool(original: Callable[..., Any], self: Any, *, max_total_num_tokens: int) -> Any:
     # An out-of-tree platform brings a pool of its own; the reference CPU platform's is the stock one.
     return self._build_mha_kv_pool(max_total_num_tokens=max_total_num_tokens, mha_pool_class=LaproxKVPool)
+
+
+def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
+    args = self.server_args
+    parts = needs(args._laprox, self.model_config, args, self.kv_cache_dtype.itemsize)
+    total = sum(parts.values())
+    listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())
+    logger.info("LaProx reserves %.0f MB beside the KV pool (%s)", total / 1e6, listed)
+    if total >= available:
+        # Not an Exception: SGLang would log a traceback of it.
+        raise SystemExit(
+            f"laprox: {total / 1e9:.1f} GB for LaProx ({listed} MB) leave nothing of "
+            f"{available / 1e9:.1f} GB to the KV pool: lower --laprox-budget or --context-length, or raise "
+            "--mem-fraction-static"
+        )
+    return available - total
 
 
 TARGET = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator."
@@ -33,5 +53,12 @@ SEAMS = (
         HookType.AROUND,
         ("self", "max_total_num_tokens"),
         "KVCache",
+    ),
+    Seam(
+        TARGET + "_profile_available_bytes",
+        leave_room,
+        HookType.AFTER,
+        ("self", "pre_model_load_memory"),
+        "int",
     ),
 )

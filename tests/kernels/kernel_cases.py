@@ -50,7 +50,7 @@ def random_rows(specs, pool_slots, cells):
     """Rows from one list per row: its dense slots, then a (kind, slots) pair per segment."""
     batch, most = len(specs), max(len(spec) - 1 for spec in specs)
     width = max(spec[0] + sum(slots for _, slots in spec[1:]) for spec in specs) + 3
-    slots = torch.full((batch, width), 2**40, dtype=torch.int64)
+    slots = torch.full((batch, width), 2**31 - 1, dtype=torch.int32)
     free = torch.randperm(pool_slots)
     dense = torch.zeros(batch, dtype=torch.int64)
     start = torch.zeros(batch, most, dtype=torch.int64)
@@ -71,11 +71,12 @@ def row_cells(rows, row, layer, head, layers, heads):
     """Flat cells ``[n]`` of the pool that a row reads, one part after another."""
     cells = layers * heads
     cell = layer * heads + head
-    parts = [rows.slots[row, : int(rows.dense[row])] * cells + cell]
+    slots = rows.slots[row].long()
+    parts = [slots[: int(rows.dense[row])] * cells + cell]
     for segment in range(rows.cu_cells.shape[1]):
         first, last = rows.cu_cells[row, segment, cell : cell + 2].tolist()
         packed = torch.arange(first, last, device=rows.slots.device)
-        slot = rows.slots[row, int(rows.segment_start[row, segment]) + packed // cells]
+        slot = slots[int(rows.segment_start[row, segment]) + packed // cells]
         parts.append(slot * cells + packed % cells)
     return torch.cat(parts)
 

@@ -23,6 +23,7 @@ from laprox_kernels.gpu.support import (
     last_contiguous,
     last_contiguous_rows,
     multiprocessors,
+    power_of_two,
     precision,
 )
 from laprox_kernels.rows import Rows
@@ -31,6 +32,7 @@ BLOCK_N = 128
 PROGRAMS_PER_SM = 2
 WARPS = 4
 STAGES = 3
+MERGE_BLOCK = 16
 MERGE_WARPS = 1  # sums over pieces need no barrier
 UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
@@ -107,8 +109,8 @@ def _decode_kernel(
     PRECISION: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    column = tl.arange(0, UNIT_BLOCK)
-    first_ends = tl.load(ends + column, mask=column < units, other=2147483647)
+    counter = tl.arange(0, UNIT_BLOCK)
+    first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
     # Never more programs than tiles: each of those that share a unit has to have a piece of it.
     programs = tl.minimum(tl.num_programs(0), total)
@@ -120,7 +122,7 @@ def _decode_kernel(
         gdc_launch_dependents()
     unit = tl.sum((first_ends <= tile).to(tl.int32), 0)
     for first in range(UNIT_BLOCK, units, UNIT_BLOCK):
-        more_ends = tl.load(ends + first + column, mask=first + column < units, other=2147483647)
+        more_ends = tl.load(ends + first + counter, mask=first + counter < units, other=2147483647)
         unit += tl.sum((more_ends <= tile).to(tl.int32), 0)
 
     member = tl.arange(0, BLOCK_M)
@@ -130,6 +132,9 @@ def _decode_kernel(
         ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer, unit, units,
         HEADS, PARTS,
     )  # fmt: skip
+    # Up to here nothing comes from the kernel before this one: it wrote the new token's KV.
+    if DEPENDENT:
+        gdc_wait()
     while tile < stop:
         # What describes the next unit is under way while this one is read.
         next_end, next_begin, next_cell, next_cell_end, next_count, next_start = _unit(
@@ -157,7 +162,9 @@ def _decode_kernel(
                 key = at * BLOCK_N + lane
                 used = key < length
                 place = remainder + key
-                slot = tl.load(row_slots + tl.where(packed, place // CELLS, key), mask=used, other=0)
+                slot = tl.load(row_slots + tl.where(packed, place // CELLS, key), mask=used, other=0).to(
+                    tl.int64
+                )
                 inside = tl.where(packed, place % CELLS, layer * HEADS + head)
                 offset = (slot * CELLS + inside) * DIM
                 k = tl.load(keys + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
@@ -275,12 +282,14 @@ def decode(
     rows = last_contiguous_rows(rows)
     parts = 1 + rows.cu_cells.shape[1]
     units = batch * heads * parts
+    # A plan made just now must be waited for; one made for the step is long there.
+    dependent = _dependent(queries.device) and ends is not None
     ends = plan(rows, 1, heads, layer)[0] if ends is None else ends[layer]
     programs = multiprocessors(queries.device) * PROGRAMS_PER_SM
     pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
     weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
     queries = last_contiguous(queries)
-    dependent = _dependent(queries.device)
+    launch = {"DEPENDENT": dependent, **({"launch_pdl": True} if dependent else {})}
     _decode_kernel[(programs,)](
         queries, keys, values, pieces, weights, ends,
         rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
@@ -288,11 +297,12 @@ def decode(
         *queries.stride()[:2], layer, units, scale * LOG2E,
         CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
         BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, PRECISION=precision(keys.dtype), STAGES=STAGES,
-        DEPENDENT=dependent, num_warps=WARPS,
+        num_warps=WARPS, **launch,
     )  # fmt: skip
+    # About as many as a (row, KV head) has pieces if all are equally long.
+    block = min(MERGE_BLOCK, power_of_two(programs // (batch * heads) + parts))
     _merge_kernel[(batch * heads, group)](
         out, pieces, weights, ends, units, programs,
-        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
-        DEPENDENT=dependent, num_warps=MERGE_WARPS, **({"launch_pdl": True} if dependent else {}),
+        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=block, num_warps=MERGE_WARPS, **launch,
     )  # fmt: skip
     return out

@@ -31,11 +31,11 @@ def _attend(
         column = tl.where(packed, place // CELLS, key)
         inside = tl.where(packed, place % CELLS, fixed)
         if MASKED:
-            slot = tl.load(slots + column, mask=used, other=0)
+            slot = tl.load(slots + column, mask=used, other=0).to(tl.int64)
             offset = (slot * CELLS + inside) * DIM
             k = tl.load(keys + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
         else:
-            slot = tl.load(slots + column)
+            slot = tl.load(slots + column).to(tl.int64)
             offset = (slot * CELLS + inside) * DIM
             k = tl.load(keys + offset[:, None] + channel[None, :])
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)

@@ -16,7 +16,7 @@ BLOCK = 32
 WARPS = 4
 
 
-@triton.jit(do_not_specialize=["number", "length", "first_slots"])
+@triton.jit(do_not_specialize=["number", "length", "first_slots"], do_not_specialize_on_alignment=["slots"])
 def _save_kernel(
     keys, values, saved_keys, saved_values, slots, kept, number, length, first_slots,
     CELLS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
@@ -36,7 +36,7 @@ def _save_kernel(
 
 
 # The number of cells is a multiple of L·H in every call: specialized, it costs no recompilation, and pays.
-@triton.jit(do_not_specialize=["length", "first_slots"])
+@triton.jit(do_not_specialize=["length", "first_slots"], do_not_specialize_on_alignment=["slots"])
 def _pack_kernel(
     keys, values, saved_keys, saved_values, slots, kept, positions, scores, kept_scores,
     number, length, first_slots, CELLS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,

@@ -2,8 +2,9 @@
 
 from laprox_kernels.reference.decode import decode
 from laprox_kernels.reference.extend import extend
+from laprox_kernels.reference.layout import layout
 from laprox_kernels.reference.pack import pack
 from laprox_kernels.reference.score import score
 from laprox_kernels.reference.select import select
 
-__all__ = ["decode", "extend", "pack", "score", "select"]
+__all__ = ["decode", "extend", "layout", "pack", "score", "select"]

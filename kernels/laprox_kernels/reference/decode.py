@@ -19,7 +19,7 @@ def cell_index(rows: Rows, layer: int, layers: int, heads: int) -> tuple[torch.T
     cell = layer * heads + torch.arange(heads, device=lengths.device)[None, :, None]
 
     def slot(index: torch.Tensor) -> torch.Tensor:
-        return rows.slots[batch, index.clamp(0, rows.slots.shape[1] - 1)]
+        return rows.slots[batch, index.clamp(0, rows.slots.shape[1] - 1)].long()
 
     used = column < lengths[..., None]
     index = slot(column.expand(used.shape)) * cells + cell

@@ -1,0 +1,100 @@
+"""The decode batch at hand: which of its rows are compressed, and where their KV lies."""
+
+from typing import Any
+
+import torch
+
+import laprox_kernels as kernels
+from laprox_kernels import Rows
+from laprox_sglang.segment import SPAN, Segment, segment_of
+
+
+class DecodeBatch:
+    """Copies of what a compressed decode batch attends to, made before each step.
+
+    Nothing that a step runs reads ``req_to_token``: the schedule stream writes to it while a captured
+    graph is still at work. A graph reads buffers that were made for it once; a step without a graph
+    gets new ones, no longer than its rows.
+
+    Attributes:
+        compressed: the batch has a compressed row. If it has none, stock serves it alone.
+        rows, plan: what ``kernels.decode`` takes; None unless the batch at hand is compressed.
+    """
+
+    def __init__(self, req_to_token: torch.Tensor, layers: int, heads: int) -> None:
+        """
+        Args:
+            req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
+        """
+        self.compressed = False
+        self.rows: Rows | None = None
+        self.plan: torch.Tensor | None = None
+        self._req_to_token = req_to_token
+        self._cells = (layers, heads)
+        self._whole = torch.zeros(SPAN + layers * heads + 1, dtype=torch.int64, device=req_to_token.device)
+        self._segments: list[Segment | None] = []
+        self._columns = 0
+        self._graph_tables, self._graph_rows = self._buffers(0, 0)
+        self._graph_segments: list[Segment | None] = []
+
+    def begin(self, reqs: list[Any]) -> None:
+        """Takes the requests of a decode step, whose new columns have their slots already."""
+        self._segments = [segment_of(req) for req in reqs]
+        self.compressed = any(self._segments)
+        self._columns = max(
+            req.kv.kv_allocated_len - (segment.freed if segment else 0)
+            for req, segment in zip(reqs, self._segments, strict=True)
+        )
+
+    def end(self) -> None:
+        self._segments = []
+        self.compressed = False
+        self.rows = self.plan = None
+
+    def allocate(self, batch: int) -> None:
+        """Makes the buffers that graphs of up to ``batch`` rows will read."""
+        self._graph_tables, self._graph_rows = self._buffers(batch, self._req_to_token.shape[1])
+        self._graph_segments = []
+
+    def prepare(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
+        """Lays out the batch for a step without a graph.
+
+        Args:
+            req_pool_indices: int64 ``[B]``, rows of ``req_to_token``.
+            seq_lens: int64 ``[B]``, logical lengths, the new token included.
+        """
+        tables, rows = self._buffers(len(seq_lens), self._columns)
+        self._load(tables, self._segments)
+        kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], rows)
+        self.rows = rows
+        self.make_plan()
+
+    def prepare_graph(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
+        """Lays out the batch for a replay, or for a capture; ``make_plan`` is part of the graph."""
+        batch = len(seq_lens)
+        segments = self._segments + [None] * (batch - len(self._segments))
+        tables = self._graph_tables[:batch]
+        if segments != self._graph_segments:
+            self._load(tables, segments)
+            self._graph_segments = segments
+        self.rows = Rows(*(buffer[:batch] for buffer in self._graph_rows))
+        kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], self.rows)
+
+    def make_plan(self) -> None:
+        assert self.rows is not None
+        self.plan = kernels.plan_decode(self.rows, *self._cells)
+
+    def _load(self, tables: torch.Tensor, segments: list[Segment | None]) -> None:
+        torch.stack([segment.table if segment else self._whole for segment in segments], out=tables)
+
+    def _buffers(self, batch: int, columns: int) -> tuple[torch.Tensor, Rows]:
+        """Tables ``[batch, SPAN + C + 1]`` of the rows' segments, and rows whose ``cu_cells`` lie in them."""
+        device = self._req_to_token.device
+        tables = torch.zeros((batch, len(self._whole)), dtype=torch.int64, device=device)
+        rows = Rows(
+            slots=torch.empty((batch, columns), dtype=torch.int32, device=device),
+            dense=torch.empty(batch, dtype=torch.int64, device=device),
+            segment_start=torch.empty((batch, 1), dtype=torch.int64, device=device),
+            cu_cells=tables[:, None, SPAN:],
+        )
+        return tables, rows
