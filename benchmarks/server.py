@@ -1,4 +1,4 @@
-"""A real SGLang server in a process of its own."""
+"""Real SGLang servers, each in a process of its own."""
 
 import os
 import signal
@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -34,69 +35,110 @@ class ServerError(RuntimeError):
         super().__init__("\n".join([what, f"the end of {log}:", *(f"  {line}" for line in lines)]))
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A server to start.
+
+    Attributes:
+        arguments: of ``sglang.launch_server``, without the port.
+        gpu: let it see the GPU, if there is one. The demo compares servers on a CPU.
+        seconds: how long it may take to come up.
+    """
+
+    name: str
+    arguments: list[str]
+    log: Path
+    gpu: bool = False
+    seconds: float = START_SECONDS
+
+
 @contextmanager
 def serve(name: str, flags: list[str], log: Path) -> Iterator[str]:
-    """Runs a server while the context lasts, and yields its URL once it is up.
-
-    A signal to this program kills the server first: no thread of ours is then left waiting for a reply.
+    """Serves the 7M model on the CPU while the context lasts, and yields the URL.
 
     Raises:
         ServerError: it did not come up, or something went wrong while it ran.
     """
-    port = free_port()
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL_PATH)]
-    # LaProx is switched on by flags alone, and by nothing that the caller's shell exports. Where
-    # there is a GPU, the server must not see it: the demo compares servers on a CPU.
-    environment = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), *FLAGS, *flags],
-            cwd=log.parent,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with serve_all([Launch(name, ["--model-path", str(MODEL_PATH), *FLAGS, *flags], log)]) as (url,):
+        yield url
+
+
+@contextmanager
+def serve_all(launches: Sequence[Launch]) -> Iterator[list[str]]:
+    """Starts servers side by side, runs them while the context lasts, and yields their URLs once all are up.
+
+    A signal to this program kills the servers first: no thread of ours is then left waiting for a reply.
+
+    Raises:
+        ServerError: one did not come up, or something went wrong while they ran.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
 
     def kill() -> None:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for process in processes:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         kill()
         raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    url = f"http://127.0.0.1:{port}"
+    urls = []
     try:
-        wait_until_up(name, process, url, log)
-        yield url
+        for launch in launches:
+            port = free_port()
+            processes.append(start(launch, port))
+            urls.append(f"http://127.0.0.1:{port}")
+        for launch, process, url in zip(launches, processes, urls, strict=True):
+            wait_until_up(launch, process, url)
+        yield urls
     except ServerError:
         raise
     except Exception as error:
-        code = process.poll()
+        codes = [process.poll() for process in processes]
+        # A death explains the error better than the error does.
+        guilty = next((number for number, code in enumerate(codes) if code is not None), 0)
+        code = codes[guilty] if codes else None
         fate = f"failed: {error}" if code is None else f"died (exit code {code})"
-        raise ServerError(f"the server {name} {fate}", log) from error
+        raise ServerError(f"the server {launches[guilty].name} {fate}", launches[guilty].log) from error
     finally:
         kill()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def wait_until_up(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def start(launch: Launch, port: int) -> subprocess.Popen[bytes]:
+    # LaProx is switched on by flags alone, and by nothing that the caller's shell exports.
+    environment = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
+    if not launch.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    with launch.log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sglang.launch_server", *launch.arguments, "--port", str(port)],
+            cwd=launch.log.parent,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_until_up(launch: Launch, process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + launch.seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"the server {name} died at its start (exit code {process.returncode})", log)
+            raise ServerError(
+                f"the server {launch.name} died at its start (exit code {process.returncode})", launch.log
+            )
         try:
             if requests.get(f"{url}/health", timeout=5).ok:
                 return
         except requests.RequestException:
             pass
         time.sleep(0.25)
-    raise ServerError(f"the server {name} was not up after {START_SECONDS} seconds", log)
+    raise ServerError(f"the server {launch.name} was not up after {launch.seconds:.0f} seconds", launch.log)
 
 
 def free_port() -> int:

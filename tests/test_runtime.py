@@ -345,3 +345,21 @@ def test_requests_are_counted_by_what_became_of_them():
     assert entries[-1]["pruned"] and not whole.customized_info["laprox"][-1]["pruned"]
     attach_facts(streamer, [dropped], False)
     assert scheduler.laprox.totals.to_dict()["unpruned"] == {"disabled": 1, "aborted": 1}
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_a_stream_has_an_entry_for_every_token_where_it_is_cut_up_by_token(incremental):
+    scheduler = Scheduler(200)
+    req = scheduler.arrive(PROMPT, 6)
+    req.stream = True
+    arguments = SimpleNamespace(incremental_streaming_output=incremental)
+    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache, server_args=arguments)
+    while not req.finished():
+        scheduler.step()
+        attach_facts(streamer, [req], False)
+        entries = (req.customized_info or {}).get("laprox")
+        if incremental or req.finished():
+            assert len(entries) == len(req.output_ids)
+        else:
+            assert entries is None
+    assert entries[:-1] == [None] * 5 and entries[-1]["pruned"]

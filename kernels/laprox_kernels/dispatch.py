@@ -31,9 +31,8 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
     if keys.device.type == "cpu":
         return
     if not on_gpu(keys.device):
-        raise Unsupported(
-            f"device {torch.cuda.get_device_name(keys.device)} (served: NVIDIA, sm_80 or newer)"
-        )
+        name = torch.cuda.get_device_name(keys.device) if keys.is_cuda else keys.device
+        raise Unsupported(f"device {name} (served: NVIDIA from sm_80 on)")
     check("attention", keys, queries)
     check_whole_pool("attention", keys, values)
     if len(queries) > MAX_WINDOW:

@@ -14,17 +14,29 @@ def attach_facts(self: Any, reqs: list[Any], return_logprob: bool, skip_req: Any
     for req in reqs:
         state: RequestState | None = getattr(req, "laprox", None)
         # Overlap scheduling brings a finished request here a second time.
-        if state is None or state.outcome is None or not req.finished() or req.finished_output:
+        if state is None or state.outcome is None or req.finished_output:
             continue
         if req is skip_req or is_health_check_generate_req(req):
             continue
-        # SGLang wants an entry for every output token, and slices off what a stream has sent.
-        entries: list[Any] = [None] * len(req.output_ids_through_stop)
-        if entries:
-            facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
-            entries[-1] = facts
-        req.customized_info = (req.customized_info or {}) | {"laprox": entries}
-        self.tree_cache.totals.add_finished(state.outcome, state.held)
+        if req.finished():
+            entries = pad_entries(req, len(req.output_ids_through_stop))
+            if entries:
+                facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
+                entries[-1] = facts
+            self.tree_cache.totals.add_finished(state.outcome, state.held)
+        elif req.stream and self.server_args.incremental_streaming_output:
+            # Such a stream is cut up by token: what is missing in one chunk shifts all that follow.
+            pad_entries(req, len(req.output_ids))
+
+
+def pad_entries(req: Any, length: int) -> list[Any]:
+    """The request's entries; SGLang wants one for every output token, and slices off what it has sent."""
+    if req.customized_info is None:
+        req.customized_info = {}
+    entries: list[Any] = req.customized_info.setdefault("laprox", [])
+    entries.extend([None] * (length - len(entries)))
+    del entries[length:]
+    return entries
 
 
 SEAMS = (

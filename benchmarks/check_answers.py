@@ -1,0 +1,113 @@
+"""Checks of what a server answers: exact answers on long prompts, and the ids of stock SGLang."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from check_rows import Row, per_cent
+from check_server import Server, is_exact
+from laprox_sglang.needle import DIGITS, Task
+
+STOCK = "stock"
+SEED = 0
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class QualitySizes:
+    prompts: int
+    length: int
+    at_once: int
+
+
+@dataclass(frozen=True)
+class IdentitySizes:
+    prompts: int
+    shortest: int
+    longest: int
+    tokens: int
+
+
+class Quality:
+    """Exact answers of a pruning server against all of the KV."""
+
+    NAME, PRUNED = "quality", "0.05"
+    POINTS = 3
+
+    def __init__(self, sizes: QualitySizes) -> None:
+        self._sizes = sizes
+        self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
+        self._replies: dict[str, list[Any]] = {}
+        self.requests = 2 * sizes.prompts
+
+    def ask(self, server: Server, tick: Tick) -> None:
+        prompts = [sample.prompt_ids() for sample in self._samples]
+        self._replies[server.name] = server.generate_all(prompts, DIGITS + 1, self._sizes.at_once, tick)
+
+    def rows(self) -> list[Row]:
+        exact = {
+            name: per_cent([is_exact(*pair) for pair in zip(replies, self._samples, strict=True)])
+            for name, replies in self._replies.items()
+        }
+        pruned = [reply["meta_info"]["laprox"][-1]["pruned"] for reply in self._replies[self.PRUNED]]
+        size = f"{len(self._samples)} prompts of {self._sizes.length:,} tokens"
+        return [
+            Row(self.NAME, f"exact answers, all KV, {size}", exact[STOCK], "%"),
+            Row(self.NAME, "exact answers, 5 %", exact[self.PRUNED], "%", least=exact[STOCK] - self.POINTS),
+            Row(self.NAME, "prompts pruned", per_cent(pruned), "%", least=100),
+        ]
+
+
+class Identity:
+    """Token ids of LaProx servers against those of stock."""
+
+    NAME = "identity"
+    WHOLE = "1.0"
+    # At 600 tokens the least that is less than all of them: packing and the ragged kernel run for real.
+    ALMOST = "0.998"
+    AT_ONCE = "stock, all at once"
+    POINTS = 1
+
+    def __init__(self, sizes: IdentitySizes) -> None:
+        draw = random.Random(SEED)
+        lengths = [draw.randint(sizes.shortest, sizes.longest) for _ in range(sizes.prompts)]
+        self._tokens = sizes.tokens
+        self._samples = [Task(draw.getrandbits(32)).batch(1, length)[0] for length in lengths]
+        self._replies: dict[str, list[Any]] = {}
+        self.requests = 4 * sizes.prompts
+
+    def ask(self, server: Server, tick: Tick) -> None:
+        prompts = [sample.prompt_ids() for sample in self._samples]
+        self._replies[server.name] = server.generate_all(prompts, self._tokens, 1, tick)
+        server.flush()
+        if server.name == STOCK:
+            self._replies[self.AT_ONCE] = server.generate_all(prompts, self._tokens, len(prompts), tick)
+            server.flush()
+
+    def equal(self, name: str) -> float:
+        """Per cent of the ids that are those of stock, one by one, in the same place."""
+        return per_cent([own == stock for own, stock in zip(self._ids(name), self._ids(STOCK), strict=True)])
+
+    def _ids(self, name: str) -> list[int]:
+        outputs = [reply["output_ids"] for reply in self._replies[name]]
+        assert all(len(ids) == self._tokens for ids in outputs), "a reply is not as long as it was asked for"
+        return [number for ids in outputs for number in ids]
+
+    def rows(self) -> list[Row]:
+        size = f"{len(self._samples)} prompts, {self._tokens} tokens"
+        stock = self.equal(self.AT_ONCE)
+        rows = [
+            Row(self.NAME, f"ids as stock one by one: stock, all at once, {size}", stock, "%"),
+            Row(self.NAME, "the same: budget 1.0", self.equal(self.WHOLE), "%", least=stock - self.POINTS),
+            Row(self.NAME, f"the same: budget {self.ALMOST}", self.equal(self.ALMOST), "%"),
+        ]
+        for name, replies in self._replies.items():
+            right = [is_exact(*pair) for pair in zip(replies, self._samples, strict=True)]
+            rows.append(Row(self.NAME, f"exact answers: {name}", per_cent(right), "%"))
+        for name, pruned in ((self.WHOLE, 0), (self.ALMOST, 100)):
+            said = [reply["meta_info"]["laprox"][-1]["pruned"] for reply in self._replies[name]]
+            rows.append(
+                Row(self.NAME, f"prompts pruned: {name}", per_cent(said), "%", least=pruned, most=pruned)
+            )
+        return rows

@@ -1,0 +1,145 @@
+"""The servers that the checks need, what each is asked, and how they run."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+from rich.progress import Progress
+
+import check_soak
+from check_answers import STOCK, Identity, IdentitySizes, Quality, QualitySizes, Tick
+from check_rows import Row
+from check_server import ON_GPU, Server, stop_all
+from check_soak import Memory, Soak, SoakSizes
+from server import ServerError
+
+CHECKS = ("quality", "identity", "soak")
+SLOTS = {False: 131_072, True: 32_768}
+QUALITY = {False: QualitySizes(128, 8192, 8), True: QualitySizes(16, 2048, 4)}
+IDENTITY = {False: IdentitySizes(64, 600, 3000, 32), True: IdentitySizes(8, 600, 1200, 8)}
+SOAK = {
+    False: SoakSizes(seconds=300, clients=24, slots=6000, whole=128, longest=3000, events=20),
+    True: SoakSizes(seconds=30, clients=6, slots=3000, whole=16, longest=1490, events=1),
+}
+MEBIBYTE = 2**20
+Work = Callable[[Server, Tick], None]
+
+
+@dataclass
+class Lane:
+    """One server, and what it is asked, one after the other: names of checks and their work."""
+
+    flags: list[str]
+    slots: int
+    environment: dict[str, str] = field(default_factory=dict)
+    work: list[tuple[str, Work]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checks that were asked for, and the servers that they need."""
+
+    checks: list[Quality | Identity | Soak]
+    lanes: dict[str, Lane]
+
+
+def make_plan(names: list[str], quick: bool, seconds: int | None) -> Plan:
+    slots = SLOTS[quick]
+    lanes = {STOCK: Lane([], slots)}
+    checks: list[Quality | Identity | Soak] = []
+
+    def add(name: str, budget: str, work: Work) -> None:
+        lanes[budget] = Lane(["--enable-laprox", "--laprox-budget", budget], slots, work=[(name, work)])
+
+    if "identity" in names:
+        identity = Identity(IDENTITY[quick])
+        lanes[STOCK].work.append((identity.NAME, identity.ask))
+        add(identity.NAME, identity.WHOLE, identity.ask)
+        add(identity.NAME, identity.ALMOST, identity.ask)
+        checks.append(identity)
+    if "quality" in names:
+        quality = Quality(QUALITY[quick])
+        lanes[STOCK].work.append((quality.NAME, quality.ask))
+        add(quality.NAME, quality.PRUNED, quality.ask)
+        checks.append(quality)
+    if "soak" in names:
+        sizes = replace(SOAK[quick], seconds=seconds or SOAK[quick].seconds)
+        soak = Soak(sizes, GPU_MEMORY if ON_GPU else HOST_MEMORY)
+        lanes[STOCK].work.append((soak.NAME, soak.ask_stock))
+        lanes[soak.NAME] = Lane(
+            [*check_soak.FLAGS], sizes.slots, check_soak.ENVIRONMENT, [(soak.NAME, soak.run)]
+        )
+        checks.append(soak)
+    return Plan(checks, lanes)
+
+
+def host_memory(server: Server) -> float:
+    main = psutil.Process(server.pid)
+    return sum(p.memory_info().rss for p in [main, *main.children(recursive=True)]) / MEBIBYTE
+
+
+# What a container's process numbers are outside is unknown, so the memory is that of the whole device.
+GPU_MEMORY = Memory("GPU memory", lambda _: torch.cuda.device_memory_used(0) / MEBIBYTE, may_grow=64)
+HOST_MEMORY = Memory("host memory", host_memory, may_grow=None)
+
+
+class Run:
+    """The servers of a plan, at the same time where there is a GPU.
+
+    Attributes:
+        finished: (server, check) whose work is done.
+    """
+
+    def __init__(self, plan: Plan, flags: list[str], logs: Path, progress: Progress) -> None:
+        self._plan, self._flags, self._logs, self._progress = plan, flags, logs, progress
+        self._bars = {
+            # What the soak sends depends on how fast it is answered.
+            check.NAME: progress.add_task(
+                check.NAME, total=None if isinstance(check, Soak) else check.requests
+            )
+            for check in plan.checks
+        }
+        self.finished: set[tuple[str, str]] = set()
+
+    def __call__(self) -> list[str]:
+        """Runs everything; returns what went wrong, one text for each server that failed."""
+        lanes, failures = self._plan.lanes, []
+        futures: dict[str, Future[None]] = {}
+        for check in self._plan.checks:
+            if isinstance(check, Soak):
+                check.alone = lambda: all(done.done() for name, done in futures.items() if name != Soak.NAME)
+        pool = ThreadPoolExecutor(len(lanes) if ON_GPU else 1)
+        try:
+            futures |= {name: pool.submit(self._run_lane, name, lane) for name, lane in lanes.items()}
+            for future in futures.values():
+                try:
+                    future.result()
+                except ServerError as error:
+                    failures.append(str(error))
+        finally:
+            stop_all()
+            pool.shutdown(cancel_futures=True)
+        return failures
+
+    def _run_lane(self, name: str, lane: Lane) -> None:
+        flags = ["--max-total-tokens", str(lane.slots), *lane.flags, *self._flags]
+        with Server(name, flags, self._logs, lane.environment) as server:
+            self._progress.print(f"server {name}: up after {server.start_seconds:.0f} s")
+            for check, work in lane.work:
+                work(server, partial(self._progress.advance, self._bars[check]))
+                server.flush()
+                self.finished.add((name, check))
+        self._progress.print(f"server {name}: done")
+
+    def rows(self) -> list[Row]:
+        rows = []
+        for check in self._plan.checks:
+            parts = [(name, check.NAME) for name, lane in self._plan.lanes.items()
+                     if check.NAME in dict(lane.work)]  # fmt: skip
+            missing = len(set(parts) - self.finished)
+            rows += [Row(check.NAME, "servers that failed", missing, most=0)] if missing else check.rows()
+        return rows

@@ -1,0 +1,88 @@
+"""What a check measured against its limit, as a table and as a file."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("laprox-sglang", "sglang", "flashinfer-python", "triton")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a check; without a limit it is only reported."""
+
+    check: str
+    what: str
+    value: float
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        if self.least is None and self.most is None:
+            return None
+        return (self.least is None or self.value >= self.least) and (
+            self.most is None or self.value <= self.most
+        )
+
+    def number(self, value: float) -> str:
+        text = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+        return f"{text} {self.unit}".rstrip()
+
+    def limit(self) -> str:
+        if self.least is not None and self.least == self.most:
+            return f"= {self.number(self.least)}"
+        if self.least is not None:
+            return f"≥ {self.number(self.least)}"
+        return "" if self.most is None else f"≤ {self.number(self.most)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "met": self.met}
+
+
+def per_cent(right: list[bool]) -> float:
+    return 100 * sum(right) / len(right)
+
+
+def show(rows: list[Row]) -> None:
+    table = Table()
+    for heading in ("check", "what", "value", "limit", "met"):
+        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
+    for row in rows:
+        met = {None: "", True: "[green]yes", False: "[red]no"}[row.met]
+        table.add_row(row.check, row.what, row.number(row.value), row.limit(), met)
+    # Wide enough for every row also where the output is a file.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def write(rows: list[Row], details: dict[str, Any], file: Path) -> None:
+    on_gpu = torch.cuda.is_available()
+    record = {
+        "chip": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+        "rows": [row.to_dict() for row in rows],
+        "details": details,
+    }
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "torch": torch.__version__, "cuda": str(torch.version.cuda)}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,86 @@
+"""Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
+
+    python benchmarks/check_serving.py [quality identity soak] [--quick] [--json FILE]
+
+quality   exact answers at 5 % against all KV
+identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
+soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches
+
+All servers share one GPU, which must be free of others: the soak measures its memory once the other
+servers have ended. On a CPU they run one after the other, and only with --quick, whose sizes show that
+everything works but are too small to decide anything.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from check_plan import CHECKS, Run, make_plan
+from check_rows import show, write
+from check_server import ON_GPU
+from check_soak import Soak
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help="some of them; default: all")
+    parser.add_argument("--quick", action="store_true", help="few and short prompts, 30 seconds of soak")
+    parser.add_argument("--seconds", type=int, help="length of the soak")
+    parser.add_argument("--attention-backend", choices=("flashinfer", "triton"), help="default: flashinfer")
+    parser.add_argument("--server-flags", default="", help="more flags for every server, in one string")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
+    arguments = parser.parse_args()
+    unknown = set(arguments.checks) - set(CHECKS)
+    if unknown:
+        parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
+    if not ON_GPU and not arguments.quick:
+        parser.error("there is no GPU: without one only --quick runs")
+    if not ON_GPU and arguments.attention_backend:
+        parser.error("--attention-backend needs a GPU")
+    if arguments.json and not arguments.json.parent.is_dir():
+        parser.error(f"--json: {arguments.json.parent} is not a folder")
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    plan = make_plan(arguments.checks or list(CHECKS), arguments.quick, arguments.seconds)
+    flags = ["--attention-backend", arguments.attention_backend or "flashinfer"] if ON_GPU else []
+    logs = Path(tempfile.mkdtemp(prefix="laprox-checks-"))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress)
+            failures = run()
+    except KeyboardInterrupt:
+        print("check_serving: stopped", file=sys.stderr)
+        return 130
+    rows = run.rows()
+    show(rows)
+    if arguments.json:
+        samples = [check.samples for check in plan.checks if isinstance(check, Soak)]
+        write(rows, {"memory_samples": samples[0]} if samples else {}, arguments.json)
+    for failure in failures:
+        print(f"check_serving: {failure}", file=sys.stderr)
+    unmet = [row for row in rows if row.met is False]
+    if unmet:
+        print(f"check_serving: {len(unmet)} limits not met; server logs in {logs}", file=sys.stderr)
+    return 1 if unmet or failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

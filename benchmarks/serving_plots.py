@@ -1,0 +1,91 @@
+"""Pictures of the results: KV slots in use over time, and throughput against the length of the prompts."""
+
+from pathlib import Path
+from typing import Any
+
+from serving_workloads import LAPROX, SERVERS, STOCK
+
+COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb"}
+NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %"}
+OVER_TIME = ("b", "a", "c")
+
+
+def draw(content: dict[str, Any], path: Path) -> list[Path]:
+    """Draws what there are rows for, beside the results file, and returns the pictures.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
+    plt.rcParams.update({"grid.alpha": 0.25, "font.size": 10, "legend.frameon": False})
+    rows = {row["workload"]: row for row in content["rows"]}
+    pictures = []
+    subtitle = f"{content['chip']}, Llama-3.1-8B shapes" if not content["quick"] else "--quick: says nothing"
+
+    timed = [rows[name] for name in OVER_TIME if name in rows and series(rows[name])]
+    if timed:
+        figure, axes = plt.subplots(
+            2, len(timed), figsize=(1.5 + 4.5 * len(timed), 6), sharex="col", squeeze=False
+        )
+        for column, row in enumerate(timed):
+            for server, points in series(row).items():
+                seconds = [point[0] for point in points]
+                look = {"color": COLOURS[server], "label": NAMES[server], "linewidth": 1.6}
+                axes[0][column].plot(seconds, [point[1] / 1000 for point in points], **look)
+                axes[1][column].plot(seconds, [point[2] for point in points], **look)
+            axes[0][column].set_title(f"({row['workload']}) {row['what']}", fontsize=10)
+            axes[1][column].set_xlabel("seconds")
+            for axis in axes[:, column]:
+                axis.set_ylim(bottom=0)
+                axis.set_xlim(left=0)
+        axes[0][0].set_ylabel("KV slots in use, thousands")
+        axes[1][0].set_ylabel("requests running")
+        axes[0][0].legend(loc="best")
+        pictures.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
+
+    lengths = sorted(int_length(name) for name, row in rows.items() if name.startswith("sweep-"))
+    by_length = {int_length(name): row for name, row in rows.items() if name.startswith("sweep-")}
+    if len(lengths) > 1:
+        figure, axis = plt.subplots(figsize=(6.5, 4.2))
+        for server in SERVERS:
+            sides = [(n, by_length[n][server]) for n in lengths if by_length[n][server]]
+            axis.plot(
+                [n for n, _ in sides],
+                [side["output_tok_s"] for _, side in sides],
+                marker="o", color=COLOURS[server], label=NAMES[server],
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(lengths, [f"{n // 1024}K" if n % 1024 == 0 else str(n) for n in lengths])
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("prompt tokens per request; the same number in flight at every length")
+        axis.set_ylabel("output tokens / s")
+        axis.legend(loc="best")
+        pictures.append(save(figure, path, "context", f"Throughput and context length. {subtitle}"))
+    return pictures
+
+
+def series(row: dict[str, Any]) -> dict[str, list[list[float]]]:
+    found = {server: (row[server] or {}).get("slots_over_time") for server in SERVERS}
+    return {server: points for server, points in found.items() if points}
+
+
+def int_length(name: str) -> int:
+    """Prompt tokens of a workload ``sweep-8k`` or ``sweep-300``."""
+    text = name.removeprefix("sweep-")
+    return int(text.removesuffix("k")) * 1024 if text.endswith("k") else int(text)
+
+
+def save(figure: Any, path: Path, what: str, title: str) -> Path:
+    figure.suptitle(title, fontsize=11)
+    figure.text(
+        0.99, 0.005, "fa3, stock's default backend on Hopper, was not measured", ha="right", fontsize=7
+    )
+    figure.tight_layout(rect=(0, 0.015, 1, 1))
+    target = path.with_name(f"{path.stem}-{what}.png")
+    figure.savefig(target, dpi=130)
+    return target

@@ -1,0 +1,130 @@
+"""What a server on a GPU is given, and what it is told; none of it needs the GPU."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sglang.srt.server_args import ServerArgs
+
+from laprox_kernels import Unsupported, check_serving
+from laprox_patches import arguments, decode_graphs, memory_pool, plugin
+from laprox_sglang.config import ENVIRONMENT, Config
+from laprox_sglang.memory import graph_rows, needs, score_tokens
+from laprox_sglang.needle import MODEL_PATH
+
+LLAMA = SimpleNamespace(
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    head_dim=128,
+    context_len=32768,
+    get_num_kv_heads=lambda tp: 8,
+)
+
+
+def server_args(**changes):
+    decode = SimpleNamespace(backend="full", bs=[1, 2, 4, 64])
+    given = {"max_prefill_tokens": 16384, "chunked_prefill_size": 8192, "max_running_requests": None}
+    return SimpleNamespace(cuda_graph_config=SimpleNamespace(decode=decode), **(given | changes))
+
+
+def test_needs_at_the_headline_size():
+    """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
+    parts = needs(Config(budget=0.05), LLAMA, server_args(), 2)
+    assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 8)  # 215 MB of cells, and their indices
+    assert parts["scores"] == 4 * 256 * (32768 + 16384)
+    assert parts["decode graphs"] == 64 * (4 * 32768 + 8 * 260)
+    assert parts["projected values"] == 32 * 32 * 128 * 128 * 4
+    pool = 788_603 * 32 * 8 * 128 * 2 * 2
+    assert sum(parts.values()) - parts["packing"] < pool / 100
+
+
+def test_buffers_follow_what_the_server_can_run():
+    assert graph_rows(server_args()) == 64
+    assert graph_rows(server_args(max_running_requests=9)) == 9
+    args = server_args()
+    args.cuda_graph_config.decode.backend = "disabled"
+    assert graph_rows(args) == 0
+    assert score_tokens(1000, server_args(chunked_prefill_size=-1, max_prefill_tokens=300)) == 1300
+    assert score_tokens(1000, server_args(chunked_prefill_size=900, max_prefill_tokens=300)) == 1900
+    whole = needs(Config(budget=1.0), LLAMA, server_args(), 2)
+    assert whole["packing"] < 32768 * 256 * (2 * 128 * 2 + 8), "a prompt that is kept whole is not packed"
+
+
+def test_the_pool_gets_what_is_left(caplog):
+    args = server_args(_laprox=Config(budget=0.05))
+    builder = SimpleNamespace(server_args=args, model_config=LLAMA, kv_cache_dtype=torch.bfloat16)
+    total = sum(needs(args._laprox, LLAMA, args, 2).values())
+    with caplog.at_level("INFO"):
+        assert memory_pool.leave_room(10**11, builder, 0) == 10**11 - total
+    assert f"reserves {total / 1e6:.0f} MB" in caplog.text
+    with pytest.raises(SystemExit) as error:
+        memory_pool.leave_room(total, builder, 0)
+    assert "--laprox-budget" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "gpu", "chosen"),
+    [
+        ({}, True, "flashinfer"),
+        ({"device": "cuda"}, True, "flashinfer"),
+        ({"attention_backend": "triton"}, True, "triton"),
+        ({"decode_attention_backend": "triton"}, True, None),
+        ({"device": "cpu"}, True, None),
+        ({}, False, None),
+    ],
+)
+def test_a_gpu_server_without_a_backend_gets_flashinfer(given, gpu, chosen, monkeypatch, caplog):
+    args = SimpleNamespace(
+        **{"device": None, "attention_backend": None, "prefill_attention_backend": None}
+        | {"decode_attention_backend": None, "radix_cache_backend": None}
+        | given
+    )
+    monkeypatch.setenv(ENVIRONMENT, Config().to_json())
+    cuda = SimpleNamespace(is_available=lambda: gpu)
+    monkeypatch.setattr(arguments, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(plugin, "install_hooks", lambda: None)
+    arguments.enable(args)
+    assert args.attention_backend == chosen
+    assert ("--attention-backend flashinfer" in caplog.text) == (chosen == "flashinfer")
+
+
+def test_without_the_flag_nothing_is_chosen(monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    args = SimpleNamespace(device=None, attention_backend=None)
+    arguments.enable(args)
+    assert vars(args) == {"device": None, "attention_backend": None}
+
+
+def test_graph_families_follow_the_batch():
+    runner = SimpleNamespace(attn_backend=SimpleNamespace(laprox=SimpleNamespace(decode=SimpleNamespace())))
+    decode_graphs.capture_both(runner)
+    assert runner.record_nolora_graph
+    labels = set()
+    for compressed in (True, False):
+        runner.attn_backend.laprox.decode.compressed = compressed
+        labels.add(decode_graphs.family(None, runner, None))
+    # The labels under which SGLang captures; without adapters it captures neither.
+    assert labels == {"lora", "nolora"}
+
+
+def test_what_no_kernel_serves_is_named_before_anything_is_served():
+    pool = torch.zeros((4, 2, 2, 64), dtype=torch.bfloat16, device="meta")
+    with pytest.raises(Unsupported, match="device meta"):
+        check_serving(pool, pool, torch.zeros((8, 4, 64), dtype=torch.bfloat16, device="meta"))
+    cpu = torch.zeros((4, 2, 2, 16))
+    check_serving(cpu, cpu, torch.zeros((99, 4, 16)))
+
+
+def test_real_arguments_have_what_the_sizes_are_made_of():
+    args = ServerArgs(
+        model_path=str(MODEL_PATH),
+        device="cpu",
+        attention_backend="torch_native",
+        sampling_backend="pytorch",
+        grammar_backend="none",
+        dtype="float32",
+        max_running_requests=7,
+    )
+    model = args.get_model_config()
+    parts = needs(Config(), model, args, 4)
+    assert parts["projected values"] == 8 * 8 * 64 * 64 * 4 and all(part >= 0 for part in parts.values())
