@@ -55,17 +55,24 @@ def check_attention(name: str, layer: RadixAttention) -> None:
             raise UnsupportedModel(f"{name} has {fault}")
 
 
-def gram_matrices(model: torch.nn.Module) -> torch.Tensor:
+def gram_matrices(model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:
     """``G_h = W_Oʰ W_Oʰᵀ`` of every layer and query head: float32 ``[L, Hq, D, D]``.
 
     ``√(v G_h vᵀ) = ‖v W_Oʰ‖₂``, so V W_O is never formed.
+
+    Args:
+        out: where to write them; None makes room.
     """
-    grams = []
-    for layer, projection in attention_layers(model):
+    found = attention_layers(model)
+    for index, (layer, projection) in enumerate(found):
         weight = projection_weight(projection, layer.tp_q_head_num * layer.v_head_dim)
         heads = weight.view(weight.shape[0], layer.tp_q_head_num, layer.v_head_dim)
-        grams.append(torch.einsum("xhd,xhe->hde", heads, heads))
-    return torch.stack(grams)
+        gram = torch.einsum("xhd,xhe->hde", heads, heads)
+        if out is None:
+            out = gram.new_empty((len(found), *gram.shape))
+        out[index] = gram
+    assert out is not None
+    return out
 
 
 def projection_weight(projection: Any, size: int) -> torch.Tensor:

@@ -54,11 +54,13 @@ class Runtime:
         pool: LaproxKVPool,
         req_to_token: torch.Tensor,
         score_tokens: int,
+        dtype: torch.dtype,
     ) -> None:
         """
         Args:
             req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
             score_tokens: private tokens that one batch can prune, as ``memory.score_tokens`` has it.
+            dtype: of the queries.
 
         Raises:
             UnsupportedModel: the model's attention is not what LaProx scores.
@@ -76,42 +78,33 @@ class Runtime:
         self._scores = torch.empty(
             (score_tokens, layers * heads), dtype=torch.float32, device=pool.keys.device
         )
-        self.load_weights()
-        self._warm_up(attention_layers(model)[0][0].tp_q_head_num)
+        self._gram = gram_matrices(model)
+        self._warm_up(attention_layers(model)[0][0].tp_q_head_num, dtype)
 
     def load_weights(self) -> None:
         """Computes the Gram matrices; again after every weight update."""
-        self._gram = gram_matrices(self._model)
+        gram_matrices(self._model, self._gram)
 
-    def _warm_up(self, query_heads: int) -> None:
-        """Checks that the kernels serve this model, and compiles those that prune a prompt.
+    def _warm_up(self, query_heads: int, dtype: torch.dtype) -> None:
+        """Checks that the kernels serve this model, and compiles what prunes prompts of every length.
 
         What it writes into the pool is never read: no slot has been given out yet.
         """
         keys, values = self.pool.keys, self.pool.values
         _, layers, heads, dim = keys.shape
-        queries = keys.new_zeros((self.config.window, query_heads, dim))
+        queries = torch.zeros((self.config.window, query_heads, dim), dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
-        tokens = self.config.min_tokens
-        if not keys.is_cuda or len(keys) <= tokens:
+        if not keys.is_cuda:
             return
-        row = torch.arange(1, tokens + 1, device=keys.device)
-        scores = torch.zeros((layers, heads, tokens), dtype=torch.float32, device=keys.device)
-        gram, pooling = self._gram[0], self.config.pooling_kernel
-        kernels.score(
-            queries,
-            self.pool.k_buffer[0],
-            self.pool.v_buffer[0],
-            row,
-            0,
-            gram,
-            1.0,
-            0,
-            pooling,
-            out=scores[0],
-        )
-        kept, _ = kernels.select(scores, layers * heads)
-        kernels.pack(keys, values, row, kept)
+        tokens = self.config.min_tokens
+        while tokens < min(len(keys), len(self._scores)):
+            row = torch.arange(1, tokens + 1, device=keys.device)
+            scores = self._scores[:tokens].zero_().view(layers, heads, tokens)
+            layer = self.pool.k_buffer[0], self.pool.v_buffer[0], row, 0, self._gram[0]
+            kernels.score(queries, *layer, 1.0, 0, self.config.pooling_kernel, out=scores[0])
+            kept, _ = kernels.select(scores, layers * heads)
+            kernels.pack(keys, values, row, kept)
+            tokens *= 2
 
     def begin(self, batch: Any) -> None:
         """Plans what is new in an SGLang ``ScheduleBatch`` and prepares its forward pass."""
@@ -244,5 +237,5 @@ class Runtime:
         kept, cu_cells = kernels.select(scores, plan.slots * cells)
         kernels.pack(self.pool.keys, self.pool.values, slots, kept)
         self._req_to_token[job.row_index, plan.start + plan.slots : plan.end] = 0
-        positions = kept % plan.length + plan.start if job.state.options.return_kept else None
+        positions = (kept % plan.length + plan.start).int() if job.state.options.return_kept else None
         return Segment.of(plan, len(scores), cu_cells, positions), slots

@@ -41,7 +41,7 @@ class Segment:
         layers: number of layers L.
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
         host_cu_cells: ``cu_cells`` for the report.
-        positions: int64 ``[m·C]`` token positions of the packed cells, where they were asked for.
+        positions: ``[m·C]`` token positions of the packed cells, where they were asked for.
     """
 
     start: int
@@ -50,7 +50,7 @@ class Segment:
     layers: int
     table: torch.Tensor
     host_cu_cells: HostCopy
-    positions: torch.Tensor | None = None
+    positions: HostCopy | None = None
 
     @classmethod
     def of(
@@ -58,10 +58,12 @@ class Segment:
     ) -> "Segment":
         """The segment that ``plan`` and its selection come to; enqueued, nothing is waited for."""
         table = cu_cells.new_empty(SPAN + len(cu_cells))
-        # Three fills: a tensor made of Python numbers would wait for the device.
-        table[0], table[1], table[2] = plan.start, plan.slots, plan.end
+        # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
+        for place, number in enumerate((plan.start, plan.slots, plan.end)):
+            table[place].fill_(number)
         table[SPAN:] = cu_cells
-        return cls(plan.start, plan.end, plan.slots, layers, table, HostCopy(cu_cells), positions)
+        copied = None if positions is None else HostCopy(positions)
+        return cls(plan.start, plan.end, plan.slots, layers, table, HostCopy(cu_cells), copied)
 
     @property
     def cu_cells(self) -> torch.Tensor:

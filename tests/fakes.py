@@ -66,7 +66,7 @@ def expected_output(segment, tokens: tuple[int, ...], owner: str) -> torch.Tenso
     out = torch.empty_like(query)
     for cell in range(CELLS):
         layer, head = divmod(cell, HEADS)
-        kept = segment.positions[slice(*segment.cu_cells[cell : cell + 2])].tolist() if segment else []
+        kept = segment.positions.tolist()[slice(*segment.cu_cells[cell : cell + 2])] if segment else []
         seen = (*range(start), *kept, *range(end, len(tokens)))
         cells = [stamp(tokens[: i + 1], owner if segment and i >= end else "") for i in seen]
         k, v = (torch.stack([cell[i][layer, head] for cell in cells]) for i in (0, 1))
@@ -129,7 +129,7 @@ class Scheduler:
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
-        self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context)
+        self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
         self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
         self.graphs = graphs
         self.backend.init_cuda_graph_state(rows, rows)

@@ -21,21 +21,25 @@ LLAMA = SimpleNamespace(
 )
 
 
+SLOT = 32 * 8 * 128 * 2 * 2
+POOL = 788_603 * SLOT
+
+
 def server_args(**changes):
     decode = SimpleNamespace(backend="full", bs=[1, 2, 4, 64])
     given = {"max_prefill_tokens": 16384, "chunked_prefill_size": 8192, "max_running_requests": None}
+    given |= {"max_total_tokens": None}
     return SimpleNamespace(cuda_graph_config=SimpleNamespace(decode=decode), **(given | changes))
 
 
 def test_needs_at_the_headline_size():
     """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
-    parts = needs(Config(budget=0.05), LLAMA, server_args(), 2)
+    parts = needs(Config(budget=0.05), LLAMA, server_args(), 2, POOL)
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 8)  # 215 MB of cells, and their indices
     assert parts["scores"] == 4 * 256 * (32768 + 16384)
-    assert parts["decode graphs"] == 64 * (4 * 32768 + 8 * 260)
+    assert parts["decode graphs"] == 64 * (4 * (32768 + 16) + 8 * 260)
     assert parts["projected values"] == 32 * 32 * 128 * 128 * 4
-    pool = 788_603 * 32 * 8 * 128 * 2 * 2
-    assert sum(parts.values()) - parts["packing"] < pool / 100
+    assert sum(parts.values()) - parts["packing"] < POOL / 100
 
 
 def test_buffers_follow_what_the_server_can_run():
@@ -46,19 +50,22 @@ def test_buffers_follow_what_the_server_can_run():
     assert graph_rows(args) == 0
     assert score_tokens(1000, server_args(chunked_prefill_size=-1, max_prefill_tokens=300)) == 1300
     assert score_tokens(1000, server_args(chunked_prefill_size=900, max_prefill_tokens=300)) == 1900
-    whole = needs(Config(budget=1.0), LLAMA, server_args(), 2)
-    assert whole["packing"] < 32768 * 256 * (2 * 128 * 2 + 8), "a prompt that is kept whole is not packed"
+    # A prompt is no longer than the pool, whether the memory or a flag limits it.
+    for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
+        small = needs(Config(budget=0.2), LLAMA, args, 2, available)
+        assert small["packing"] == 200 * 256 * (2 * 128 * 2 + 8)
+        assert small["scores"] == 4 * 256 * (1000 + 16384)
 
 
 def test_the_pool_gets_what_is_left(caplog):
     args = server_args(_laprox=Config(budget=0.05))
     builder = SimpleNamespace(server_args=args, model_config=LLAMA, kv_cache_dtype=torch.bfloat16)
-    total = sum(needs(args._laprox, LLAMA, args, 2).values())
+    total = sum(needs(args._laprox, LLAMA, args, 2, POOL).values())
     with caplog.at_level("INFO"):
-        assert memory_pool.leave_room(10**11, builder, 0) == 10**11 - total
+        assert memory_pool.leave_room(POOL, builder, 0) == POOL - total
     assert f"reserves {total / 1e6:.0f} MB" in caplog.text
     with pytest.raises(SystemExit) as error:
-        memory_pool.leave_room(total, builder, 0)
+        memory_pool.leave_room(10**8, builder, 0)
     assert "--laprox-budget" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -68,7 +75,8 @@ def test_the_pool_gets_what_is_left(caplog):
         ({}, True, "flashinfer"),
         ({"device": "cuda"}, True, "flashinfer"),
         ({"attention_backend": "triton"}, True, "triton"),
-        ({"decode_attention_backend": "triton"}, True, None),
+        ({"decode_attention_backend": "triton"}, True, "triton"),
+        ({"prefill_attention_backend": "flashinfer"}, True, "flashinfer"),
         ({"device": "cpu"}, True, None),
         ({}, False, None),
     ],
@@ -80,8 +88,7 @@ def test_a_gpu_server_without_a_backend_gets_flashinfer(given, gpu, chosen, monk
         | given
     )
     monkeypatch.setenv(ENVIRONMENT, Config().to_json())
-    cuda = SimpleNamespace(is_available=lambda: gpu)
-    monkeypatch.setattr(arguments, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(arguments, "on_nvidia", lambda: gpu)
     monkeypatch.setattr(plugin, "install_hooks", lambda: None)
     arguments.enable(args)
     assert args.attention_backend == chosen
@@ -126,5 +133,5 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
         max_running_requests=7,
     )
     model = args.get_model_config()
-    parts = needs(Config(), model, args, 4)
+    parts = needs(Config(), model, args, 4, POOL)
     assert parts["projected values"] == 8 * 8 * 64 * 64 * 4 and all(part >= 0 for part in parts.values())

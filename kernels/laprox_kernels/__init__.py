@@ -4,10 +4,11 @@ Imports nothing of SGLang, and Triton only when a GPU is used.
 """
 
 from laprox_kernels.dispatch import check_serving, decode, extend, layout, pack, plan_decode, score, select
-from laprox_kernels.gpu.support import Unsupported
+from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported
 from laprox_kernels.rows import Rows
 
 __all__ = [
+    "MAX_WINDOW",
     "Rows",
     "Unsupported",
     "check_serving",

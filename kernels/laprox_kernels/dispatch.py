@@ -5,9 +5,12 @@ from functools import cache
 import torch
 
 from laprox_kernels import reference
-from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, check, check_whole_pool
+from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, check, check_whole_pool, shared_memory
 from laprox_kernels.reference.score import Form
 from laprox_kernels.rows import Rows
+
+# What scoring a window of 64 over a head of 128 takes; sm_86, sm_89 and sm_120 have less.
+SHARED_MEMORY = 144 * 1024
 
 
 @cache
@@ -33,6 +36,12 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
     if not on_gpu(keys.device):
         name = torch.cuda.get_device_name(keys.device) if keys.is_cuda else keys.device
         raise Unsupported(f"device {name} (served: NVIDIA from sm_80 on)")
+    shared = shared_memory(keys.device)
+    if shared < SHARED_MEMORY:
+        name = torch.cuda.get_device_name(keys.device)
+        raise Unsupported(
+            f"device {name}, {shared} bytes of shared memory a block (served: from {SHARED_MEMORY} on)"
+        )
     check("attention", keys, queries)
     check_whole_pool("attention", keys, values)
     if len(queries) > MAX_WINDOW:

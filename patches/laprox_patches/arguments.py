@@ -13,6 +13,7 @@ import msgspec
 import torch
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_kernels import MAX_WINDOW
 from laprox_patches.seam import Seam, SeamError
 from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, Options, parse_budget
 from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
@@ -84,11 +85,16 @@ def enable(self: Any) -> None:
     self._laprox = config
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
-    backends = self.attention_backend, self.prefill_attention_backend, self.decode_attention_backend
-    if self.device in (None, "cuda") and not any(backends) and torch.cuda.is_available():
-        self.attention_backend = ATTENTION_BACKENDS["cuda"][0]
+    if self.attention_backend is None and self.device in (None, "cuda") and on_nvidia():
+        # SGLang's own choice for a phase that was left out is one that is refused.
+        given = self.prefill_attention_backend or self.decode_attention_backend
+        self.attention_backend = given or ATTENTION_BACKENDS["cuda"][0]
         logger.warning("LaProx: --attention-backend %s, as none was given", self.attention_backend)
     install_hooks()
+
+
+def on_nvidia() -> bool:
+    return torch.version.cuda is not None and torch.cuda.is_available()
 
 
 def check_resolved(result: None, self: Any) -> None:
@@ -100,6 +106,8 @@ def check_resolved(result: None, self: Any) -> None:
             )
         return
     check_arguments(self)
+    if self.device == "cuda" and config.window > MAX_WINDOW:
+        raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     check_model(self.get_model_config())
     preferred = self.preferred_sampling_params or {}
     Options.of(preferred.get("custom_params")).check(config, self.get_model_config().context_len)

@@ -24,14 +24,17 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     config: Config = runner.server_args._laprox
     logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
-    tokens = score_tokens(runner.model_config.context_len, runner.server_args)
+    longest = min(runner.model_config.context_len, pool.size)
+    tokens = score_tokens(longest, runner.server_args)
     try:
-        runtime = Runtime(config, runner.model, pool, rows, tokens)
-    except (UnsupportedModel, Unsupported) as error:
+        runtime = Runtime(config, runner.model, pool, rows, tokens, runner.dtype)
+    except UnsupportedModel as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
             f"laprox: --model-path {runner.server_args.model_path} is not served: {error}"
         ) from None
+    except Unsupported as error:
+        raise SystemExit(f"laprox: no kernel prunes for this model and device: {error}") from None
     return with_laprox(backend, runtime)
 
 

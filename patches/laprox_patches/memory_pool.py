@@ -24,7 +24,7 @@ def build_platform_pool(original: Callable[..., Any], self: Any, *, max_total_nu
 
 def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
     args = self.server_args
-    parts = needs(args._laprox, self.model_config, args, self.kv_cache_dtype.itemsize)
+    parts = needs(args._laprox, self.model_config, args, self.kv_cache_dtype.itemsize, available)
     total = sum(parts.values())
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())
     logger.info("LaProx reserves %.0f MB beside the KV pool (%s)", total / 1e6, listed)

@@ -2,10 +2,12 @@
 
 Work is counted in tiles of keys. A *unit* is one part (the dense slots, or one segment) of one
 (row, KV head); ``plan`` lays the tiles of all units in a line, and each program takes an equal
-stretch of it, so that ragged lengths cost nothing and the grid never depends on them. What a
-program has of a unit is a *piece*; a second kernel merges pieces by their log-sum-exp. Its programs
-take the places of those that have ended and wait for the rest. One kernel, in which the last program
-to leave a (row, KV head) merges its pieces, was slower on an H200, most of all at batch 1.
+stretch of it, so that ragged lengths cost nothing and the grid never depends on them. Where there
+are nearly as many units as programs, as many programs work as there are units: units of one length
+are then not cut. What a program has of a unit is a *piece*; a second kernel merges pieces by their
+log-sum-exp. Its programs take the places of those that have ended and wait for the rest. One kernel,
+in which the last program to leave a (row, KV head) merges its pieces, was slower on an H200, most of
+all at batch 1.
 """
 
 # mypy: allow-untyped-defs
@@ -23,7 +25,6 @@ from laprox_kernels.gpu.support import (
     last_contiguous,
     last_contiguous_rows,
     multiprocessors,
-    power_of_two,
     precision,
 )
 from laprox_kernels.rows import Rows
@@ -32,20 +33,22 @@ BLOCK_N = 128
 PROGRAMS_PER_SM = 2
 WARPS = 4
 STAGES = 3
-MERGE_BLOCK = 16
 MERGE_WARPS = 1  # sums over pieces need no barrier
 UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
 
 
-@triton.jit(do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
+@triton.jit(
+    do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units", "most_programs"]
+)
 def _plan_kernel(
-    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units,
+    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units, most_programs,
     HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(0) + first_layer
-    ends += tl.program_id(0) * units
+    ends += tl.program_id(0) * (units + 1)
     carry = tl.program_id(0) * 0
+    full = tl.program_id(0) * 0
     for first in range(0, units, UNIT_BLOCK):
         unit = first + tl.arange(0, UNIT_BLOCK)
         used = unit < units
@@ -59,6 +62,11 @@ def _plan_kernel(
         tiles = ((length + BLOCK_N - 1) // BLOCK_N).to(tl.int32)
         tl.store(ends + unit, carry + tl.cumsum(tiles, 0), mask=used)
         carry += tl.sum(tiles, 0)
+        full += tl.sum((tiles > 0).to(tl.int32), 0)
+    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
+    programs = tl.minimum(most_programs, carry)
+    programs = tl.where((full <= programs) & (full * 20 >= programs * 19), full, programs)
+    tl.store(ends + units, programs)
 
 
 @triton.jit
@@ -112,8 +120,7 @@ def _decode_kernel(
     counter = tl.arange(0, UNIT_BLOCK)
     first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
-    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
-    programs = tl.minimum(tl.num_programs(0), total)
+    programs = tl.load(ends + units)
     if program >= programs:
         return
     tile = _first_tile(program, total, programs)
@@ -132,9 +139,6 @@ def _decode_kernel(
         ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer, unit, units,
         HEADS, PARTS,
     )  # fmt: skip
-    # Up to here nothing comes from the kernel before this one: it wrote the new token's KV.
-    if DEPENDENT:
-        gdc_wait()
     while tile < stop:
         # What describes the next unit is under way while this one is read.
         next_end, next_begin, next_cell, next_cell_end, next_count, next_start = _unit(
@@ -192,9 +196,9 @@ def _decode_kernel(
         cell_end, count, start = next_cell_end, next_count, next_start
 
 
-@triton.jit(do_not_specialize=["units", "programs"])
+@triton.jit(do_not_specialize=["units"])
 def _merge_kernel(
-    out, pieces, weights, ends, units, programs,
+    out, pieces, weights, ends, units,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -202,7 +206,7 @@ def _merge_kernel(
     member = tl.program_id(1)
     channel = tl.arange(0, DIM)
     total = tl.load(ends + units - 1)
-    programs = tl.minimum(programs, total)
+    programs = tl.load(ends + units)
     top = tl.full((1,), -float("inf"), tl.float32)
     sums = tl.zeros((1,), tl.float32)
     output = tl.zeros((DIM,), tl.float32)
@@ -241,18 +245,24 @@ def _dependent(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Tensor:
-    """Running sum of tiles over the units of each layer: int32 ``[layers, B·heads·(1 + S)]``.
+def most_programs(device: torch.device) -> int:
+    return multiprocessors(device) * PROGRAMS_PER_SM
 
+
+def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Tensor:
+    """Per layer, the running sum of tiles over its units, then the number of programs that work.
+
+    int32 ``[layers, B·heads·(1 + S) + 1]``.
     Depends on ``rows`` alone: one call serves every layer of a step, and a graph that captures it.
     """
     batch, segments = rows.cu_cells.shape[:2]
     units = batch * heads * (1 + segments)
-    ends = torch.empty((layers, units), dtype=torch.int32, device=rows.slots.device)
+    ends = torch.empty((layers, units + 1), dtype=torch.int32, device=rows.slots.device)
     if units:
         _plan_kernel[(layers,)](
             ends, rows.dense, rows.cu_cells, rows.dense.stride(0), *rows.cu_cells.stride()[:2],
-            first_layer, units, HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
+            first_layer, units, most_programs(rows.slots.device),
+            HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
         )  # fmt: skip
     return ends
 
@@ -282,14 +292,12 @@ def decode(
     rows = last_contiguous_rows(rows)
     parts = 1 + rows.cu_cells.shape[1]
     units = batch * heads * parts
-    # A plan made just now must be waited for; one made for the step is long there.
-    dependent = _dependent(queries.device) and ends is not None
     ends = plan(rows, 1, heads, layer)[0] if ends is None else ends[layer]
-    programs = multiprocessors(queries.device) * PROGRAMS_PER_SM
+    programs = most_programs(queries.device)
     pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
     weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
     queries = last_contiguous(queries)
-    launch = {"DEPENDENT": dependent, **({"launch_pdl": True} if dependent else {})}
+    dependent = _dependent(queries.device)
     _decode_kernel[(programs,)](
         queries, keys, values, pieces, weights, ends,
         rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
@@ -297,12 +305,11 @@ def decode(
         *queries.stride()[:2], layer, units, scale * LOG2E,
         CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
         BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, PRECISION=precision(keys.dtype), STAGES=STAGES,
-        num_warps=WARPS, **launch,
+        DEPENDENT=dependent, num_warps=WARPS,
     )  # fmt: skip
-    # About as many as a (row, KV head) has pieces if all are equally long.
-    block = min(MERGE_BLOCK, power_of_two(programs // (batch * heads) + parts))
     _merge_kernel[(batch * heads, group)](
-        out, pieces, weights, ends, units, programs,
-        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=block, num_warps=MERGE_WARPS, **launch,
+        out, pieces, weights, ends, units,
+        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
+        DEPENDENT=dependent, num_warps=MERGE_WARPS, **({"launch_pdl": True} if dependent else {}),
     )  # fmt: skip
     return out

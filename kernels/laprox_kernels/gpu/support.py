@@ -79,5 +79,12 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block can have."""
+    from triton.runtime import driver
+
+    return int(driver.active.utils.get_device_properties(device.index or 0)["max_shared_mem"])
+
+
 def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
