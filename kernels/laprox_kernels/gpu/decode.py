@@ -2,12 +2,10 @@
 
 Work is counted in tiles of keys. A *unit* is one part (the dense slots, or one segment) of one
 (row, KV head); ``plan`` lays the tiles of all units in a line, and each program takes an equal
-stretch of it, so that ragged lengths cost nothing and the grid never depends on them. Where there
-are nearly as many units as programs, as many programs work as there are units: units of one length
-are then not cut. What a program has of a unit is a *piece*; a second kernel merges pieces by their
-log-sum-exp. Its programs take the places of those that have ended and wait for the rest. One kernel,
-in which the last program to leave a (row, KV head) merges its pieces, was slower on an H200, most of
-all at batch 1.
+stretch of it, so that ragged lengths cost nothing and the grid never depends on them. What a
+program has of a unit is a *piece*; a second kernel merges pieces by their log-sum-exp. Its programs
+take the places of those that have ended and wait for the rest. One kernel, in which the last program
+to leave a (row, KV head) merges its pieces, was slower on an H200, most of all at batch 1.
 """
 
 # mypy: allow-untyped-defs
@@ -38,17 +36,14 @@ UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
 
 
-@triton.jit(
-    do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units", "most_programs"]
-)
+@triton.jit(do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
 def _plan_kernel(
-    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units, most_programs,
+    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units,
     HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(0) + first_layer
-    ends += tl.program_id(0) * (units + 1)
+    ends += tl.program_id(0) * units
     carry = tl.program_id(0) * 0
-    full = tl.program_id(0) * 0
     for first in range(0, units, UNIT_BLOCK):
         unit = first + tl.arange(0, UNIT_BLOCK)
         used = unit < units
@@ -62,11 +57,6 @@ def _plan_kernel(
         tiles = ((length + BLOCK_N - 1) // BLOCK_N).to(tl.int32)
         tl.store(ends + unit, carry + tl.cumsum(tiles, 0), mask=used)
         carry += tl.sum(tiles, 0)
-        full += tl.sum((tiles > 0).to(tl.int32), 0)
-    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
-    programs = tl.minimum(most_programs, carry)
-    programs = tl.where((full <= programs) & (full * 20 >= programs * 19), full, programs)
-    tl.store(ends + units, programs)
 
 
 @triton.jit
@@ -120,7 +110,8 @@ def _decode_kernel(
     counter = tl.arange(0, UNIT_BLOCK)
     first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
-    programs = tl.load(ends + units)
+    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
+    programs = tl.minimum(tl.num_programs(0), total)
     if program >= programs:
         return
     tile = _first_tile(program, total, programs)
@@ -166,9 +157,8 @@ def _decode_kernel(
                 key = at * BLOCK_N + lane
                 used = key < length
                 place = remainder + key
-                slot = tl.load(row_slots + tl.where(packed, place // CELLS, key), mask=used, other=0).to(
-                    tl.int64
-                )
+                column = tl.where(packed, place // CELLS, key)
+                slot = tl.load(row_slots + column, mask=used, other=0).to(tl.int64)
                 inside = tl.where(packed, place % CELLS, layer * HEADS + head)
                 offset = (slot * CELLS + inside) * DIM
                 k = tl.load(keys + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
@@ -196,9 +186,9 @@ def _decode_kernel(
         cell_end, count, start = next_cell_end, next_count, next_start
 
 
-@triton.jit(do_not_specialize=["units"])
+@triton.jit(do_not_specialize=["units", "programs"])
 def _merge_kernel(
-    out, pieces, weights, ends, units,
+    out, pieces, weights, ends, units, programs,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -206,7 +196,7 @@ def _merge_kernel(
     member = tl.program_id(1)
     channel = tl.arange(0, DIM)
     total = tl.load(ends + units - 1)
-    programs = tl.load(ends + units)
+    programs = tl.minimum(programs, total)
     top = tl.full((1,), -float("inf"), tl.float32)
     sums = tl.zeros((1,), tl.float32)
     output = tl.zeros((DIM,), tl.float32)
@@ -245,24 +235,25 @@ def _dependent(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def most_programs(device: torch.device) -> int:
-    return multiprocessors(device) * PROGRAMS_PER_SM
+def most_programs(device: torch.device, row_heads: int) -> int:
+    """Programs of a launch. Where there are nearly as many (row, KV head), one for each: dense rows of
+    one length, the common benchmark, are then not cut, which is worth 0.6 % on an H200."""
+    most = multiprocessors(device) * PROGRAMS_PER_SM
+    return row_heads if 0.95 * most <= row_heads <= most else most
 
 
 def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Tensor:
-    """Per layer, the running sum of tiles over its units, then the number of programs that work.
+    """Running sum of tiles over the units of each layer: int32 ``[layers, B·heads·(1 + S)]``.
 
-    int32 ``[layers, B·heads·(1 + S) + 1]``.
     Depends on ``rows`` alone: one call serves every layer of a step, and a graph that captures it.
     """
     batch, segments = rows.cu_cells.shape[:2]
     units = batch * heads * (1 + segments)
-    ends = torch.empty((layers, units + 1), dtype=torch.int32, device=rows.slots.device)
+    ends = torch.empty((layers, units), dtype=torch.int32, device=rows.slots.device)
     if units:
         _plan_kernel[(layers,)](
             ends, rows.dense, rows.cu_cells, rows.dense.stride(0), *rows.cu_cells.stride()[:2],
-            first_layer, units, most_programs(rows.slots.device),
-            HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
+            first_layer, units, HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
         )  # fmt: skip
     return ends
 
@@ -293,7 +284,7 @@ def decode(
     parts = 1 + rows.cu_cells.shape[1]
     units = batch * heads * parts
     ends = plan(rows, 1, heads, layer)[0] if ends is None else ends[layer]
-    programs = most_programs(queries.device)
+    programs = most_programs(queries.device, batch * heads)
     pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
     weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
     queries = last_contiguous(queries)
@@ -308,7 +299,7 @@ def decode(
         DEPENDENT=dependent, num_warps=WARPS,
     )  # fmt: skip
     _merge_kernel[(batch * heads, group)](
-        out, pieces, weights, ends, units,
+        out, pieces, weights, ends, units, programs,
         HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
         DEPENDENT=dependent, num_warps=MERGE_WARPS, **({"launch_pdl": True} if dependent else {}),
     )  # fmt: skip
