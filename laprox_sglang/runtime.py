@@ -82,7 +82,7 @@ class Runtime:
         self._warm_up(attention_layers(model)[0][0].tp_q_head_num, dtype)
 
     def load_weights(self) -> None:
-        """Computes the Gram matrices; again after every weight update."""
+        """Computes the Gram matrices anew, after a weight update."""
         gram_matrices(self._model, self._gram)
 
     def _warm_up(self, query_heads: int, dtype: torch.dtype) -> None:
