@@ -45,7 +45,8 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
                 axis.set_xlim(left=0)
         axes[0][0].set_ylabel("KV slots in use, thousands")
         axes[1][0].set_ylabel("requests running")
-        axes[0][0].legend(loc="best")
+        # Outside: in some column a line runs through every corner.
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
         pictures.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
     lengths = sorted(int_length(name) for name, row in rows.items() if name.startswith("sweep-"))
@@ -85,7 +86,7 @@ def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.text(
         0.99, 0.005, "fa3, stock's default backend on Hopper, was not measured", ha="right", fontsize=7
     )
-    figure.tight_layout(rect=(0, 0.015, 1, 1))
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     target = path.with_name(f"{path.stem}-{what}.png")
     figure.savefig(target, dpi=130)
     return target
