@@ -25,6 +25,9 @@ ROWS = {
     "packed": [[0, ("even", 9 * BIG)], [3, ("ragged", 40 * BIG)]],
     "mixed": [[5, ("ragged", 11 * BIG)], [130 * BIG], [1, ("one head", 7 * BIG)]],
     "one cell": [[0, ("one cell", 30 * BIG)]],
+    # As many (row, KV head) as programs: what is one piece is not merged.
+    "equally long": [[150 * BIG]] * (32 if GPU else 4),
+    "some in one piece": [[150 * BIG], [0, ("even", 3)], [150 * BIG], [9, ("ragged", 40)]],
     "eight segments": [
         [2] + [("ragged", 1 + i * BIG) for i in range(8)],
         [4, ("even", 3), ("one head", 2)],

@@ -3,9 +3,10 @@
 Work is counted in tiles of keys. A *unit* is one part (the dense slots, or one segment) of one
 (row, KV head); ``plan`` lays the tiles of all units in a line, and each program takes an equal
 stretch of it, so that ragged lengths cost nothing and the grid never depends on them. What a
-program has of a unit is a *piece*; a second kernel merges pieces by their log-sum-exp. Its programs
-take the places of those that have ended and wait for the rest. One kernel, in which the last program
-to leave a (row, KV head) merges its pieces, was slower on an H200, most of all at batch 1.
+program has of a unit is a *piece*; a second kernel merges pieces by their log-sum-exp, where a
+(row, KV head) has more than one. Its programs take the places of those that have ended and wait for
+the rest. One kernel, in which the last program to leave a (row, KV head) merges its pieces, was
+slower on an H200, most of all at batch 1.
 """
 
 # mypy: allow-untyped-defs
@@ -94,11 +95,19 @@ def _unit(
     return end, begin, cell, cell_end, count, start
 
 
+@triton.jit
+def _alone(ends, unit, tiles, PARTS: tl.constexpr):
+    """Whether a unit of so many tiles is all that its (row, KV head) has."""
+    first = unit // PARTS * PARTS
+    before = tl.load(ends + first - 1, mask=first > 0, other=0)
+    return tl.load(ends + first + PARTS - 1) - before == tiles
+
+
 @triton.jit(
     do_not_specialize=["slots_row", "dense_stride", "start_row", "cu_row", "cu_segment", "layer", "units"]
 )
 def _decode_kernel(
-    queries, keys, values, pieces, weights, ends,
+    out, queries, keys, values, pieces, weights, ends,
     slots, dense, segment_start, cu_cells,
     slots_row, dense_stride, start_row, cu_row, cu_segment, q_row, q_head,
     layer, units, scale,
@@ -173,13 +182,17 @@ def _decode_kernel(
                     share_of.to(v.dtype), v, output * shrink[:, None], input_precision=PRECISION
                 )  # fmt: skip
                 top = higher
-            # Of the programs and units in order, one or both grow from piece to piece.
-            piece = ((program + unit) * GROUP + member).to(tl.int64)
-            tl.store(
-                pieces + piece[:, None] * DIM + channel[None, :], output / sums[:, None],
-                mask=(member < GROUP)[:, None],
-            )  # fmt: skip
-            tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)
+            output = output / sums[:, None]
+            own = (member < GROUP)[:, None]
+            if (until - tile == end - begin) & _alone(ends, unit, end - begin, PARTS):
+                target = (row * HEADS * GROUP + group) * DIM
+                final = output.to(out.dtype.element_ty)
+                tl.store(out + target[:, None] + channel[None, :], final, mask=own)
+            else:
+                # Of the programs and units in order, one or both grow from piece to piece.
+                piece = ((program + unit) * GROUP + member).to(tl.int64)
+                tl.store(pieces + piece[:, None] * DIM + channel[None, :], output, mask=own)
+                tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)
         tile = until
         unit += 1
         end, begin, cell = next_end, next_begin, next_cell
@@ -197,6 +210,20 @@ def _merge_kernel(
     channel = tl.arange(0, DIM)
     total = tl.load(ends + units - 1)
     programs = tl.minimum(programs, total)
+    first_unit = row_head * PARTS
+    begin = tl.load(ends + first_unit - 1, mask=first_unit > 0, other=0)
+    end = tl.load(ends + first_unit + PARTS - 1)
+    if _program_of(begin, total, programs) == _program_of(end - 1, total, programs):
+        parts = 0
+        for part in range(PARTS):
+            until = tl.load(ends + first_unit + part)
+            parts += (until > begin).to(tl.int32)
+            begin = until
+        if parts == 1:
+            # The decode kernel has written the output. What comes next waits for this kernel alone.
+            if DEPENDENT:
+                gdc_wait()
+            return
     top = tl.full((1,), -float("inf"), tl.float32)
     sums = tl.zeros((1,), tl.float32)
     output = tl.zeros((DIM,), tl.float32)
@@ -290,7 +317,7 @@ def decode(
     queries = last_contiguous(queries)
     dependent = _dependent(queries.device)
     _decode_kernel[(programs,)](
-        queries, keys, values, pieces, weights, ends,
+        out, queries, keys, values, pieces, weights, ends,
         rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
         rows.slots.stride(0), rows.dense.stride(0), rows.segment_start.stride(0), *rows.cu_cells.stride()[:2],
         *queries.stride()[:2], layer, units, scale * LOG2E,
