@@ -1,7 +1,8 @@
 """Compiles every kernel for sm_80 and sm_90 as the package launches it, on a machine without a GPU.
 
-Triton's interpreter runs what its compiler refuses: a name that changes its type in a branch, say. A process of
-its own: the interpreter must be off. Prints, per kernel, the largest shared memory in bytes.
+Triton's interpreter runs what its compiler refuses: a name that changes its type in a branch, say.
+A process of its own: the interpreter must be off. Prints, per kernel, the largest shared memory in
+bytes.
 """
 
 import torch
