@@ -8,8 +8,6 @@ alternative's: below 1 it is the faster one. Needs a GPU; FlashInfer rows need `
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from triton.testing import do_bench
 import laprox_kernels as kernels
 from laprox_kernels import Rows
 from laprox_kernels.reference.decode import cell_index
+from provenance import chip, today, versions
 
 try:
     import flashinfer
@@ -321,16 +320,6 @@ BENCHES = {
 }
 
 
-def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    for package in ("triton", "flashinfer-python"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
 def show(bench: Bench) -> None:
     table = Table(title=f"{torch.cuda.get_device_name()}: copy {bench.copy_gbps:.0f} GB/s, "
                   f"bf16 matmul {bench.matmul_tflops:.0f} TFLOP/s")  # fmt: skip
@@ -367,9 +356,9 @@ def main() -> None:
     show(bench)
     if arguments.json:
         record = {
-            "chip": torch.cuda.get_device_name(),
+            "chip": chip(),
             "versions": versions(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": today(),
             "command": " ".join(["python", *sys.argv]),
             "copy_gbps": round(bench.copy_gbps),
             "matmul_tflops": round(bench.matmul_tflops),

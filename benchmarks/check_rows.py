@@ -1,19 +1,15 @@
 """What a check measured against its limit, as a table and as a file."""
 
-import datetime
-import importlib.metadata
 import json
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("laprox-sglang", "sglang", "flashinfer-python", "triton")
+from provenance import chip, today, versions
 
 
 @dataclass(frozen=True)
@@ -66,23 +62,12 @@ def show(rows: list[Row]) -> None:
 
 
 def write(rows: list[Row], details: dict[str, Any], file: Path) -> None:
-    on_gpu = torch.cuda.is_available()
     record = {
-        "chip": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",
+        "chip": chip(),
         "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "command": " ".join(["python", *sys.argv]),
         "rows": [row.to_dict() for row in rows],
         "details": details,
     }
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +17,8 @@ from typing import Any
 import requests
 import torch
 
-from laprox_sglang.config import ENVIRONMENT
 from laprox_sglang.needle import MODEL_PATH, Sample, Task
-from server import ServerError
+from server import Launch, ServerError, start
 
 ON_GPU = torch.cuda.is_available()
 BOTH = ["--grammar-backend", "none", "--skip-server-warmup"]
@@ -58,23 +55,12 @@ class Server:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self.log = logs / f"{name}.log"
-        device = GPU if ON_GPU else CPU
-        self._command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(MODEL_PATH)]
-        self._command += ["--port", str(port), *BOTH, *device.split(), *flags]
-        # What the caller exports wins: a check can then be repeated with one of them switched off.
-        self._environment = environment | {k: v for k, v in os.environ.items() if k != ENVIRONMENT}
+        self._port = port
+        arguments = ["--model-path", str(MODEL_PATH), *BOTH, *(GPU if ON_GPU else CPU).split(), *flags]
+        self._launch = Launch(name, arguments, self.log, ON_GPU, START_SECONDS, environment)
 
     def __enter__(self) -> "Server":
-        with self.log.open("w") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                # Not the repository root: its folder `kernels` would be found before a package of that name.
-                cwd=self.log.parent,
-                env=self._environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = start(self._launch, self._port)
         running.append(self)
         started = time.monotonic()
         try:

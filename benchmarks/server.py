@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +43,7 @@ class Launch:
         arguments: of ``sglang.launch_server``, without the port.
         gpu: let it see the GPU, if there is one. The demo compares servers on a CPU.
         seconds: how long it may take to come up.
+        environment: variables for it; what the caller's shell exports wins.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Launch:
     log: Path
     gpu: bool = False
     seconds: float = START_SECONDS
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -111,12 +113,14 @@ def serve_all(launches: Sequence[Launch]) -> Iterator[list[str]]:
 
 def start(launch: Launch, port: int) -> subprocess.Popen[bytes]:
     # LaProx is switched on by flags alone, and by nothing that the caller's shell exports.
-    environment = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
+    exported = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
+    environment = launch.environment | exported
     if not launch.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with launch.log.open("w") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "sglang.launch_server", *launch.arguments, "--port", str(port)],
+            # Not the repository root: its folder `kernels` would be found before a package of that name.
             cwd=launch.log.parent,
             env=environment,
             stdout=output,

@@ -1,16 +1,13 @@
 """The results file: rows of parts that ran at different times, merged; and the table."""
 
-import datetime
-import importlib.metadata
 import json
-import platform
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
+from provenance import chip, today, versions
 from serving_figures import ratio
 from serving_workloads import LAPROX, STOCK, TARGETS, Workload
 
@@ -142,23 +139,3 @@ def show(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) or value >= 1000 else f"{value:.3f}"
-
-
-def chip() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {platform.machine()}"
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    for package in ("sglang", "laprox-sglang", "triton", "flashinfer-python"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def today() -> str:
-    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -12,10 +12,11 @@ import requests
 from rich.progress import Progress, TaskID
 
 import serving_figures
+from provenance import chip, today, versions
 from serving_client import Client, Reply, WorkloadError
 from serving_meter import Meter
 from serving_profile import HOW, TraceError, summarise
-from serving_record import Record, chip, dumps, today, versions
+from serving_record import Record, dumps
 from serving_servers import Machine, Service
 from serving_workloads import ENOUGH, LAPROX, STOCK, WARM_TOKENS, Script, Workload
 

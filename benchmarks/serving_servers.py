@@ -10,7 +10,7 @@ import requests
 
 from laprox_sglang.needle import MODEL_PATH
 from server import FLAGS as CPU_FLAGS
-from server import Launch
+from server import START_SECONDS, Launch
 from serving_client import WorkloadError
 from serving_workloads import BUDGET, KEEP_PREFIX, LAPROX, QUICK_KEEP_PREFIX
 
@@ -77,9 +77,9 @@ class Machine:
         return flags
 
     def launch(self, server: str, pool: str, logs: Path) -> Launch:
-        seconds = {"seconds": GPU_START_SECONDS} if self.gpu else {}
+        seconds = GPU_START_SECONDS if self.gpu else START_SECONDS
         flags = self.flags(server, pool)
-        return Launch(server, flags, logs / f"{server}-{pool}.log", self.gpu, **seconds)
+        return Launch(server, flags, logs / f"{server}-{pool}.log", self.gpu, seconds)
 
 
 class Service:

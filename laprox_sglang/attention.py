@@ -34,11 +34,10 @@ class LaproxAttention(AttentionBackend):
     def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
         decode = self.laprox.decode
         if in_capture:
-            decode.compressed = get_capture_lora_variant() == COMPRESSED
+            decode.begin_capture(get_capture_lora_variant() == COMPRESSED)
         if decode.compressed:
             decode.prepare_graph(forward_batch.req_pool_indices, forward_batch.seq_lens)
         else:
-            decode.rows = None
             super().init_forward_metadata_out_graph(forward_batch, in_capture)
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:

@@ -32,21 +32,24 @@ class DecodeBatch:
         self._req_to_token = req_to_token
         self._cells = (layers, heads)
         self._whole = torch.zeros(SPAN + layers * heads + 1, dtype=torch.int64, device=req_to_token.device)
+        self._reqs: list[Any] = []
         self._segments: list[Segment | None] = []
-        self._columns = 0
         self._graph_tables, self._graph_rows = self._buffers(0, 0)
         self._graph_segments: list[Segment | None] = []
 
     def begin(self, reqs: list[Any]) -> None:
         """Takes the requests of a decode step, whose new columns have their slots already."""
+        self._reqs = reqs
         self._segments = [segment_of(req) for req in reqs]
         self.compressed = any(self._segments)
-        self._columns = max(
-            req.kv.kv_allocated_len - (segment.freed if segment else 0)
-            for req, segment in zip(reqs, self._segments, strict=True)
-        )
+
+    def begin_capture(self, compressed: bool) -> None:
+        """Takes the dummy rows of a graph's capture: no request, and buffers of either family."""
+        self.end()
+        self.compressed = compressed
 
     def end(self) -> None:
+        self._reqs = []
         self._segments = []
         self.compressed = False
         self.rows = self.plan = None
@@ -63,7 +66,11 @@ class DecodeBatch:
             req_pool_indices: int64 ``[B]``, rows of ``req_to_token``.
             seq_lens: int64 ``[B]``, logical lengths, the new token included.
         """
-        tables, rows = self._buffers(len(seq_lens), self._columns)
+        columns = max(
+            req.kv.kv_allocated_len - (segment.freed if segment else 0)
+            for req, segment in zip(self._reqs, self._segments, strict=True)
+        )
+        tables, rows = self._buffers(len(seq_lens), columns)
         self._load(tables, self._segments)
         kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], rows)
         self.rows = rows

@@ -1,13 +1,18 @@
 """Which version of a kernel serves which device: Triton on NVIDIA GPUs from sm_80, plain torch elsewhere."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
 from laprox_kernels import reference
 from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, check, check_whole_pool, shared_memory
-from laprox_kernels.reference.score import Form
 from laprox_kernels.rows import Rows
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What a block of sm_80 has: scoring a window of 64 takes nearly all. sm_86, sm_89 and sm_120 have less.
 SHARED_MEMORY = 163 * 1024
@@ -48,62 +53,29 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
         raise Unsupported(f"score: window {len(queries)} (served: up to {MAX_WINDOW})")
 
 
-def score(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    row: torch.Tensor,
-    start: int,
-    gram: torch.Tensor,
-    scale: float,
-    sinks: int,
-    pooling: int,
-    out: torch.Tensor,
-    form: Form = "mean",
-) -> None:
-    """See ``reference.score``."""
-    if on_gpu(keys.device):
-        from laprox_kernels.gpu.score import score as version
-    else:
-        version = reference.score
-    version(queries, keys, values, row, start, gram, scale, sinks, pooling, out, form)
+def by_device(reference_version: Callable[P, T]) -> Callable[P, T]:
+    """The reference, or on a GPU the Triton version: the function of that name in the module of that name.
+
+    The first argument is a tensor, which tells the device.
+    """
+    name = reference_version.__name__
+
+    @wraps(reference_version)
+    def version(*arguments: P.args, **keywords: P.kwargs) -> T:
+        chosen: Any = reference_version
+        if on_gpu(cast(torch.Tensor, arguments[0]).device):
+            chosen = getattr(import_module(f"laprox_kernels.gpu.{name}"), name)
+        result: T = chosen(*arguments, **keywords)
+        return result
+
+    return version
 
 
-def select(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """See ``reference.select``."""
-    if on_gpu(scores.device):
-        from laprox_kernels.gpu.select import select as version
-    else:
-        version = reference.select
-    return version(scores, k)
-
-
-def pack(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    slots: torch.Tensor,
-    kept: torch.Tensor,
-    positions: torch.Tensor | None = None,
-    scores: torch.Tensor | None = None,
-    kept_scores: torch.Tensor | None = None,
-) -> None:
-    """See ``reference.pack``."""
-    if on_gpu(keys.device):
-        from laprox_kernels.gpu.pack import pack as version
-    else:
-        version = reference.pack
-    version(keys, values, slots, kept, positions, scores, kept_scores)
-
-
-def layout(
-    table: torch.Tensor, table_rows: torch.Tensor, lengths: torch.Tensor, spans: torch.Tensor, rows: Rows
-) -> None:
-    """See ``reference.layout``."""
-    if on_gpu(table.device):
-        from laprox_kernels.gpu.layout import layout as version
-    else:
-        version = reference.layout
-    version(table, table_rows, lengths, spans, rows)
+score = by_device(reference.score)
+select = by_device(reference.select)
+pack = by_device(reference.pack)
+layout = by_device(reference.layout)
+extend = by_device(reference.extend)
 
 
 def plan_decode(rows: Rows, layers: int, heads: int) -> torch.Tensor | None:
@@ -130,22 +102,3 @@ def decode(
     from laprox_kernels.gpu.decode import decode as version
 
     return version(queries, keys, values, layer, rows, scale, plan)
-
-
-def extend(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    layer: int,
-    rows: Rows,
-    own: torch.Tensor,
-    cu_new: torch.Tensor,
-    longest: int,
-    scale: float,
-) -> torch.Tensor:
-    """See ``reference.extend``."""
-    if on_gpu(keys.device):
-        from laprox_kernels.gpu.extend import extend as version
-    else:
-        version = reference.extend
-    return version(queries, keys, values, layer, rows, own, cu_new, longest, scale)
