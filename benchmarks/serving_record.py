@@ -12,8 +12,10 @@ from serving_figures import ratio
 from serving_workloads import LAPROX, STOCK, TARGETS, Workload
 
 NOT_MEASURED = "fa3, stock's default attention backend on Hopper"
-# Whose figures of stock stand for a workload that only LaProx runs.
+# Whose figures of stock stand for a workload that only LaProx runs, and which of them: it sends fewer
+# requests, so nothing else compares.
 STANDS_FOR = {"b-itl": "b"}
+STANDING = ("peak_concurrency", "itl_p50", "itl_p99", "date")
 
 
 class RecordError(RuntimeError):
@@ -75,8 +77,8 @@ class Record:
         for reader in self.rows:
             source = STANDS_FOR.get(reader["workload"])
             if source is not None and (stock := self.figures(source, STOCK)) is not None:
-                brief = {key: value for key, value in stock.items() if key != "slots_over_time"}
-                reader[STOCK] = brief | {"taken_from": source}
+                reader[STOCK] = {key: stock[key] for key in STANDING if key in stock}
+                reader[STOCK]["taken_from"] = source
             if reader[STOCK] and reader[LAPROX]:
                 reader["ratio"] = ratio(reader[STOCK], reader[LAPROX])
         self.save()
