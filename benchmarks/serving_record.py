@@ -14,7 +14,7 @@ from serving_workloads import LAPROX, STOCK, TARGETS, Workload
 NOT_MEASURED = "fa3, stock's default attention backend on Hopper"
 # Whose figures of stock stand for a workload that only LaProx runs, and which of them: it sends fewer
 # requests, so nothing else compares.
-STANDS_FOR = {"b-itl": "b"}
+STANDS_FOR = {"b-itl": "b", "a-itl": "a"}
 STANDING = ("peak_concurrency", "itl_p50", "itl_p99", "date")
 
 

@@ -16,7 +16,7 @@ from provenance import chip, today, versions
 from serving_client import Client, Reply, WorkloadError
 from serving_meter import Meter
 from serving_profile import HOW, TraceError, summarise
-from serving_record import Record, dumps
+from serving_record import STANDS_FOR, Record, dumps
 from serving_servers import Machine, Service
 from serving_workloads import ENOUGH, LAPROX, STOCK, WARM_TOKENS, Script, Workload
 
@@ -101,8 +101,8 @@ class Runner:
         if not right:
             wanted = f"{expected} slots" if expected else "all that the GPU has room for"
             raise WorkloadError(f"needs a pool of {wanted}, and the server has {service.slots} slots")
-        if row.name == "b-itl":
-            row = dataclasses.replace(row, requests=self._stock_peak("b"))
+        if row.name in STANDS_FOR:
+            row = dataclasses.replace(row, requests=self._stock_peak(STANDS_FOR[row.name]))
             self._progress.update(task, total=row.total)
         warm, scripts = row.scripts(number)
         options = options_of(row, service)

@@ -158,6 +158,11 @@ def full_workloads() -> list[Workload]:
             "profile", "a lone request, 32K in, traced", "fixed", (20, 20), 1, 32 * k, 8, profile=True
         ),
         Workload("a", "32K in, 512 out, unique", "full", (135, 105), 48, 32 * k, 512),
+        # In b, stock's step is so short that weights are 0.39 of it; here its KV is nearly all of it.
+        Workload(
+            *("a-itl", "a at the concurrency that stock reaches", "full", (0, 45), 48, 32 * k, 512),
+            servers=(LAPROX,),
+        ),
         Workload(
             *("b-full", "requests of b admitted to the full pool", "full", (70, 260), 160, 32 * k, 4 * k),
             admission=True,
@@ -189,6 +194,10 @@ def quick_workloads() -> list[Workload]:
         *sweep,
         Workload("profile", "a lone request, 600 in, traced", "fixed", (10, 10), 1, 600, 8, profile=True),
         Workload("a", "600 in, 16 out, unique", "full", (6, 5), 12, 600, 16),
+        Workload(
+            *("a-itl", "a at the concurrency that stock reaches", "full", (0, 5), 12, 600, 16),
+            servers=(LAPROX,),
+        ),
         Workload(
             *("b-full", "requests of b admitted to 6,000 slots", "full", (10, 15), 60, 600, 64),
             admission=True,
