@@ -21,7 +21,7 @@ from triton.testing import do_bench
 import laprox_kernels as kernels
 from laprox_kernels import Rows
 from laprox_kernels.reference.decode import cell_index
-from provenance import chip, today, versions
+from provenance import origin
 
 try:
     import flashinfer
@@ -356,10 +356,7 @@ def main() -> None:
     show(bench)
     if arguments.json:
         record = {
-            "chip": chip(),
-            "versions": versions(),
-            "date": today(),
-            "command": " ".join(["python", *sys.argv]),
+            **origin(),
             "copy_gbps": round(bench.copy_gbps),
             "matmul_tflops": round(bench.matmul_tflops),
             "rows": bench.rows,

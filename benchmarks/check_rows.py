@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from provenance import chip, today, versions
+from provenance import origin
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,5 @@ def show(rows: list[Row]) -> None:
 
 
 def write(rows: list[Row], details: dict[str, Any], file: Path) -> None:
-    record = {
-        "chip": chip(),
-        "versions": versions(),
-        "date": today(),
-        "command": " ".join(["python", *sys.argv]),
-        "rows": [row.to_dict() for row in rows],
-        "details": details,
-    }
+    record = {**origin(), "rows": [row.to_dict() for row in rows], "details": details}
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

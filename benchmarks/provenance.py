@@ -3,6 +3,8 @@
 import datetime
 import importlib.metadata
 import platform
+import sys
+from typing import Any
 
 import torch
 
@@ -27,3 +29,12 @@ def versions() -> dict[str, str]:
 
 def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def command() -> str:
+    return " ".join(["python", *sys.argv])
+
+
+def origin() -> dict[str, Any]:
+    """Head of a results file that one command wrote."""
+    return {"chip": chip(), "versions": versions(), "date": today(), "command": command()}

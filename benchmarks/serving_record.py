@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from provenance import chip, today, versions
+from provenance import chip, command, today, versions
 from serving_figures import ratio
 from serving_workloads import LAPROX, STOCK, TARGETS, Workload
 
@@ -73,7 +73,7 @@ class Record:
             order = list(self._workloads)
             self.rows.sort(key=lambda row: order.index(row["workload"]) if row["workload"] in order else 99)
         row |= {"attention_backend": backend, "not_measured": NOT_MEASURED}
-        row[server] = figures | {"date": today()}
+        row[server] = figures | {"date": today(), "command": command()}
         for reader in self.rows:
             source = STANDS_FOR.get(reader["workload"])
             if source is not None and (stock := self.figures(source, STOCK)) is not None:

@@ -12,7 +12,7 @@ import requests
 from rich.progress import Progress, TaskID
 
 import serving_figures
-from provenance import chip, today, versions
+from provenance import origin
 from serving_client import Client, Reply, WorkloadError
 from serving_meter import Meter
 from serving_profile import HOW, TraceError, summarise
@@ -159,8 +159,8 @@ class Runner:
                 return {}
         self._profiles[service.name] = summary
         if self._profile_path is not None:
-            head = {"chip": chip(), "versions": versions(), "date": today(), "how": HOW}
-            self._profile_path.write_text(dumps(head | {"servers": self._profiles}))
+            content = {**origin(), "how": HOW, "servers": self._profiles}
+            self._profile_path.write_text(dumps(content))
         return {key: value for key, value in summary.items() if not isinstance(value, dict)}
 
 

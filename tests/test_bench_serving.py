@@ -171,6 +171,7 @@ def test_rows_of_parts_merge_into_one_file(bench, tmp_path):
     rows = {row["workload"]: row for row in content["rows"]}
     assert list(rows) == ["b", "b-itl", "a"]
     assert rows["b"]["ratio"] == {"output_tok_s": 3.0} and "fa3" in rows["b"]["not_measured"]
+    assert all("pytest" in rows["b"][server]["command"] for server in ("stock", "laprox"))
     # Only LaProx runs it; of stock's figures in b those stand in that fewer requests do not change.
     assert rows["b-itl"]["ratio"] == {"itl_p50": 0.4} and rows["b-itl"]["stock"]["taken_from"] == "b"
     assert set(rows["b-itl"]["stock"]) == {"itl_p50", "date", "taken_from"} and rows["a"]["stock"] is None
