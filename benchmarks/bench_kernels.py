@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -343,14 +344,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="headline sizes only, fewer repetitions")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows to FILE")
     parser.add_argument("--only", metavar="NAMES", help="comma-separated: " + ", ".join(BENCHES))
     arguments = parser.parse_args()
+    names = arguments.only.split(",") if arguments.only else list(BENCHES)
+    if unknown := [name for name in names if name not in BENCHES]:
+        parser.error(f"--only: no kernel {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        parser.error(f"--json: {arguments.json} cannot be written: give a file in a folder that exists")
     if not torch.cuda.is_available():
         parser.error("needs a GPU")
     torch.manual_seed(0)
     bench = Bench(arguments.quick)
-    for name in arguments.only.split(",") if arguments.only else BENCHES:
+    for name in names:
         BENCHES[name](bench)
         torch.cuda.empty_cache()
     show(bench)
@@ -361,9 +367,7 @@ def main() -> None:
             "matmul_tflops": round(bench.matmul_tflops),
             "rows": bench.rows,
         }
-        with open(arguments.json, "w") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

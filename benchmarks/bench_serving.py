@@ -79,6 +79,8 @@ def attached(text: str, servers: list[str]) -> list[Service]:
             raise UsageError(f"no SGLang server answers at {pairs[name]!r}: {type(error).__name__}") from None
         if (services[-1].totals() is None) != (name == SERVERS[0]):
             raise UsageError(f"the server at {pairs[name]} is not {name}")
+    if not services:
+        raise UsageError(f"--attach gives {', '.join(pairs)}, and --server asks for {', '.join(servers)}")
     return services
 
 
@@ -140,7 +142,7 @@ def main(arguments: list[str]) -> int:
     Console(width=None if console.is_terminal else 120).print(
         table(record, [workload.name for workload in chosen])
     )
-    if given.json is not None:
+    if given.json is not None and record.saved:
         try:
             pictures = serving_plots.draw(record.content, given.json)
             print(f"written: {', '.join(map(str, [given.json, *pictures]))}")

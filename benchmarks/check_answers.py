@@ -102,9 +102,13 @@ class Identity:
             Row(self.NAME, "the same: budget 1.0", self.equal(self.WHOLE), "%", least=stock - self.POINTS),
             Row(self.NAME, f"the same: budget {self.ALMOST}", self.equal(self.ALMOST), "%"),
         ]
-        for name, replies in self._replies.items():
-            right = [is_exact(*pair) for pair in zip(replies, self._samples, strict=True)]
-            rows.append(Row(self.NAME, f"exact answers: {name}", per_cent(right), "%"))
+        exact = {
+            name: per_cent([is_exact(*pair) for pair in zip(replies, self._samples, strict=True)])
+            for name, replies in self._replies.items()
+        }
+        for name, share in exact.items():
+            least = exact[STOCK] - Quality.POINTS if name == self.ALMOST else None
+            rows.append(Row(self.NAME, f"exact answers: {name}", share, "%", least=least))
         for name, pruned in ((self.WHOLE, 0), (self.ALMOST, 100)):
             said = [reply["meta_info"]["laprox"][-1]["pruned"] for reply in self._replies[name]]
             rows.append(

@@ -18,15 +18,14 @@ import requests
 import torch
 
 from laprox_sglang.needle import MODEL_PATH, Sample, Task
-from server import Launch, ServerError, start
+from server import FLAGS, Launch, ServerError, start, wait_until_up
 
 ON_GPU = torch.cuda.is_available()
-BOTH = ["--grammar-backend", "none", "--skip-server-warmup"]
-CPU = (
-    "--device cpu --attention-backend torch_native --sampling-backend pytorch --dtype float32 --sleep-on-idle"
-)
 # The servers share one GPU: each takes no more of it than --max-total-tokens asks for.
-GPU = "--dtype bfloat16 --mem-fraction-static 0.85 --cuda-graph-max-bs-decode 32"
+GPU_FLAGS = [
+    *("--dtype", "bfloat16", "--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "32"),
+    *("--grammar-backend", "none", "--skip-server-warmup"),
+]
 # On a fresh machine FlashInfer and Triton compile their kernels first.
 START_SECONDS = 420 if ON_GPU else 180
 REQUEST_SECONDS = 300
@@ -56,7 +55,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.log = logs / f"{name}.log"
         self._port = port
-        arguments = ["--model-path", str(MODEL_PATH), *BOTH, *(GPU if ON_GPU else CPU).split(), *flags]
+        arguments = ["--model-path", str(MODEL_PATH), *(GPU_FLAGS if ON_GPU else FLAGS), *flags]
         self._launch = Launch(name, arguments, self.log, ON_GPU, START_SECONDS, environment)
 
     def __enter__(self) -> "Server":
@@ -64,7 +63,7 @@ class Server:
         running.append(self)
         started = time.monotonic()
         try:
-            self._wait_until_up()
+            wait_until_up(self._launch, self._process, self.url, stopping.is_set)
             # Long enough to be pruned, so that every kernel is compiled before anything is measured.
             self.generate(Task(1).batch(1, 400)[0].prompt_ids(), 4)
             self.flush()
@@ -96,19 +95,6 @@ class Server:
         what = f"{type(error).__name__}: {error}"
         fate = f"failed: {what}" if code is None else f"died (exit code {code}) before {what}"
         return ServerError(f"the server {self.name} {fate}", self.log)
-
-    def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None or stopping.is_set():
-                raise RuntimeError("it did not start")
-            try:
-                if requests.get(f"{self.url}/health", timeout=30).ok:
-                    return
-            except requests.RequestException:
-                pass
-            time.sleep(0.25)
-        raise RuntimeError(f"it was not up after {START_SECONDS} seconds")
 
     def post(self, path: str, body: dict[str, Any]) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=REQUEST_SECONDS)

@@ -49,8 +49,8 @@ def parse() -> argparse.Namespace:
         parser.error("there is no GPU: without one only --quick runs")
     if not ON_GPU and arguments.attention_backend:
         parser.error("--attention-backend needs a GPU")
-    if arguments.json and not arguments.json.parent.is_dir():
-        parser.error(f"--json: {arguments.json.parent} is not a folder")
+    if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        parser.error(f"--json: {arguments.json} cannot be written: give a file in a folder that exists")
     return arguments
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,9 +129,18 @@ def start(launch: Launch, port: int) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_until_up(launch: Launch, process: subprocess.Popen[bytes], url: str) -> None:
+def wait_until_up(
+    launch: Launch,
+    process: subprocess.Popen[bytes],
+    url: str,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """
+    Raises:
+        ServerError: it died, took too long, or ``stopped`` says that nobody waits for it any more.
+    """
     deadline = time.monotonic() + launch.seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not stopped():
         if process.poll() is not None:
             raise ServerError(
                 f"the server {launch.name} died at its start (exit code {process.returncode})", launch.log
@@ -142,7 +151,8 @@ def wait_until_up(launch: Launch, process: subprocess.Popen[bytes], url: str) ->
         except requests.RequestException:
             pass
         time.sleep(0.25)
-    raise ServerError(f"the server {launch.name} was not up after {launch.seconds:.0f} seconds", launch.log)
+    when = "when the program was stopped" if stopped() else f"after {launch.seconds:.0f} seconds"
+    raise ServerError(f"the server {launch.name} was not up {when}", launch.log)
 
 
 def free_port() -> int:

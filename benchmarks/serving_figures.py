@@ -105,9 +105,10 @@ def median_of(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(stock: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
-    """LaProx / stock. With as many rounds of both, which alternated, the median of the pairs' ratios."""
+    """LaProx / stock. With as many rounds of both in one run, which alternated, the median of the pairs'."""
     pairs = [(stock, laprox)]
-    if len(stock.get("rounds", ())) == len(laprox.get("rounds", ())) > 1:
+    one_run = all(stock.get(key) == laprox.get(key) for key in ("command", "date"))
+    if one_run and len(stock.get("rounds", ())) == len(laprox.get("rounds", ())) > 1:
         pairs = list(zip(stock["rounds"], laprox["rounds"], strict=True))
     result = {}
     for key in COMPARED:

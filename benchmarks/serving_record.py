@@ -27,6 +27,7 @@ class Record:
 
     Attributes:
         content: what the file holds.
+        saved: something was measured and written.
     """
 
     def __init__(self, path: Path | None, quick: bool, workloads: dict[str, Workload]) -> None:
@@ -34,9 +35,12 @@ class Record:
         Raises:
             RecordError: the file is not of this benchmark, or of another chip or size.
         """
+        self.saved = False
         self._path = path
         self._workloads = workloads
         self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise RecordError(f"{path} cannot be written: give a file in a folder that exists")
         if path is not None and path.exists():
             try:
                 old = json.loads(path.read_text())
@@ -49,8 +53,6 @@ class Record:
                     f"{path} holds results of {old['chip']}{', --quick' if old['quick'] else ''}: "
                     "give another file"
                 )
-        elif path is not None and not path.parent.is_dir():
-            raise RecordError(f"{path.parent} is not a folder")
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -99,6 +101,7 @@ class Record:
         draft = self._path.with_suffix(".tmp")
         draft.write_text(dumps(record))
         draft.replace(self._path)
+        self.saved = True
 
 
 def dumps(record: dict[str, Any]) -> str:

@@ -158,7 +158,7 @@ def full_workloads() -> list[Workload]:
             "profile", "a lone request, 32K in, traced", "fixed", (20, 20), 1, 32 * k, 8, profile=True
         ),
         Workload("a", "32K in, 512 out, unique", "full", (135, 105), 48, 32 * k, 512),
-        # In b, stock's step is so short that weights are 0.39 of it; here its KV is nearly all of it.
+        # In b, weights alone are 0.4 of stock's step; here its KV is nearly all of it.
         Workload(
             *("a-itl", "a at the concurrency that stock reaches", "full", (0, 45), 48, 32 * k, 512),
             servers=(LAPROX,),

@@ -39,7 +39,8 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     slots = available // (cells * 2 * dim * itemsize)
     longest = min(context, slots, args.max_total_tokens or slots)
     protected = config.window + config.sink_tokens
-    kept = min(max(budget_slots(config.budget, longest), protected), longest) * cells
+    # A request may ask for as many tokens as the server grants to the whole context.
+    kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
     return {
         "scores": 4 * cells * score_tokens(longest, args),
         "decode graphs": graph_rows(args) * (4 * (context + 16) + 8 * (SPAN + cells + 1)),

@@ -38,6 +38,20 @@ class Job:
     scores: torch.Tensor | None
 
 
+def warm_up_lengths(shortest: int, longest: int) -> list[int]:
+    """Lengths of prompts for which every kernel that prunes is compiled.
+
+    Triton compiles anew where L·H times a length is a multiple of 16 and where it is not, and ``select``
+    for every power of two in it.
+    """
+    lengths = {shortest, longest} if longest >= shortest else set()
+    tokens = -(-shortest // 16) * 16
+    while tokens < longest:
+        lengths |= {tokens, tokens + 1}
+        tokens *= 2
+    return sorted(lengths)
+
+
 class Runtime:
     """LaProx of one model runner: scores in the forward, then selects, packs and frees.
 
@@ -96,15 +110,15 @@ class Runtime:
         kernels.check_serving(keys, values, queries)
         if not keys.is_cuda:
             return
-        tokens = self.config.min_tokens
-        while tokens < min(len(keys), len(self._scores)):
+        longest = min(len(keys) - 1, len(self._scores))
+        for tokens in warm_up_lengths(self.config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=keys.device)
             scores = self._scores[:tokens].zero_().view(layers, heads, tokens)
             layer = self.pool.k_buffer[0], self.pool.v_buffer[0], row, 0, self._gram[0]
             kernels.score(queries, *layer, 1.0, 0, self.config.pooling_kernel, out=scores[0])
-            kept, _ = kernels.select(scores, layers * heads)
-            kernels.pack(keys, values, row, kept)
-            tokens *= 2
+            for slots in (1, 16):
+                kept, _ = kernels.select(scores, slots * layers * heads)
+                kernels.pack(keys, values, row, kept)
 
     def begin(self, batch: Any) -> None:
         """Plans what is new in an SGLang ``ScheduleBatch`` and prepares its forward pass."""

@@ -131,7 +131,7 @@ class Scheduler:
         self.model = TinyModel()
         self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
         self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
-        self.graphs = graphs
+        self.graphs, self.captured = graphs, (2, rows)
         self.backend.init_cuda_graph_state(rows, rows)
         self.tp_worker = SimpleNamespace(model_runner=SimpleNamespace(attn_backend=self.backend))
         params = CacheInitParams(not tree, self.req_to_token_pool, self.token_to_kv_pool_allocator, 1)
@@ -281,7 +281,8 @@ class Scheduler:
     def _replay(self, batch: ScheduleBatch, q, k, v) -> list[torch.Tensor]:
         """A decode step as ``DecodeCudaGraphRunner`` replays it: padded to a captured size, and blind to
         ``req_to_token``, which the schedule stream writes meanwhile."""
-        padding = (0, self.rows.shape[0] - 1 - len(batch.reqs))
+        size = min(size for size in self.captured if size >= len(batch.reqs))
+        padding = (0, size - len(batch.reqs))
         q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, *padding)) for x in (q, k, v))
         view = SimpleNamespace(
             req_pool_indices=torch.nn.functional.pad(batch.req_pool_indices, padding),

@@ -142,6 +142,9 @@ def test_ratio_of_pairs_is_the_median_of_ratios(bench):
     laprox = bench.figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)])
     assert stock["output_tok_s"] == 200
     assert bench.figures.ratio(stock, laprox) == {"output_tok_s": 1.0}
+    # Rounds of another day did not alternate with these.
+    other = laprox | {"date": "2026-01-01"}
+    assert bench.figures.ratio(stock, other) == {"output_tok_s": 1.1}
     assert bench.figures.ratio({"itl_p50": 10.0, "ttft_p50": None}, {"itl_p50": 4.0}) == {"itl_p50": 0.4}
     lost = bench.figures.ratio({"prefix_hit_tokens": 10}, {"prefix_hit_tokens": 0})
     assert lost == {"prefix_hit_tokens": 0.0}
@@ -340,7 +343,8 @@ def test_a_trace_that_cannot_be_read(bench, tmp_path):
         ([], "needs a GPU; --quick runs anywhere"),
         (["--quick", "--workload", "a,z"], "no workload 'z'"),
         (["--quick", "--server", "fa3"], "invalid choice"),
-        (["--quick", "--json", "/nowhere/serving.json"], "is not a folder"),
+        (["--quick", "--json", "/nowhere/serving.json"], "cannot be written: give a file"),
+        (["--quick", "--json", "."], "cannot be written: give a file"),
         (["--quick", "--attach", "stock=http://127.0.0.1:1"], "no SGLang server answers"),
         (["--quick", "--attach", "other=http://127.0.0.1:1"], "not 'other'"),
     ],

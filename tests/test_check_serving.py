@@ -160,7 +160,7 @@ def test_short_prompts_stay_short_through_a_retraction(checks):
     "arguments, complaint",
     [
         (["quality", "speed"], "no such check: speed"),
-        (["--json", "/nowhere/x.json", "--quick"], "not a folder"),
+        (["--json", "/nowhere/x.json", "--quick"], "cannot be written: give a file"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, complaint):

@@ -4,13 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
 from sglang.srt.server_args import ServerArgs
 
 from laprox_kernels import Unsupported, check_serving
+from laprox_kernels.gpu import select
+from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, plugin
-from laprox_sglang.config import ENVIRONMENT, Config
+from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.memory import graph_rows, needs, score_tokens
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.runtime import warm_up_lengths
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,
@@ -51,10 +55,30 @@ def test_buffers_follow_what_the_server_can_run():
     assert score_tokens(1000, server_args(chunked_prefill_size=-1, max_prefill_tokens=300)) == 1300
     assert score_tokens(1000, server_args(chunked_prefill_size=900, max_prefill_tokens=300)) == 1900
     # A prompt is no longer than the pool, whether the memory or a flag limits it.
+    cell = 256 * (2 * 128 * 2 + 8)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
-        small = needs(Config(budget=0.2), LLAMA, args, 2, available)
-        assert small["packing"] == 200 * 256 * (2 * 128 * 2 + 8)
+        small = needs(Config(budget=0.02), LLAMA, args, 2, available)
+        # A request may ask for a number of tokens: 2 % of the context, be it 66 % of its prompt.
+        Options(budget=656).check(Config(budget=0.02), LLAMA.context_len)
+        assert small["packing"] == 656 * cell
         assert small["scores"] == 4 * 256 * (1000 + 16384)
+        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 1000 * cell
+
+
+@pytest.mark.parametrize("cells", [256, 72, 56, 36])
+@pytest.mark.parametrize(("shortest", "longest"), [(256, 49152), (257, 40959), (100, 5003)])
+def test_no_prompt_is_the_first_of_its_kind(cells, shortest, longest):
+    """What the kernels are compiled for at the start is all that they are compiled for."""
+
+    def kinds(lengths):
+        blocks = {triton.cdiv(cells * length, select.COMPACTION_BLOCK) for length in lengths}
+        most = select.MAX_COMPACTION_PROGRAMS
+        return {cells * n % 16 == 0 for n in lengths}, {min(power_of_two(n), most) for n in blocks}
+
+    warm = warm_up_lengths(shortest, longest)
+    assert shortest <= min(warm) and max(warm) <= longest and len(warm) < 24
+    assert kinds(warm) == kinds(range(shortest, longest + 1))
+    assert warm_up_lengths(longest + 1, longest) == []
 
 
 def test_the_pool_gets_what_is_left(caplog):

@@ -32,3 +32,14 @@ def test_equals_float64(seed, name, shape, dtype):
     assert error(extend(*given, max(new), dim**-0.5), expected) <= TOLERANCE[dtype]
     assert error(extend(*given, max(new) + 50, dim**-0.5), expected) <= TOLERANCE[dtype]
     assert error(reference.extend(*given, max(new), dim**-0.5), expected) <= TOLERANCE[dtype]
+
+
+def test_queries_may_be_strided(seed):
+    keys, values = random_pool(16, 1, 2, 64, DTYPES[1])
+    rows, free = random_rows([[5]], 16, 2)
+    new = torch.tensor([0, 3], device=DEVICE)
+    queries = torch.randn(3, 64, 4, device=DEVICE, dtype=DTYPES[1]).transpose(1, 2)
+    answers = [
+        extend(q, keys, values, 0, rows, free[:3], new, 3, 0.1) for q in (queries, queries.contiguous())
+    ]
+    assert torch.equal(*answers)

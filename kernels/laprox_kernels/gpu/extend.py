@@ -6,7 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from laprox_kernels.gpu.support import check, check_whole_pool, last_contiguous_rows, precision
+from laprox_kernels.gpu.support import (
+    check,
+    check_whole_pool,
+    last_contiguous,
+    last_contiguous_rows,
+    precision,
+)
 from laprox_kernels.rows import Rows
 
 BLOCK_M = 128
@@ -135,7 +141,7 @@ def extend(
     out = torch.empty((tokens, q_heads, dim), dtype=queries.dtype, device=queries.device)
     if tokens == 0:
         return out
-    rows = last_contiguous_rows(rows)
+    rows, queries = last_contiguous_rows(rows), last_contiguous(queries)
     _extend_kernel[(triton.cdiv(longest * group, BLOCK_M), heads, batch)](
         out, queries, keys, values, rows.slots, rows.dense, rows.segment_start, rows.cu_cells, own, cu_new,
         rows.slots.stride(0), rows.dense.stride(0), rows.segment_start.stride(0), *rows.cu_cells.stride()[:2],

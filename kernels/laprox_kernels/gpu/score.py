@@ -14,6 +14,7 @@ from laprox_kernels.gpu.support import (
     MAX_WINDOW,
     Unsupported,
     check,
+    last_contiguous,
     multiprocessors,
     power_of_two,
     precision,
@@ -55,7 +56,7 @@ def score(
     if tuple(gram.shape) != expected:
         raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)} for the form {form!r})")
     device, dtype = queries.device, keys.dtype
-    queries = queries if queries.stride(-1) == 1 else queries.contiguous()
+    queries = last_contiguous(queries)
     padded = max(16, power_of_two(window))
     rows = group * padded
     block_m = min(128, power_of_two(rows))
@@ -91,7 +92,7 @@ def score(
         )  # fmt: skip
         normaliser_kernel[(triton.cdiv(heads * rows, 64),)](
             partials[0], partials[1], normalisers, splits, heads * rows,
-            SPLITS=power_of_two(splits), BLOCK=64,
+            SPLITS=MAX_SPLITS, BLOCK=64,
         )  # fmt: skip
         given = (
             queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
