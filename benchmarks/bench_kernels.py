@@ -22,7 +22,7 @@ from triton.testing import do_bench
 import laprox_kernels as kernels
 from laprox_kernels import Rows
 from laprox_kernels.reference.decode import cell_index
-from provenance import origin
+from provenance import fault_of, origin
 
 try:
     import flashinfer
@@ -350,8 +350,8 @@ def main() -> None:
     names = arguments.only.split(",") if arguments.only else list(BENCHES)
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"--only: no kernel {', '.join(unknown)}; there are {', '.join(BENCHES)}")
-    if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
-        parser.error(f"--json: {arguments.json} cannot be written: give a file in a folder that exists")
+    if fault := fault_of(arguments.json):
+        parser.error(f"--json: {fault}")
     if not torch.cuda.is_available():
         parser.error("needs a GPU")
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ from check_plan import CHECKS, Run, make_plan
 from check_rows import show, write
 from check_server import ON_GPU
 from check_soak import Soak
+from provenance import fault_of
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -49,8 +50,8 @@ def parse() -> argparse.Namespace:
         parser.error("there is no GPU: without one only --quick runs")
     if not ON_GPU and arguments.attention_backend:
         parser.error("--attention-backend needs a GPU")
-    if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
-        parser.error(f"--json: {arguments.json} cannot be written: give a file in a folder that exists")
+    if fault := fault_of(arguments.json):
+        parser.error(f"--json: {fault}")
     return arguments
 
 

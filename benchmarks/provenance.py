@@ -1,9 +1,10 @@
-"""What a results file says about where its figures were measured."""
+"""Where a results file can be, and what it says about where its figures were measured."""
 
 import datetime
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,13 @@ def today() -> str:
 
 def command() -> str:
     return " ".join(["python", *sys.argv])
+
+
+def fault_of(path: Path | None) -> str | None:
+    """Why no results can be written there, to be said before an hour is spent on them."""
+    if path is None or (path.parent.is_dir() and not path.is_dir()):
+        return None
+    return f"{path} cannot be written: give a file in a folder that exists"
 
 
 def origin() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from provenance import chip, command, today, versions
+from provenance import chip, command, fault_of, today, versions
 from serving_figures import ratio
 from serving_workloads import LAPROX, STOCK, TARGETS, Workload
 
@@ -39,8 +39,8 @@ class Record:
         self._path = path
         self._workloads = workloads
         self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise RecordError(f"{path} cannot be written: give a file in a folder that exists")
+        if fault := fault_of(path):
+            raise RecordError(fault)
         if path is not None and path.exists():
             try:
                 old = json.loads(path.read_text())

@@ -38,20 +38,6 @@ class Job:
     scores: torch.Tensor | None
 
 
-def warm_up_lengths(shortest: int, longest: int) -> list[int]:
-    """Lengths of prompts for which every kernel that prunes is compiled.
-
-    Triton compiles anew where L·H times a length is a multiple of 16 and where it is not, and ``select``
-    for every power of two in it.
-    """
-    lengths = {shortest, longest} if longest >= shortest else set()
-    tokens = -(-shortest // 16) * 16
-    while tokens < longest:
-        lengths |= {tokens, tokens + 1}
-        tokens *= 2
-    return sorted(lengths)
-
-
 class Runtime:
     """LaProx of one model runner: scores in the forward, then selects, packs and frees.
 
@@ -100,23 +86,30 @@ class Runtime:
         gram_matrices(self._model, self._gram)
 
     def _warm_up(self, query_heads: int, dtype: torch.dtype) -> None:
-        """Checks that the kernels serve this model, and compiles what prunes prompts of every length.
+        """Checks that the kernels serve this model, and has them compiled where they are."""
+        keys = self.pool.keys
+        queries = torch.zeros(
+            (self.config.window, query_heads, keys.shape[3]), dtype=dtype, device=keys.device
+        )
+        kernels.check_serving(keys, self.pool.values, queries)
+        if keys.is_cuda:
+            self._compile(queries)
+
+    def _compile(self, queries: torch.Tensor) -> None:
+        """Runs all that prunes a prompt, for every kind of length: later ones find it compiled.
 
         What it writes into the pool is never read: no slot has been given out yet.
         """
         keys, values = self.pool.keys, self.pool.values
-        _, layers, heads, dim = keys.shape
-        queries = torch.zeros((self.config.window, query_heads, dim), dtype=dtype, device=keys.device)
-        kernels.check_serving(keys, values, queries)
-        if not keys.is_cuda:
-            return
+        layers, heads = keys.shape[1:3]
         longest = min(len(keys) - 1, len(self._scores))
-        for tokens in warm_up_lengths(self.config.min_tokens, longest):
+        for tokens in kernels.lengths_of_every_kind(layers * heads, self.config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=keys.device)
             scores = self._scores[:tokens].zero_().view(layers, heads, tokens)
             layer = self.pool.k_buffer[0], self.pool.v_buffer[0], row, 0, self._gram[0]
             kernels.score(queries, *layer, 1.0, 0, self.config.pooling_kernel, out=scores[0])
-            for slots in (1, 16):
+            # Kept cells are a multiple of 16, or they are not.
+            for slots in (1, min(16, tokens)):
                 kept, _ = kernels.select(scores, slots * layers * heads)
                 kernels.pack(keys, values, row, kept)
 

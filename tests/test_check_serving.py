@@ -97,6 +97,9 @@ def test_identity_counts_ids_in_their_places(checks):
     assert rows["the same: budget 0.998"].value == 100
     assert rows["exact answers: 1.0"].value == 100
     assert rows["prompts pruned: 1.0"].met and rows["prompts pruned: 0.998"].met
+    assert rows["exact answers: 0.998"].met and rows["exact answers: 1.0"].met is None
+    identity.ask(Canned("0.998", answers | {changed: [0] * 10}), None)
+    assert table(identity.rows())["exact answers: 0.998"].met is False
 
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])

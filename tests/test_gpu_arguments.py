@@ -7,14 +7,13 @@ import torch
 import triton
 from sglang.srt.server_args import ServerArgs
 
-from laprox_kernels import Unsupported, check_serving
+from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, plugin
 from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.memory import graph_rows, needs, score_tokens
 from laprox_sglang.needle import MODEL_PATH
-from laprox_sglang.runtime import warm_up_lengths
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,
@@ -71,14 +70,14 @@ def test_no_prompt_is_the_first_of_its_kind(cells, shortest, longest):
     """What the kernels are compiled for at the start is all that they are compiled for."""
 
     def kinds(lengths):
-        blocks = {triton.cdiv(cells * length, select.COMPACTION_BLOCK) for length in lengths}
+        blocks = {n: triton.cdiv(cells * n, select.COMPACTION_BLOCK) for n in lengths}
         most = select.MAX_COMPACTION_PROGRAMS
-        return {cells * n % 16 == 0 for n in lengths}, {min(power_of_two(n), most) for n in blocks}
+        return {(cells * n % 16 == 0, min(power_of_two(blocks[n]), most)) for n in lengths}
 
-    warm = warm_up_lengths(shortest, longest)
+    warm = lengths_of_every_kind(cells, shortest, longest)
     assert shortest <= min(warm) and max(warm) <= longest and len(warm) < 24
     assert kinds(warm) == kinds(range(shortest, longest + 1))
-    assert warm_up_lengths(longest + 1, longest) == []
+    assert lengths_of_every_kind(cells, longest + 1, longest) == []
 
 
 def test_the_pool_gets_what_is_left(caplog):

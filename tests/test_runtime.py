@@ -7,7 +7,17 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from fakes import CELLS, CONFIG, Scheduler, expected_output, leak_checker, sglang_context, stamp
+from fakes import (
+    CELLS,
+    CONFIG,
+    DIM,
+    QUERY_HEADS,
+    Scheduler,
+    expected_output,
+    leak_checker,
+    sglang_context,
+    stamp,
+)
 from laprox_patches import weights
 from laprox_patches.leak_check import without_freed
 from laprox_patches.output import attach_facts
@@ -37,6 +47,18 @@ def prefill(scheduler: Scheduler, chunk_size: int = 1024) -> None:
 def kept(req) -> tuple[list[int], list[int]]:
     segment = segment_of(req)
     return segment.positions.tolist(), segment.cu_cells.tolist()
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, min_tokens=2, window=1, sink_tokens=0)])
+def test_what_a_gpu_compiles_at_the_start_runs(config):
+    scheduler = Scheduler(100, config=config)
+    scheduler.laprox._compile(torch.zeros((config.window, QUERY_HEADS, DIM)))
+    prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
+    prefill(scheduler)
+    fresh = Scheduler(100, config=config)
+    expected = fresh.arrive(PROMPT, 3)
+    prefill(fresh)
+    assert [kept(req) for req in prompts] == [kept(expected)] * 2
 
 
 @EVERY_CACHE

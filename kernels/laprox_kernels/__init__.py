@@ -3,7 +3,17 @@
 Imports nothing of SGLang, and Triton only when a GPU is used.
 """
 
-from laprox_kernels.dispatch import check_serving, decode, extend, layout, pack, plan_decode, score, select
+from laprox_kernels.dispatch import (
+    check_serving,
+    decode,
+    extend,
+    layout,
+    lengths_of_every_kind,
+    pack,
+    plan_decode,
+    score,
+    select,
+)
 from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported
 from laprox_kernels.rows import Rows
 
@@ -15,6 +25,7 @@ __all__ = [
     "decode",
     "extend",
     "layout",
+    "lengths_of_every_kind",
     "pack",
     "plan_decode",
     "score",

@@ -53,6 +53,18 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
         raise Unsupported(f"score: window {len(queries)} (served: up to {MAX_WINDOW})")
 
 
+def lengths_of_every_kind(cells: int, shortest: int, longest: int) -> list[int]:
+    """One length of every kind for which a Triton kernel that prunes a prompt is compiled of its own.
+
+    Args:
+        cells: L·H.
+        shortest, longest: tokens that may be pruned of a prompt.
+    """
+    from laprox_kernels.gpu.select import variant
+
+    return list({variant(cells * length): length for length in range(shortest, longest + 1)}.values())
+
+
 def by_device(reference_version: Callable[P, T]) -> Callable[P, T]:
     """The reference, or on a GPU the Triton version: the function of that name in the module of that name.
 

@@ -105,6 +105,15 @@ def _compact_kernel(
         tl.store(cu_cells + cells, k.to(tl.int64))
 
 
+def programs_of(number: int) -> int:
+    return min(power_of_two(triton.cdiv(number, COMPACTION_BLOCK)), MAX_COMPACTION_PROGRAMS)
+
+
+def variant(number: int) -> tuple[int, bool]:
+    """What the kernels are compiled for anew, of the number of scores."""
+    return programs_of(number), number % 16 == 0
+
+
 def select(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``reference.select`` on the GPU; no host sync, and the same bits for the same input."""
     number = scores.numel()
@@ -117,7 +126,7 @@ def select(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     layers, heads, length = scores.shape
     device = scores.device
     blocks = triton.cdiv(number, COMPACTION_BLOCK)
-    programs = min(power_of_two(blocks), MAX_COMPACTION_PROGRAMS)
+    programs = programs_of(number)
     stretch = triton.cdiv(blocks, programs)
     # The host's k goes to the device with the zeros: as an argument, 1 and multiples of 16 would recompile.
     histograms = torch.zeros(4 * 256 + 1, dtype=torch.int32, device=device)
