@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend, SharedReadEnds
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_lora_variant
 
 import laprox_kernels as kernels
-from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
 
 # SGLang can capture every decode graph twice, once with adapters. LaProx refuses adapters and takes
@@ -19,6 +18,14 @@ class LaproxAttention(AttentionBackend):
     """Mixin in front of a stock backend. A batch without a compressed row is served by stock alone."""
 
     laprox: Runtime
+
+    def shared_read_ends(self, fm: Any) -> SharedReadEnds:
+        # Packing writes rows and slots behind the forward: the schedule stream waits for all of it,
+        # whatever the stock backend declares of its own reads.
+        return super().shared_read_ends(fm) if fm.is_decode() else SharedReadEnds.UNKNOWN
+
+    def _snapshot_prefill_shared_reads(self, forward_batch: Any, *, num_qo_tokens: int) -> SharedReadEnds:
+        return SharedReadEnds.UNKNOWN
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         super().init_cuda_graph_state(max_bs, max_num_tokens)
@@ -49,8 +56,6 @@ class LaproxAttention(AttentionBackend):
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
     ) -> Any:
-        if k is None or kw.get("sinks") is not None:
-            raise UnsupportedModel("a layer reads the KV of another one, or has attention sinks")
         output = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         self.laprox.observe(layer, q)
         return output

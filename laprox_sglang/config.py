@@ -14,6 +14,7 @@ Budget = int | float
 
 # Options travel between processes as 64-bit integers; nothing sensible comes near.
 LARGEST = 2**31 - 1
+LONGEST_MESSAGE = 200
 
 
 class ConfigError(ValueError):
@@ -48,6 +49,12 @@ def budget_slots(budget: Budget, length: int) -> int:
         return min(budget, length)
     # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
     return min(math.ceil(round(budget * length, 6)), length)
+
+
+def shown(text: object) -> str:
+    """``text`` on one printable line of bounded length."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " …"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,7 +141,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             return msgspec.convert(given, cls)
         except msgspec.MsgspecError as error:
-            raise ConfigError(f"custom_params.laprox: {error}") from None
+            # The message may repeat what a client sent: no line break of his gets into the log.
+            raise ConfigError(f"custom_params.laprox: {shown(error)}") from None
 
     def check(self, config: Config, context: int) -> None:
         """Refuses what a server with ``config`` and ``context`` tokens cannot serve.

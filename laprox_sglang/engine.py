@@ -22,6 +22,7 @@ class Engine(StockEngine):
 
         Raises:
             TypeError, ConfigError: a bad option.
+            RuntimeError: SGLang started without LaProx.
         """
         config = Config(**(laprox or {}))
         before = os.environ.get(ENVIRONMENT)
@@ -34,3 +35,10 @@ class Engine(StockEngine):
                 del os.environ[ENVIRONMENT]
             else:
                 os.environ[ENVIRONMENT] = before
+        if getattr(self.server_args, "_laprox", None) != config:
+            # SGLang logs what goes wrong with a plugin and goes on as stock; nobody asked for that.
+            self.shutdown()
+            raise RuntimeError(
+                "laprox: SGLang started without LaProx: look for its plugin in the log, and name laprox in "
+                "SGLANG_PLUGINS if that is set"
+            )

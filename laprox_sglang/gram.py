@@ -25,6 +25,8 @@ def attention_layers(model: torch.nn.Module) -> list[tuple[RadixAttention, torch
         if isinstance(module, RadixAttention):
             parent = model.get_submodule(name.rpartition(".")[0])
             check_attention(name, module)
+            if hasattr(parent, "sinks"):
+                raise UnsupportedModel(f"{name} has attention sinks")
             projection = next((getattr(parent, p) for p in OUTPUT_PROJECTIONS if hasattr(parent, p)), None)
             if projection is None:
                 raise UnsupportedModel(

@@ -27,20 +27,3 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
         return torch.profiler.ProfilerActivity.CPU
-
-    def get_mha_kv_pool_cls(self) -> type:
-        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-
-        return MHATokenToKVPool
-
-    def get_paged_allocator_cls(self) -> type:
-        from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
-
-        class Allocator(TokenToKVPoolAllocator):
-            """Stock allocator behind the arguments that SGLang gives a platform's own."""
-
-            def __init__(self, size: int, page_size: int, **kwargs: Any) -> None:
-                assert page_size == 1, "reference CPU platform: --page-size must be 1"
-                super().__init__(size, **kwargs)
-
-        return Allocator

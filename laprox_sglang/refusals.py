@@ -49,6 +49,12 @@ REFUSALS = (
     Refusal("--enable-lmcache", given("enable_lmcache"), OTHER_CACHE),
     Refusal("--enable-flexkv", given("enable_flexkv"), OTHER_CACHE),
     Refusal("--radix-cache-backend", given("radix_cache_backend", "laprox"), OTHER_CACHE),
+    Refusal(
+        "--enable-unified-cache-external-linker",
+        given("enable_unified_cache_external_linker"),
+        OTHER_CACHE,
+    ),
+    Refusal("--enable-kv-cache-sharding", given("enable_kv_cache_sharding"), OTHER_POOL),
     Refusal("--kv-events-config", given("kv_events_config"), "its events name KV by whole tokens"),
     Refusal("--enable-unified-memory", given("enable_unified_memory"), OTHER_POOL),
     Refusal("--enable-page-major-kv-layout", given("enable_page_major_kv_layout"), OTHER_POOL),
@@ -62,7 +68,8 @@ REFUSALS = (
     Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
     Refusal("--tensor-parallel-size", above_one("tp_size"), ONE_RANK),
     Refusal("--pipeline-parallel-size", above_one("pp_size"), ONE_RANK),
-    Refusal("--enable-dp-attention", given("enable_dp_attention"), ONE_RANK),
+    # Resolved, --enable-dp-attention is off and this is what it asked for.
+    Refusal("--attention-data-parallel-size", above_one("attn_dp_size"), ONE_RANK),
     Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
     Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
     Refusal("--enable-prefill-cp", given("enable_prefill_cp"), ONE_RANK),
@@ -91,6 +98,8 @@ REFUSALS = (
     ),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
     Refusal("--enable-torch-compile", given("enable_torch_compile"), "compiled decode steps pad batches"),
+    Refusal("--enable-lean-attention", given("enable_lean_attention"), "its decode kernel reads whole rows"),
+    Refusal("--enable-nvidia-megakernel", given("enable_nvidia_megakernel"), "its decode reads whole rows"),
     Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
     Refusal("--enable-mis", given("enable_mis"), "multi-item scoring has no decoding"),
     Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),
@@ -115,8 +124,7 @@ ENVIRONMENT_REFUSALS = {
     "SGLANG_USE_HND_KVCACHE": OTHER_POOL,
     "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING": OTHER_POOL,
     "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": OTHER_POOL,
-    "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": OTHER_CACHE,
-    "SGLANG_ENABLE_UNIFIED_RADIX_TREE": OTHER_CACHE,
+    "SGLANG_ENABLE_METADATA_GLUE_GRAPH": "its graphs do not tell compressed batches from whole ones",
 }
 OFF = ("", "0", "false", "no", "n", "off")
 
@@ -129,7 +137,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     """Checks resolved server arguments.
 
     Args:
-        args: SGLang's ``ServerArgs``.
+        args: a resolved view of SGLang's ``ServerArgs``; the record itself holds what was typed.
 
     Raises:
         ConfigError: names the first flag that is refused, and why.

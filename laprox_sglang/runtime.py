@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,19 @@ from laprox_sglang.plan import Plan, make_plan
 from laprox_sglang.pool import LaproxKVPool
 from laprox_sglang.report import Totals
 from laprox_sglang.segment import Outcome, RequestState, Segment
+
+
+class Chunk(NamedTuple):
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+def slice_of(req: Any) -> Chunk:
+    return Chunk(req.prefix_len, req.extend_end)
 
 
 @dataclass(slots=True)
@@ -121,10 +134,12 @@ class Runtime:
             self.decode.begin(batch.reqs)
 
     def _begin_extend(self, batch: Any) -> None:
+        # The last capture of a graph may have left a compressed batch behind.
+        self.decode.end()
         token = scored = 0
         for req in batch.reqs:
             state = self._admit(req)
-            chunk = req.extend_range
+            chunk = slice_of(req)
             if state.will_prune:
                 last = chunk.end == len(req.full_untruncated_fill_ids)
                 job = self._job(req, state, token, scored if last else None)
@@ -143,7 +158,7 @@ class Runtime:
             state.plan = make_plan(
                 self.config,
                 state.options,
-                cached=req.cache_protected_len,
+                cached=req.kv.cache_protected_len,
                 end=len(req.full_untruncated_fill_ids),
                 new_tokens=req.sampling_params.max_new_tokens - len(req.output_ids),
             )
@@ -159,17 +174,17 @@ class Runtime:
         """
         plan = state.plan
         assert plan is not None
-        chunk = req.extend_range
+        chunk = slice_of(req)
         window = plan.end - self.config.window
         first = max(chunk.start, window)
         queries = slice(token + first - chunk.start, token + max(chunk.end, first) - chunk.start)
         row = scores = None
         if scored is not None:
-            row = self._req_to_token[req.req_pool_idx, : plan.end].to(torch.int64, copy=True)
+            row = self._req_to_token[req.kv.req_pool_idx, : plan.end].to(torch.int64, copy=True)
             part = self._scores[scored : scored + plan.length]
             assert len(part) == plan.length, "a batch prunes more tokens than its scores have room for"
             scores = part.view(*self.pool.keys.shape[1:3], plan.length)
-        return Job(state, plan, req.req_pool_idx, queries, first - window, row, scores)
+        return Job(state, plan, req.kv.req_pool_idx, queries, first - window, row, scores)
 
     def observe(self, layer: Any, queries: torch.Tensor) -> None:
         """Collects window queries after a layer's attention; in a last chunk, scores the layer.

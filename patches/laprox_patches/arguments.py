@@ -6,15 +6,18 @@ These hooks are the only ones in place without ``--enable-laprox``: they hold th
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import torch
+from sglang.srt.arg_groups.model_override_base import model_config_of
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
-from laprox_patches.seam import Seam, SeamError
+from laprox_patches.seam import Seam, SeamError, install
 from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, Options, parse_budget
 from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
 
@@ -65,23 +68,39 @@ def read_flags(args: Namespace) -> Config | None:
 def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
     try:
         config = read_flags(args)
-        if config is not None:
-            os.environ[ENVIRONMENT] = config.to_json()
-        server_args = original(cls, args)
-        # Once more at the launch; here, so that a command line ends in one line and no traceback.
-        check_resolved(None, server_args)
-    except (ConfigError, SeamError) as error:
+    except ConfigError as error:
         raise SystemExit(f"laprox: {error}") from None
+    if config is not None:
+        os.environ[ENVIRONMENT] = config.to_json()
+    server_args = original(cls, args)
+    # What is refused later, of a command line, ends in one line and no traceback.
+    server_args._laprox_command_line = True
     return server_args
 
 
-def enable(self: Any) -> None:
-    """Turns LaProx on in the arguments, whichever way they came about."""
-    from laprox_patches.plugin import install_hooks
+@contextmanager
+def one_line(record: Any) -> Iterator[None]:
+    """Errors about the arguments ``record``: one line for whoever typed them, else the exception itself."""
+    try:
+        yield
+    except (ConfigError, SeamError) as error:
+        if getattr(record, "_laprox_command_line", False):
+            raise SystemExit(f"laprox: {error}") from None
+        raise
 
-    config = Config.from_environment()
-    if config is None:
+
+def enable(self: Any) -> None:
+    """Turns LaProx on in arguments that are about to be resolved, whichever way they came about."""
+    if getattr(self, "_resolution_finished", False) or hasattr(self, "_laprox"):
         return
+    with one_line(self):
+        config = Config.from_environment()
+        if config is None:
+            return
+        from laprox_patches.seams import register_all
+
+        register_all()
+        install()
     self._laprox = config
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
@@ -90,7 +109,6 @@ def enable(self: Any) -> None:
         given = self.prefill_attention_backend or self.decode_attention_backend
         self.attention_backend = given or ATTENTION_BACKENDS["cuda"][0]
         logger.warning("LaProx: --attention-backend %s, as none was given", self.attention_backend)
-    install_hooks()
 
 
 def on_nvidia() -> bool:
@@ -98,25 +116,39 @@ def on_nvidia() -> bool:
 
 
 def check_resolved(result: None, self: Any) -> None:
-    config = getattr(self, "_laprox", None)
-    if config is None:
-        if ENVIRONMENT in os.environ:
+    with one_line(self):
+        config = getattr(self, "_laprox", None)
+        if config is not None:
+            check_served(config, resolved_view(self), model_config_of(self))
+        elif ENVIRONMENT in os.environ:
             raise ConfigError(
                 "these ServerArgs are older than LaProx: give the engine arguments, not server_args"
             )
-        return
-    check_arguments(self)
-    if self.device == "cuda" and config.window > MAX_WINDOW:
+
+
+def check_served(config: Config, args: Any, model: Any) -> None:
+    """Refuses what LaProx does not serve.
+
+    Args:
+        args: resolved arguments. The record itself holds what was typed, for ever: a refusal that reads
+            it never fires.
+        model: SGLang's ``ModelConfig``.
+
+    Raises:
+        ConfigError: names it.
+    """
+    check_arguments(args)
+    if args.device == "cuda" and config.window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
-    check_model(self.get_model_config())
-    preferred = self.preferred_sampling_params or {}
-    Options.of(preferred.get("custom_params")).check(config, self.get_model_config().context_len)
+    check_model(model)
+    preferred = args.preferred_sampling_params or {}
+    Options.of(preferred.get("custom_params")).check(config, model.context_len)
 
 
 TARGET = "sglang.srt.server_args.ServerArgs."
 SEAMS = (
     Seam(TARGET + "add_cli_args", add_flags, HookType.AFTER, ("parser",)),
     Seam(TARGET + "from_cli_args", from_command_line, HookType.AROUND, ("cls", "args")),
-    Seam(TARGET + "__post_init__", enable, HookType.BEFORE, ("self",)),
+    Seam(TARGET + "resolve_once", enable, HookType.BEFORE, ("self",), "None"),
     Seam(TARGET + "check_server_args", check_resolved, HookType.AFTER, ("self",)),
 )

@@ -3,10 +3,11 @@
 import logging
 from typing import Any
 
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
-from laprox_patches.seam import Seam
+from laprox_patches.seam import Seam, install
 from laprox_sglang.attention import with_laprox
 from laprox_sglang.config import Config
 from laprox_sglang.gram import UnsupportedModel
@@ -17,15 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
-    from laprox_patches.plugin import install_hooks
-
     # In the scheduler's process this is the place to see that all hooks hold: nothing is served yet.
-    install_hooks()
+    install()
     config: Config = runner.server_args._laprox
     logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
     longest = min(runner.model_config.context_len, pool.size)
-    tokens = score_tokens(longest, runner.server_args)
+    tokens = score_tokens(longest, resolved_view(runner.server_args))
     try:
         runtime = Runtime(config, runner.model, pool, rows, tokens, runner.dtype)
     except UnsupportedModel as error:

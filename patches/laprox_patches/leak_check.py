@@ -10,10 +10,7 @@ from laprox_sglang.segment import segment_of
 
 def without_freed(result: tuple[int, int], self: Any) -> tuple[int, int]:
     full, swa = result
-    last, running = self.get_last_batch(), self.get_running_batch()
-    # The same batches as stock walks: after a decode step both are one object.
-    batches = [last] if running is None or running is last else [last, running]
-    segments = [segment_of(req) for batch in batches for req in batch.reqs if req.kv is not None]
+    segments = [segment_of(req) for req in self._requests_owning_rows()]
     return full - sum(segment.freed for segment in segments if segment), swa
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
@@ -17,14 +18,9 @@ def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
     return original(self, **kwargs | {"mha_pool_class": LaproxKVPool})
 
 
-def build_platform_pool(original: Callable[..., Any], self: Any, *, max_total_num_tokens: int) -> Any:
-    # An out-of-tree platform brings a pool of its own; the reference CPU platform's is the stock one.
-    return self._build_mha_kv_pool(max_total_num_tokens=max_total_num_tokens, mha_pool_class=LaproxKVPool)
-
-
 def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
-    args = self.server_args
-    parts = needs(args._laprox, self.model_config, args, self.kv_cache_dtype.itemsize, available)
+    config, args = self.server_args._laprox, resolved_view(self.server_args)
+    parts = needs(config, self.model_config, args, self.kv_cache_dtype.itemsize, available)
     total = sum(parts.values())
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())
     logger.info("LaProx reserves %.0f MB beside the KV pool (%s)", total / 1e6, listed)
@@ -45,13 +41,6 @@ SEAMS = (
         build_pool,
         HookType.AROUND,
         ("self", "max_total_num_tokens", "mha_pool_class", "quant_method"),
-        "KVCache",
-    ),
-    Seam(
-        TARGET + "_build_oot_mha_kv_pool",
-        build_platform_pool,
-        HookType.AROUND,
-        ("self", "max_total_num_tokens"),
         "KVCache",
     ),
     Seam(

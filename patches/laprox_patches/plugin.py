@@ -1,11 +1,14 @@
-"""Entry point of the group ``sglang.srt.plugins``: SGLang calls ``load`` in every process it starts."""
+"""Entry point of the group ``sglang.srt.plugins``: SGLang calls ``load`` in every process it starts.
+
+Nobody imports this module. It imports the others late, for another SGLang than the one served may not
+even have what they import.
+"""
 
 import logging
 import os
 import sys
 
-from laprox_patches import arguments
-from laprox_patches.seam import SeamError, apply, register
+from laprox_patches.seam import SeamError, register
 from laprox_sglang.config import ENVIRONMENT, Config, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -15,38 +18,31 @@ def load() -> None:
     """Adds the flags; where LaProx was asked for, hooks SGLang.
 
     Raises:
-        SystemExit: LaProx was asked for, and its configuration is bad or a hook target has drifted.
+        SystemExit: LaProx was asked for, and its configuration is bad or this SGLang is not served.
             SGLang swallows every Exception of a plugin, and would go on without the hooks.
     """
+    asked_for = ENVIRONMENT in os.environ or "--enable-laprox" in sys.argv
     try:
-        register(arguments.SEAMS)
-        if Config.from_environment() is not None:
-            register_hooks()
+        hook()
     except (ConfigError, SeamError) as error:
-        if ENVIRONMENT in os.environ or "--enable-laprox" in sys.argv:
+        if asked_for:
             raise SystemExit(f"laprox: {error}") from None
-        logger.warning("laprox: not available in this SGLang: %s", error)
+        logger.warning("laprox: not available: %s", error)
+    except Exception as error:
+        if asked_for:
+            raise SystemExit(f"laprox: could not be loaded: {type(error).__name__}: {error}") from error
+        raise
 
 
-def register_hooks() -> None:
-    # Imported here: a server without LaProx must not load any of it.
-    from sglang.srt.mem_cache.registry import register_radix_cache_backend, registered_radix_cache_backends
+def hook() -> None:
+    from laprox_patches.version import check_version
 
-    from laprox_patches.seams import SEAMS
-    from laprox_sglang.radix_cache import make_cache
+    check_version()
+    from laprox_patches import arguments
 
-    register(SEAMS)
-    if "laprox" not in registered_radix_cache_backends():
-        register_radix_cache_backend("laprox", make_cache)
+    register(arguments.SEAMS)
+    if Config.from_environment() is not None:
+        # Imported here: a server without LaProx must not load any of it.
+        from laprox_patches.seams import register_all
 
-
-def install_hooks() -> None:
-    """Hooks SGLang in this process and sees that the hooks hold; safe to call again.
-
-    Raises:
-        SeamError: a hook target has drifted, or is held by somebody else.
-    """
-    from laprox_patches.seams import SEAMS
-
-    register_hooks()
-    apply((*arguments.SEAMS, *SEAMS))
+        register_all()

@@ -17,6 +17,8 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
     Options.of(params.get("custom_params")).check(config, self.context_len)
     if getattr(obj, "session_params", None):
         raise ConfigError("session_params: sessions keep whole KV; --enable-laprox does not serve them")
+    if (params.get("beam_width") or 1) > 1:
+        raise ConfigError("beam_width: beams copy rows of whole KV; --enable-laprox does not serve them")
 
 
 SEAMS = (

@@ -29,11 +29,12 @@ def add_totals(result: Any, self: Any, recv_req: Any) -> None:
     result.internal_state["laprox"] = laprox.totals.to_dict() | {
         "config": msgspec.to_builtins(laprox.config),
         "available_slots": self.token_to_kv_pool_allocator.available_size(),
-        "evictable_slots": self.tree_cache.evictable_size() if self.tree_cache.is_tree_cache() else 0,
+        "evictable_slots": self.tree_cache.evictable_size(),
         "running": len(self.running_batch.reqs),
         # Logical: what the running requests would hold if nothing had been pruned.
-        "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs if req.kv),
+        "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs),
         "waiting": len(self.waiting_queue),
+        "prefilling": int(self.chunked_req is not None),
     }
 
 

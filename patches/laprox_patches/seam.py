@@ -10,7 +10,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 
 class SeamError(RuntimeError):
-    """A hook target is gone or has changed; the message names it."""
+    """SGLang is not the one we know: a version, a hook target or an attribute; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +60,26 @@ def annotation_text(annotation: Any) -> str:
     return inspect.formatannotation(annotation).strip("'\"")
 
 
+_registered: list[Seam] = []
+
+
 def register(seams: Iterable[Seam]) -> None:
     """Verifies all seams and registers their hooks, which SGLang applies when all plugins are loaded.
+
+    Safe to call again.
 
     Raises:
         SeamError: as ``verify``.
     """
-    seams = tuple(seams)
-    verify(seams)
-    for seam in seams:
-        if all(hook is not seam.hook for _, hook, _ in HookRegistry._hooks[seam.target]):
-            HookRegistry.register(seam.target, seam.hook, seam.kind)
+    new = [seam for seam in seams if seam not in _registered]
+    verify(new)
+    for seam in new:
+        HookRegistry.register(seam.target, seam.hook, seam.kind)
+    _registered.extend(new)
 
 
-def apply(seams: Iterable[Seam]) -> None:
-    """Applies what is registered, and looks whether every hook is really in place.
+def install() -> None:
+    """Applies what is registered, and looks whether every hook is really in place; safe to call again.
 
     SGLang only logs a hook that it could not apply, and passes over a target that another plugin
     has hooked before.
@@ -83,7 +88,7 @@ def apply(seams: Iterable[Seam]) -> None:
         SeamError: a hook is not in place.
     """
     HookRegistry.apply_hooks()
-    for seam in seams:
+    for seam in _registered:
         if not in_place(seam):
             raise SeamError(f"{seam.target} could not be hooked; another plugin may have hooked it first")
 

@@ -1,5 +1,7 @@
 """Every place where SGLang is hooked once LaProx was asked for."""
 
+from sglang.srt.mem_cache.registry import register_radix_cache_backend, registered_radix_cache_backends
+
 from laprox_patches import (
     attention_backend,
     decode_graphs,
@@ -10,6 +12,9 @@ from laprox_patches import (
     scheduler,
     weights,
 )
+from laprox_patches.seam import register
+from laprox_patches.version import check_attributes
+from laprox_sglang.radix_cache import make_cache
 
 SEAMS = (
     *memory_pool.SEAMS,
@@ -21,3 +26,15 @@ SEAMS = (
     *request.SEAMS,
     *weights.SEAMS,
 )
+
+
+def register_all() -> None:
+    """Registers every hook and the prefix cache; safe to call again.
+
+    Raises:
+        SeamError: SGLang is not the one we know.
+    """
+    check_attributes()
+    register(SEAMS)
+    if "laprox" not in registered_radix_cache_backends():
+        register_radix_cache_backend("laprox", make_cache)

@@ -7,7 +7,8 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 
 
-def reload(result: None, self: Any, recv_req: Any) -> None:
+def reload(result: Any, self: Any, recv_req: Any, success: bool, message: str) -> None:
+    # Returns nothing: SGLang's own result stands.
     self.tp_worker.model_runner.attn_backend.laprox.load_weights()
 
 
@@ -17,7 +18,7 @@ SEAMS = (
         ".flush_cache_after_weight_update",
         reload,
         HookType.AFTER,
-        ("self", "recv_req"),
-        "None",
+        ("self", "recv_req", "success", "message"),
+        "Tuple[bool, str]",
     ),
 )

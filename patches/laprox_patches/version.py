@@ -1,0 +1,88 @@
+"""Which SGLang LaProx serves: by version, and by what the code reads of it.
+
+Functions that are hooked are compared one by one (``seam``). Attributes are not functions: all seams
+of SGLang 0.5.17 verified on 0.5.20, where a request keeps its KV state elsewhere.
+"""
+
+import dataclasses
+import pkgutil
+from collections.abc import Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+from sglang.version import __version__ as installed
+
+from laprox_patches.seam import SeamError
+
+SERVED = "0.5.23"
+
+# What laprox_sglang and the hooks read, by class.
+RELIED_ON: Mapping[str, str] = {
+    "sglang.srt.managers.schedule_batch.ReqKvInfo": (
+        "req_pool_idx cache_protected_len kv_committed_len kv_allocated_len holds_kv"
+    ),
+    "sglang.srt.managers.schedule_batch.Req": (
+        "kv lock last_node prefix_len extend_end extend_len full_untruncated_fill_ids origin_input_ids "
+        "output_ids output_ids_through_stop sampling_params extra_key cache_salt skip_radix_cache_insert "
+        "customized_info finished finished_output finished_reason owned_kv_len stream"
+    ),
+    "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache": (
+        "checkpoint claim_kv_row free_kv_row on_release lock unlock match_prefix touch_prefix evictable_size "
+        "protected_size supports_prefix_sharing root_node_handle sanity_check disable"
+    ),
+    "sglang.srt.mem_cache.base_prefix_cache.TreeLock": "node receipt",
+    "sglang.srt.managers.scheduler.Scheduler": (
+        "forward_stream forward_stream_ctx schedule_stream enable_overlap batch_record_buf batch_record_ct "
+        "running_batch waiting_queue chunked_req tree_cache token_to_kv_pool_allocator tp_worker"
+    ),
+    "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker": (
+        "_requests_owning_rows"
+    ),
+    "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool": (
+        "_create_buffers_normal _init_data_ptrs_and_strides _move_kv_cache_impl get_contiguous_buf_infos "
+        "_slot_move_pointer_buffers set_kv_buffer"
+    ),
+}
+
+
+def check_version(version: str = installed) -> None:
+    """
+    Raises:
+        SeamError: this is not the SGLang that LaProx serves; the message says which one is.
+    """
+    if version != SERVED:
+        raise SeamError(
+            f"SGLang {version} is not served, only {SERVED}: pip install sglang=={SERVED}, or an older "
+            "laprox-sglang"
+        )
+
+
+def check_attributes(relied_on: Mapping[str, str] = RELIED_ON) -> None:
+    """
+    Raises:
+        SeamError: a class or an attribute that the code reads is gone; the message names it.
+    """
+    for path, names in relied_on.items():
+        try:
+            found = attributes(pkgutil.resolve_name(path))
+        except (ImportError, AttributeError) as error:
+            raise SeamError(f"{path} is missing from this SGLang ({error})") from None
+        missing = [name for name in names.split() if name not in found]
+        if missing:
+            raise SeamError(f"{path} has changed: no {', '.join(missing)}")
+
+
+def attributes(cls: type) -> set[str]:
+    """Names that instances of ``cls`` have: those of the class, and those that its methods assign."""
+    found = set(dir(cls))
+    if dataclasses.is_dataclass(cls):
+        found |= {field.name for field in dataclasses.fields(cls)}
+    for base in cls.__mro__:
+        for member in vars(base).values():
+            found |= assigned(getattr(member, "__func__", member))
+    return found
+
+
+def assigned(member: Any) -> set[str]:
+    code = member.__code__ if isinstance(member, FunctionType) else None
+    return set(code.co_names) if isinstance(code, CodeType) else set()
