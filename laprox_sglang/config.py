@@ -11,6 +11,9 @@ import msgspec
 ENVIRONMENT = "LAPROX_CONFIG"
 
 Budget = int | float
+# What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
+KeepPrefix = int | str
+SYSTEM = "system"
 
 # Options travel between processes as 64-bit integers; nothing sensible comes near.
 LARGEST = 2**31 - 1
@@ -43,6 +46,19 @@ def check_budget(budget: Budget) -> None:
         raise ConfigError(f"budget {budget!r} is out of range; {BUDGET_FORMS}")
 
 
+def parse_keep_prefix(text: str) -> KeepPrefix:
+    """A kept prefix as written on a command line: ``system``, or a number of tokens."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def check_keep_prefix(keep: KeepPrefix) -> None:
+    if keep != SYSTEM and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 <= keep <= LARGEST):
+        raise ConfigError(
+            f'keep-prefix {shown(repr(keep))} is not served; give "{SYSTEM}" or a number of tokens, '
+            f"0 to {LARGEST}"
+        )
+
+
 def budget_slots(budget: Budget, length: int) -> int:
     """Slots that ``budget`` grants to a private range of ``length`` tokens."""
     if isinstance(budget, int) and budget > 1:
@@ -67,7 +83,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         pooling_kernel: odd width of the average pooling over positions.
         min_tokens: private ranges shorter than this are left whole.
         sink_tokens: first positions of a prompt that are always kept.
-        keep_prefix: first tokens of every prompt that are cached intact and never pruned.
+        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
+            developer messages and the tools of a chat request, and nothing of any other prompt.
     """
 
     budget: Budget = 0.2
@@ -75,7 +92,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pooling_kernel: int = 7
     min_tokens: int = 256
     sink_tokens: int = 4
-    keep_prefix: int = 0
+    keep_prefix: KeepPrefix = SYSTEM
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
@@ -85,8 +102,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be an odd number from 1 up")
         if self.sink_tokens < 0:
             raise ConfigError(f"sink-tokens {self.sink_tokens} must not be negative")
-        if self.keep_prefix < 0:
-            raise ConfigError(f"keep-prefix {self.keep_prefix} must not be negative")
+        check_keep_prefix(self.keep_prefix)
         if self.min_tokens <= self.window + self.sink_tokens:
             raise ConfigError(
                 f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
@@ -117,13 +133,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         enabled: False leaves the prompt whole.
-        budget, keep_prefix: as in ``Config``.
+        budget, keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number
+            of tokens where the template is at hand.
         return_kept: report the kept positions of every layer and KV head.
     """
 
     enabled: bool = True
     budget: Budget | None = None
-    keep_prefix: int | None = None
+    keep_prefix: KeepPrefix | None = None
     return_kept: bool = False
 
     @classmethod
@@ -158,7 +175,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     'for at most that, for "enabled": false, or start the server with a larger '
                     "--laprox-budget"
                 )
-        if self.keep_prefix is not None and not 0 <= self.keep_prefix <= LARGEST:
-            raise ConfigError(
-                f"custom_params.laprox.keep_prefix {self.keep_prefix} must be from 0 to {LARGEST}"
-            )
+        if self.keep_prefix is not None:
+            check_keep_prefix(self.keep_prefix)
+
+    def dense_tokens(self, config: Config) -> int:
+        """First tokens of the prompt that stay dense."""
+        keep = config.keep_prefix if self.keep_prefix is None else self.keep_prefix
+        return keep if isinstance(keep, int) else 0

@@ -5,47 +5,52 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from laprox_sglang.segment import Outcome, Segment
+from laprox_sglang.views.state import Outcome
+from laprox_sglang.views.view import View
 
 
-def request_facts(outcome: Outcome, prompt_tokens: int, return_kept: bool) -> dict[str, Any]:
+def request_facts(
+    outcome: Outcome, prompt_tokens: int, cached_tokens: int, return_kept: bool
+) -> dict[str, Any]:
     """Facts about one request, for ``meta_info["laprox"]``; plain numbers, lists and strings.
 
     Args:
         prompt_tokens: length of the prompt as it was sent.
+        cached_tokens: how much of it came from the prefix cache.
         return_kept: add ``kept_positions``, ``[L][H]`` lists of token positions.
     """
-    plan, segment = outcome.plan, outcome.segment
+    plan, view = outcome.plan, outcome.view
     facts: dict[str, Any] = {
-        "pruned": segment is not None,
+        "pruned": view is not None,
         "reason": plan.reason,
         "prompt_tokens": prompt_tokens,
-        "private_tokens": plan.length,
+        "cached_tokens": cached_tokens,
+        "dense_tokens": plan.start if view else plan.end,
         "budget_effective": plan.slots / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,
-        "slots_before": outcome.slots_before,
-        "slots_after": outcome.slots_after,
+        "slots_before": plan.length,
+        "slots_after": plan.slots,
         "layer_share": None,
     }
-    if segment is None:
+    if view is None:
         return facts
-    cu_cells = segment.host_cu_cells.tolist()
+    cu_cells = view.host_cu_cells.tolist()
     kept, cells = cu_cells[-1], len(cu_cells) - 1
-    by_layer = cu_cells[:: segment.heads]
+    by_layer = cu_cells[:: view.heads]
     facts["kept_cells"] = kept
     facts["kept_share"] = kept / (cells * plan.length)
     facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
     if return_kept:
-        facts["kept_positions"] = kept_positions(segment, cu_cells)
+        facts["kept_positions"] = kept_positions(view, cu_cells)
     return facts
 
 
-def kept_positions(segment: Segment, cu_cells: list[int]) -> list[list[list[int]]]:
-    assert segment.positions is not None
-    positions = segment.positions.tolist()
+def kept_positions(view: View, cu_cells: list[int]) -> list[list[list[int]]]:
+    assert view.positions is not None
+    positions = view.positions.tolist()
     by_cell = [positions[a:b] for a, b in itertools.pairwise(cu_cells)]
-    heads = segment.heads
+    heads = view.heads
     return [by_cell[i : i + heads] for i in range(0, len(by_cell), heads)]
 
 
@@ -54,8 +59,10 @@ class Totals:
     """Counts of a scheduler since its start.
 
     Attributes:
-        prunes: segments made; a request that was retracted and came again counts again.
-        slots_freed: slots that pruning returned to the allocator.
+        prunes: views made; a request that was retracted and came again counts again.
+        staged: those of them that were packed over slots they were packed from.
+        slots_freed: slots that others could have after a view was made and could not before, free or
+            evictable, by the allocator's and the tree's own count.
         finished: requests that ended, by what was done: ``pruned`` or why not.
         released: how slots were given back, health probes included: ``finished``, ``retracted``,
             ``aborted_mid_prefill`` or ``aborted_running``.
@@ -63,18 +70,20 @@ class Totals:
     """
 
     prunes: int = 0
+    staged: int = 0
     slots_freed: int = 0
     slots_held: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     released: Counter[str] = field(default_factory=Counter)
 
-    def add_prune(self, freed: int) -> None:
+    def add_prune(self, freed: int, staged: bool) -> None:
         self.prunes += 1
+        self.staged += staged
         self.slots_freed += freed
 
     def add_finished(self, outcome: Outcome, held: int) -> None:
         """Counts a request that ended, and the slots it referred to at its last step."""
-        self.finished["pruned" if outcome.segment else outcome.plan.reason or "aborted"] += 1
+        self.finished["pruned" if outcome.view else outcome.plan.reason or "aborted"] += 1
         self.slots_held += held
 
     def add_released(self, req: Any, is_insert: bool) -> None:
@@ -96,6 +105,7 @@ class Totals:
             "pruned_share": pruned / requests if requests else 0.0,
             "unpruned": {reason: n for reason, n in self.finished.items() if reason != "pruned"},
             "prunes": self.prunes,
+            "staged": self.staged,
             "slots_freed": self.slots_freed,
             "slots_held": self.slots_held,
             "released": dict(self.released),

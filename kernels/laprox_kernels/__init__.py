@@ -6,7 +6,6 @@ Imports nothing of SGLang, and Triton only when a GPU is used.
 from laprox_kernels.dispatch import (
     check_serving,
     decode,
-    extend,
     layout,
     lengths_of_every_kind,
     pack,
@@ -14,16 +13,16 @@ from laprox_kernels.dispatch import (
     score,
     select,
 )
-from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported
+from laprox_kernels.gpu.support import MAX_WINDOW, SCORE_BYTES, Unsupported
 from laprox_kernels.rows import Rows
 
 __all__ = [
     "MAX_WINDOW",
+    "SCORE_BYTES",
     "Rows",
     "Unsupported",
     "check_serving",
     "decode",
-    "extend",
     "layout",
     "lengths_of_every_kind",
     "pack",

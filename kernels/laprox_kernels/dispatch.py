@@ -31,7 +31,7 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
 
     Args:
         keys, values: ``[slots, L, H, D]``.
-        queries: ``[W, Hq, D]``, of any content.
+        queries: ``[L, W, Hq, D]``, of any content.
 
     Raises:
         Unsupported: it names what is not served. On a CPU everything is.
@@ -49,8 +49,8 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
         )
     check("attention", keys, queries)
     check_whole_pool("attention", keys, values)
-    if len(queries) > MAX_WINDOW:
-        raise Unsupported(f"score: window {len(queries)} (served: up to {MAX_WINDOW})")
+    if queries.shape[1] > MAX_WINDOW:
+        raise Unsupported(f"score: window {queries.shape[1]} (served: up to {MAX_WINDOW})")
 
 
 def lengths_of_every_kind(cells: int, shortest: int, longest: int) -> list[int]:
@@ -87,7 +87,6 @@ score = by_device(reference.score)
 select = by_device(reference.select)
 pack = by_device(reference.pack)
 layout = by_device(reference.layout)
-extend = by_device(reference.extend)
 
 
 def plan_decode(rows: Rows, layers: int, heads: int) -> torch.Tensor | None:

@@ -18,8 +18,17 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.config import BUDGET_FORMS, ENVIRONMENT, Config, ConfigError, Options, parse_budget
+from laprox_sglang.config import (
+    BUDGET_FORMS,
+    ENVIRONMENT,
+    Config,
+    ConfigError,
+    Options,
+    parse_budget,
+    parse_keep_prefix,
+)
 from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
+from laprox_sglang.views.memory import PREFILL_REQUESTS
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +38,10 @@ HELP = {
     "pooling_kernel": "width of the average pooling of scores over positions (odd)",
     "min_tokens": "prompts with fewer private tokens are left whole",
     "sink_tokens": "first positions of a prompt that are always kept",
-    "keep_prefix": "first tokens of every prompt that are cached intact and never pruned",
+    "keep_prefix": "first tokens of every prompt that stay dense: a number, or system for the leading system "
+    "and developer messages and the tools of chat requests",
 }
+PARSERS: dict[str, Callable[[str], Any]] = {"budget": parse_budget, "keep_prefix": parse_keep_prefix}
 
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
@@ -38,7 +49,7 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     group.add_argument("--enable-laprox", action="store_true", help="Prune prompts after prefill.")
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
-        kind = str if field.name == "budget" else int
+        kind = str if field.name in PARSERS else int
         help_text = f"{HELP[field.name]} (default {field.default})".replace("%", "%%")
         group.add_argument(flag, dest=f"laprox_{field.name}", type=kind, help=help_text)
 
@@ -56,9 +67,7 @@ def read_flags(args: Namespace) -> Config | None:
             flags = ", ".join("--laprox-" + name.replace("_", "-") for name in given)
             raise ConfigError(f"{flags} without --enable-laprox does nothing: add it, or leave these out")
         return None
-    if "budget" in given:
-        given["budget"] = parse_budget(given["budget"])
-    config = Config(**given)
+    config = Config(**given | {name: PARSERS[name](given[name]) for name in PARSERS if name in given})
     # A command line that is parsed again finds what it has set itself.
     if os.environ.get(ENVIRONMENT, config.to_json()) != config.to_json():
         raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
@@ -104,6 +113,8 @@ def enable(self: Any) -> None:
     self._laprox = config
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
+    if self.prefill_max_requests is None:
+        self.prefill_max_requests = PREFILL_REQUESTS
     if self.attention_backend is None and self.device in (None, "cuda") and on_nvidia():
         # SGLang's own choice for a phase that was left out is one that is refused.
         given = self.prefill_attention_backend or self.decode_attention_backend

@@ -3,15 +3,13 @@
 import logging
 from typing import Any
 
-from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
 from laprox_patches.seam import Seam, install
-from laprox_sglang.attention import with_laprox
+from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.config import Config
 from laprox_sglang.gram import UnsupportedModel
-from laprox_sglang.memory import score_tokens
 from laprox_sglang.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -24,9 +22,8 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
     longest = min(runner.model_config.context_len, pool.size)
-    tokens = score_tokens(longest, resolved_view(runner.server_args))
     try:
-        runtime = Runtime(config, runner.model, pool, rows, tokens, runner.dtype)
+        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype)
     except UnsupportedModel as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(

@@ -8,7 +8,7 @@ from typing import Any
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.attention import COMPRESSED, STOCK
+from laprox_sglang.attention.backend import COMPRESSED, STOCK
 
 
 def capture_both(self: Any, stream_idx: int | None = None) -> None:

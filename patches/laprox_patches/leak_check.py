@@ -5,20 +5,20 @@ from typing import Any
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.segment import segment_of
+from laprox_sglang.views.state import view_of
 
 
-def without_freed(result: tuple[int, int], self: Any) -> tuple[int, int]:
+def without_spared(result: tuple[int, int], self: Any) -> tuple[int, int]:
     full, swa = result
-    segments = [segment_of(req) for req in self._requests_owning_rows()]
-    return full - sum(segment.freed for segment in segments if segment), swa
+    views = [view_of(req) for req in self._requests_owning_rows()]
+    return full - sum(view.spared for view in views if view), swa
 
 
 SEAMS = (
     Seam(
         "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker"
         "._get_total_uncached_sizes",
-        without_freed,
+        without_spared,
         HookType.AFTER,
         ("self",),
         "Tuple[int, int]",

@@ -8,8 +8,8 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.memory import needs
-from laprox_sglang.pool import LaproxKVPool
+from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.views.memory import needs
 
 logger = logging.getLogger(__name__)
 

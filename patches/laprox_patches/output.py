@@ -7,7 +7,7 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
 from laprox_sglang.report import request_facts
-from laprox_sglang.segment import RequestState
+from laprox_sglang.views.state import RequestState
 
 
 def attach_facts(self: Any, reqs: list[Any], return_logprob: bool, skip_req: Any = None) -> None:
@@ -21,8 +21,9 @@ def attach_facts(self: Any, reqs: list[Any], return_logprob: bool, skip_req: Any
         if req.finished():
             entries = pad_entries(req, len(req.output_ids_through_stop))
             if entries:
-                facts = request_facts(state.outcome, len(req.origin_input_ids), state.options.return_kept)
-                entries[-1] = facts
+                entries[-1] = request_facts(
+                    state.outcome, len(req.origin_input_ids), req.cached_tokens, state.options.return_kept
+                )
             self.tree_cache.totals.add_finished(state.outcome, state.held)
         elif req.stream and self.server_args.incremental_streaming_output:
             # Such a stream is cut up by token: what is missing in one chunk shifts all that follow.

@@ -9,18 +9,18 @@ from laprox_patches import (
     memory_pool,
     output,
     request,
-    scheduler,
+    step,
     weights,
 )
 from laprox_patches.seam import register
 from laprox_patches.version import check_attributes
-from laprox_sglang.radix_cache import make_cache
+from laprox_sglang.cache.tree import make_cache
 
 SEAMS = (
     *memory_pool.SEAMS,
     *attention_backend.SEAMS,
     *decode_graphs.SEAMS,
-    *scheduler.SEAMS,
+    *step.SEAMS,
     *output.SEAMS,
     *leak_check.SEAMS,
     *request.SEAMS,

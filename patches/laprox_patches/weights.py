@@ -9,7 +9,7 @@ from laprox_patches.seam import Seam
 
 def reload(result: Any, self: Any, recv_req: Any, success: bool, message: str) -> None:
     # Returns nothing: SGLang's own result stands.
-    self.tp_worker.model_runner.attn_backend.laprox.load_weights()
+    self.tp_worker.model_runner.attn_backend.laprox.pruner.load_weights()
 
 
 SEAMS = (

@@ -1,4 +1,4 @@
-"""Scores of one layer: log-sum-exp of the window's rows, contributions of the candidates, pooling."""
+"""Scores of a prompt: log-sum-exp of the window's rows, contributions of the candidates, pooling."""
 
 import torch
 import triton
@@ -12,9 +12,10 @@ from laprox_kernels.gpu.score_kernels import (
 )
 from laprox_kernels.gpu.support import (
     MAX_WINDOW,
+    SCORE_BYTES,
     Unsupported,
     check,
-    last_contiguous,
+    check_whole_pool,
     multiprocessors,
     power_of_two,
     precision,
@@ -42,69 +43,111 @@ def score(
     out: torch.Tensor,
     form: Form = "mean",
 ) -> None:
-    """``reference.score`` on the GPU; no float atomics, so the same bits for the same input."""
+    """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
+
+    One launch serves as many layers as their intermediate results, of ``SCORE_BYTES`` at most, allow: a
+    short prompt's time is that of its launches.
+    """
     check("score", keys, queries)
-    check("score", values, queries)
-    window, q_heads, dim = queries.shape
-    heads, n = keys.shape[1], row.numel()
+    check_whole_pool("score", keys, values)
+    layers, window, q_heads, dim = queries.shape
+    heads, n = keys.shape[2], row.numel()
     group, length = q_heads // heads, n - start
     if not 1 <= window <= min(MAX_WINDOW, n):
         raise Unsupported(f"score: window {window} of {n} positions (served: 1 to {MAX_WINDOW}, within them)")
     if pooling % 2 == 0 or form not in ("mean", "sum", "joint"):
         raise Unsupported(f"score: pooling {pooling}, form {form!r} (served: odd; mean, sum, joint)")
-    expected = (q_heads, group, dim, dim) if form == "joint" else (q_heads, dim, dim)
+    expected = (layers, q_heads, *([group] if form == "joint" else []), dim, dim)
     if tuple(gram.shape) != expected:
         raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)} for the form {form!r})")
+    if tuple(out.shape) != (layers, heads, length) or not out.is_contiguous():
+        raise Unsupported(f"score: out {list(out.shape)} (served: contiguous {[layers, heads, length]})")
+    count = max(0, length - window - sinks)
+    members = MEMBERS if group % MEMBERS == 0 else 1
+    parts = 1 if form == "joint" else group // members
+    at_once = max(1, min(layers, SCORE_BYTES // max(1, 4 * heads * parts * count)))
+    for first in range(0, layers, at_once):
+        part = slice(first, first + at_once)
+        score_layers(
+            queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
+            sinks, pooling, out[part], form, members, parts,
+        )  # fmt: skip
+
+
+def score_layers(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    row: torch.Tensor,
+    first: int,
+    count: int,
+    gram: torch.Tensor,
+    scale: float,
+    sinks: int,
+    pooling: int,
+    out: torch.Tensor,
+    form: Form,
+    members: int,
+    parts: int,
+) -> None:
+    """Layers in one launch a step; arguments as of ``score``, with these layers only.
+
+    Args:
+        first, count: position of the first candidate, and their number.
+        members: query heads of a program.
+        parts: programs of a KV head.
+    """
+    layers, window, q_heads, dim = queries.shape
+    n, heads, length = row.numel(), keys.shape[2], out.shape[2]
+    group, all_heads = q_heads // heads, layers * heads
     device, dtype = queries.device, keys.dtype
-    queries = last_contiguous(queries)
+    # [W, L·Hq, D]: as the pool has it, heads of all layers side by side.
+    queries = queries.transpose(0, 1).contiguous().view(window, layers * q_heads, dim)
     padded = max(16, power_of_two(window))
     rows = group * padded
     block_m = min(128, power_of_two(rows))
     m_blocks = triton.cdiv(rows, block_m)
-    programs = 2 * multiprocessors(device) // (heads * m_blocks)
+    programs = 2 * multiprocessors(device) // (all_heads * m_blocks)
     splits = max(1, min(MAX_SPLITS, triton.cdiv(n, ROWS_BLOCK), programs))
     stretch = triton.cdiv(triton.cdiv(n, splits), ROWS_BLOCK)  # in blocks
     splits = triton.cdiv(n, stretch * ROWS_BLOCK)
 
-    count = max(0, length - window - sinks)
-    members = MEMBERS if group % MEMBERS == 0 else 1
-    parts = 1 if form == "joint" else group // members
     blocks = triton.cdiv(count, BLOCK_N)
     if form != "joint":
-        blocks = min(blocks, max(1, PROGRAMS_PER_SM * multiprocessors(device) // (heads * parts)))
-    partials = torch.empty((2, splits, heads * rows), dtype=torch.float32, device=device)
-    normalisers = torch.empty(heads * rows, dtype=torch.float32, device=device)
-    contributions = torch.empty((heads, parts, count), dtype=torch.float32, device=device)
-    totals = torch.empty((heads, parts, blocks), dtype=torch.float32, device=device)
-    # float16 does not hold what a Gram matrix may: it is scaled to one, and its forms back.
+        blocks = min(blocks, max(1, PROGRAMS_PER_SM * multiprocessors(device) // (all_heads * parts)))
+    partials = torch.empty((2, splits, all_heads * rows), dtype=torch.float32, device=device)
+    normalisers = torch.empty(all_heads * rows, dtype=torch.float32, device=device)
+    contributions = torch.empty((all_heads, parts, count), dtype=torch.float32, device=device)
+    totals = torch.empty((all_heads, parts, blocks), dtype=torch.float32, device=device)
+    # float16 does not hold what a Gram matrix may: those of a layer are scaled to one, and its forms back.
     if dtype == torch.float16:
-        gram_scale = gram.abs().amax().clamp_min(1e-30)
-        gram = (gram / gram_scale).to(dtype).contiguous()
+        gram_scale = gram.abs().flatten(1).amax(dim=1).clamp_min(1e-30)
+        gram = (gram / gram_scale.view(-1, *[1] * (gram.dim() - 1))).to(dtype).contiguous()
     else:
-        gram_scale = torch.ones((), dtype=torch.float32, device=device)
+        gram_scale = torch.ones(layers, dtype=torch.float32, device=device)
         gram = gram.to(dtype).contiguous()
+    strides = keys.stride(0), keys.stride(2)
     if count:
         sizes = {"GROUP": group, "WINDOW": padded, "DIM": dim, "PRECISION": precision(dtype)}
-        rows_kernel[(splits, heads, m_blocks)](
+        rows_kernel[(splits, all_heads, m_blocks)](
             queries, keys, row, partials[0], partials[1], n, window, stretch,
-            *queries.stride()[:2], *keys.stride()[:2], scale * LOG2E,
+            *queries.stride()[:2], *strides, scale * LOG2E,
             BLOCK_M=block_m, BLOCK_N=ROWS_BLOCK, STAGES=ROWS_STAGES, num_warps=ROWS_WARPS, **sizes,
         )  # fmt: skip
-        normaliser_kernel[(triton.cdiv(heads * rows, 64),)](
-            partials[0], partials[1], normalisers, splits, heads * rows,
+        normaliser_kernel[(triton.cdiv(all_heads * rows, 64),)](
+            partials[0], partials[1], normalisers, splits, all_heads * rows,
             SPLITS=MAX_SPLITS, BLOCK=64,
         )  # fmt: skip
         given = (
             queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
-            start + sinks, count, window,
-            *queries.stride()[:2], *keys.stride()[:2], *values.stride()[:2], scale * LOG2E,
+            first, count, window, *queries.stride()[:2], *strides, *strides, scale * LOG2E,
         )  # fmt: skip
-        sizes.update(BLOCK_N=BLOCK_N, POOLING=pooling, num_warps=WARPS)
+        sizes.update(HEADS=heads, BLOCK_N=BLOCK_N, POOLING=pooling, num_warps=WARPS)
         if form == "joint":
-            joint_kernel[(blocks, heads)](*given, **sizes)
+            joint_kernel[(blocks, all_heads)](*given, **sizes)
         else:
-            contribution_kernel[(blocks, heads, parts)](*given, MEMBERS=members, STAGES=STAGES, **sizes)
-    pool_kernel[(triton.cdiv(length, POOL_BLOCK), heads)](
-        contributions, totals, out, totals.numel(), sinks, count, length, out.stride(0),
-        PARTS=parts, POOLING=pooling, BLOCK=POOL_BLOCK,
+            contribution_kernel[(blocks, all_heads, parts)](*given, MEMBERS=members, STAGES=STAGES, **sizes)
+    pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
+        contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
+        HEADS=heads, PARTS=parts, POOLING=pooling, BLOCK=POOL_BLOCK,
     )  # fmt: skip

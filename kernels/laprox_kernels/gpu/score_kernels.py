@@ -1,7 +1,8 @@
 """Triton kernels behind ``score``: the window's rows, the contributions of the candidates, pooling.
 
-The window's rows of one KV head are (query head of its group, place in the window), the window
-padded to a power of two.
+Heads are counted over all layers: a pool ``[slots, L, H, D]`` is ``[slots, L·H, D]``, and one launch
+serves every layer. The window's rows of one KV head are (query head of its group, place in the
+window), the window padded to a power of two.
 """
 
 # mypy: allow-untyped-defs
@@ -95,7 +96,7 @@ def _windows(candidate, count, POOLING: tl.constexpr):
 def contribution_kernel(
     queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
     first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
-    GROUP: tl.constexpr, MEMBERS: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr,
     BLOCK_N: tl.constexpr, POOLING: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sum over MEMBERS query heads of a KV head, for every candidate: ``[H, GROUP / MEMBERS, count]``."""
@@ -105,7 +106,7 @@ def contribution_kernel(
     channel = tl.arange(0, DIM)
     place = tl.arange(0, WINDOW)
     square = channel[:, None] * DIM + channel[None, :]
-    factor = tl.load(gram_scale)
+    factor = tl.load(gram_scale + head // HEADS)
     first_q = head * GROUP + part * MEMBERS
     q_block = queries + place[:, None] * q_place + channel[None, :]
     in_window = (place < window)[:, None]
@@ -146,7 +147,7 @@ def contribution_kernel(
 def joint_kernel(
     queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
     first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
-    GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_N: tl.constexpr,
     POOLING: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``contribution_kernel`` for the joint form: every pair of query heads of a KV head."""
@@ -154,7 +155,7 @@ def joint_kernel(
     channel = tl.arange(0, DIM)
     place = tl.arange(0, WINDOW)
     square = channel[:, None] * DIM + channel[None, :]
-    factor = tl.load(gram_scale)
+    factor = tl.load(gram_scale + head // HEADS)
     q_block = queries + place[:, None] * q_place + channel[None, :]
     in_window = (place < window)[:, None]
     candidate = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -189,10 +190,14 @@ def joint_kernel(
 )
 def pool_kernel(
     contributions, totals, out, number, sinks, count, length, out_head,
-    PARTS: tl.constexpr, POOLING: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Average pooling, division by the layer's sum, +inf where protected. Mean and sum agree after it."""
+    """Average pooling, division by the layer's sum, +inf where protected. Mean and sum agree after it.
+
+    ``number`` of ``totals`` are those of one layer.
+    """
     head = tl.program_id(1).to(tl.int64)
+    totals += head // HEADS * number
     private = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     candidate = private - sinks
     sums = tl.zeros((BLOCK,), tl.float32)

@@ -14,6 +14,8 @@ HEAD_DIMS = (64, 128)
 GROUPS = (1, 2, 3, 4, 5, 6, 7, 8)
 DTYPES = (torch.bfloat16, torch.float16)
 MAX_WINDOW = 64
+# Bound of what scoring holds beside its result.
+SCORE_BYTES = 2**26
 
 
 class Unsupported(ValueError):

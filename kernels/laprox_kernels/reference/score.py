@@ -1,4 +1,4 @@
-"""Contribution of every private cell of one layer to the output of that layer (LaProx, Algorithm 1)."""
+"""Contribution of every cell of a prompt to the output of its layer (LaProx, Algorithm 1)."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ def score(
     out: torch.Tensor,
     form: Form = "mean",
 ) -> None:
-    """Scores of the private cells of one request in one layer, comparable over the whole model.
+    """Scores of the cells of one request behind column ``start``, comparable over the whole model.
 
     Per query head, ``‖A[:, i]‖₂ · ‖v_i W_O‖₂`` with A the attention of the last W queries over the
     whole causal context; the mean (or sum) over a KV head's query heads, or their joint form
@@ -30,19 +30,40 @@ def score(
     them.
 
     Args:
-        queries: ``[W, Hq, D]``, the last W queries after RoPE.
-        keys, values: ``[slots, H, D]``, one layer of the pool (a strided view is fine).
+        queries: ``[L, W, Hq, D]``, the last W queries of every layer after RoPE.
+        keys, values: ``[slots, L, H, D]``, the whole pool, contiguous.
         row: int64 ``[n]``, slot of every position of the request.
-        start: first private position s; P = n - s.
-        gram: float32 ``[Hq, D, D]``, ``W_O W_Oᵀ`` of each query head; for the joint form
-            ``[Hq, group, D, D]``, ``W_Oʰ W_Oᵍᵀ`` of head h and each head g of its group.
+        start: first position s that is scored; P = n - s.
+        gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head; for the joint form
+            ``[L, Hq, group, D, D]``, ``W_Oʰ W_Oᵍᵀ`` of head h and each head g of its group.
         scale: factor of the attention logits.
-        sinks: number of private positions protected at the start of the private range.
+        sinks: number of positions protected from ``start`` on.
         pooling: odd width of the average pooling.
-        out: float32 ``[H, P]``, written whole.
+        out: float32 ``[L, H, P]``, contiguous, written whole.
         form: how the query heads of a KV head become one score. After the division by the layer's
             sum, mean and sum differ in rounding only.
     """
+    for layer in range(len(queries)):
+        score_layer(
+            queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale, sinks, pooling,
+            out[layer], form,
+        )  # fmt: skip
+
+
+def score_layer(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    row: torch.Tensor,
+    start: int,
+    gram: torch.Tensor,
+    scale: float,
+    sinks: int,
+    pooling: int,
+    out: torch.Tensor,
+    form: Form,
+) -> None:
+    """``score`` of one layer: every argument without its L."""
     window, q_heads, dim = queries.shape
     heads = keys.shape[1]
     n = row.numel()

@@ -1,12 +1,10 @@
 """The decode batch at hand: which of its rows are compressed, and where their KV lies."""
 
-from typing import Any
-
 import torch
 
 import laprox_kernels as kernels
 from laprox_kernels import Rows
-from laprox_sglang.segment import SPAN, Segment, segment_of
+from laprox_sglang.views.view import SPAN, View
 
 
 class DecodeBatch:
@@ -32,16 +30,24 @@ class DecodeBatch:
         self._req_to_token = req_to_token
         self._cells = (layers, heads)
         self._whole = torch.zeros(SPAN + layers * heads + 1, dtype=torch.int64, device=req_to_token.device)
-        self._reqs: list[Any] = []
-        self._segments: list[Segment | None] = []
+        self._views: list[View | None] = []
+        self._longest = 0
         self._graph_tables, self._graph_rows = self._buffers(0, 0)
-        self._graph_segments: list[Segment | None] = []
+        self._graph_views: list[View | None] = []
 
-    def begin(self, reqs: list[Any]) -> None:
-        """Takes the requests of a decode step, whose new columns have their slots already."""
-        self._reqs = reqs
-        self._segments = [segment_of(req) for req in reqs]
-        self.compressed = any(self._segments)
+    def begin(self, views: list[View | None], lengths: list[int]) -> None:
+        """Takes the rows of a decode step, whose new columns have their slots already.
+
+        Args:
+            lengths: logical columns that each row may have, the new one included.
+        """
+        self._views = views
+        self.compressed = any(views)
+        if self.compressed:
+            slots = (
+                length - (view.spared if view else 0) for view, length in zip(views, lengths, strict=True)
+            )
+            self._longest = max(slots)
 
     def begin_capture(self, compressed: bool) -> None:
         """Takes the dummy rows of a graph's capture: no request, and buffers of either family."""
@@ -49,15 +55,14 @@ class DecodeBatch:
         self.compressed = compressed
 
     def end(self) -> None:
-        self._reqs = []
-        self._segments = []
+        self._views = []
         self.compressed = False
         self.rows = self.plan = None
 
     def allocate(self, batch: int) -> None:
         """Makes the buffers that graphs of up to ``batch`` rows will read."""
         self._graph_tables, self._graph_rows = self._buffers(batch, self._req_to_token.shape[1])
-        self._graph_segments = []
+        self._graph_views = []
 
     def prepare(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
         """Lays out the batch for a step without a graph.
@@ -66,12 +71,8 @@ class DecodeBatch:
             req_pool_indices: int64 ``[B]``, rows of ``req_to_token``.
             seq_lens: int64 ``[B]``, logical lengths, the new token included.
         """
-        columns = max(
-            req.kv.kv_allocated_len - (segment.freed if segment else 0)
-            for req, segment in zip(self._reqs, self._segments, strict=True)
-        )
-        tables, rows = self._buffers(len(seq_lens), columns)
-        self._load(tables, self._segments)
+        tables, rows = self._buffers(len(seq_lens), self._longest)
+        self._load(tables, self._views)
         kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], rows)
         self.rows = rows
         self.make_plan()
@@ -79,11 +80,11 @@ class DecodeBatch:
     def prepare_graph(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
         """Lays out the batch for a replay, or for a capture; ``make_plan`` is part of the graph."""
         batch = len(seq_lens)
-        segments = self._segments + [None] * (batch - len(self._segments))
+        views = self._views + [None] * (batch - len(self._views))
         tables = self._graph_tables[:batch]
-        if segments != self._graph_segments:
-            self._load(tables, segments)
-            self._graph_segments = segments
+        if views != self._graph_views:
+            self._load(tables, views)
+            self._graph_views = views
         self.rows = Rows(*(buffer[:batch] for buffer in self._graph_rows))
         kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], self.rows)
 
@@ -91,11 +92,11 @@ class DecodeBatch:
         assert self.rows is not None
         self.plan = kernels.plan_decode(self.rows, *self._cells)
 
-    def _load(self, tables: torch.Tensor, segments: list[Segment | None]) -> None:
-        torch.stack([segment.table if segment else self._whole for segment in segments], out=tables)
+    def _load(self, tables: torch.Tensor, views: list[View | None]) -> None:
+        torch.stack([view.table if view else self._whole for view in views], out=tables)
 
     def _buffers(self, batch: int, columns: int) -> tuple[torch.Tensor, Rows]:
-        """Tables ``[batch, SPAN + C + 1]`` of the rows' segments, and rows whose ``cu_cells`` lie in them."""
+        """Tables ``[batch, SPAN + C + 1]`` of the rows' views, and rows whose ``cu_cells`` lie in them."""
         device = self._req_to_token.device
         tables = torch.zeros((batch, len(self._whole)), dtype=torch.int64, device=device)
         rows = Rows(

@@ -2,18 +2,12 @@
 
 from typing import Any
 
+from laprox_kernels import SCORE_BYTES
 from laprox_sglang.config import Config, budget_slots
-from laprox_sglang.segment import SPAN
+from laprox_sglang.views.view import SPAN
 
-
-def score_tokens(longest: int, args: Any) -> int:
-    """Private tokens that one batch can prune: a chunked prompt's, and what else fits into the batch.
-
-    Args:
-        longest: tokens of the longest prompt that context and KV pool allow.
-        args: SGLang's ``ServerArgs``.
-    """
-    return longest + max(args.max_prefill_tokens or 0, args.chunked_prefill_size or 0)
+# Prompts of one prefill batch, where the server's flags set no bound: each has a window of queries saved.
+PREFILL_REQUESTS = 64
 
 
 def graph_rows(args: Any) -> int:
@@ -25,12 +19,19 @@ def graph_rows(args: Any) -> int:
     return min(largest, args.max_running_requests or largest)
 
 
+def windows(config: Config, args: Any) -> int:
+    """Prompts of one prefill batch that can be pruned: each computes its window, whatever is cached."""
+    tokens = max(args.max_prefill_tokens or 0, args.chunked_prefill_size or 0)
+    # One more: a prompt that comes in chunks keeps what earlier ones computed.
+    return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.window)) + 1
+
+
 def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
     """Bytes by purpose.
 
     Args:
         model: SGLang's ``ModelConfig``.
-        args: SGLang's ``ServerArgs``.
+        args: a resolved view of SGLang's ``ServerArgs``.
         itemsize: bytes of one number in the KV pool.
         available: bytes that the KV pool could have at most.
     """
@@ -41,11 +42,14 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     protected = config.window + config.sink_tokens
     # A request may ask for as many tokens as the server grants to the whole context.
     kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
+    # Graphs have static copies of their rows; without them each step makes its own.
+    rows = graph_rows(args) or args.max_running_requests or 0
     return {
-        "scores": 4 * cells * score_tokens(longest, args),
-        "decode graphs": graph_rows(args) * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
-        "projected values": 4 * layers * heads * dim**2,
-        "window queries": layers * config.window * heads * dim * itemsize,
+        "scores": 4 * cells * longest + SCORE_BYTES,
+        "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
+        "projected values": (4 + itemsize) * layers * heads * dim**2,
+        # The last window is laid out anew to be scored.
+        "window queries": (windows(config, args) + 1) * layers * config.window * heads * dim * itemsize,
         # The saved K and V of the kept cells, and their indices.
         "packing": kept * (2 * dim * itemsize + 8),
     }

@@ -57,7 +57,7 @@ class LaproxAttention(AttentionBackend):
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
     ) -> Any:
         output = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **kw)
-        self.laprox.observe(layer, q)
+        self.laprox.observe(layer.layer_id, q)
         return output
 
     def forward_decode(

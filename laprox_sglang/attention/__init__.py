@@ -1,0 +1,1 @@
+"""The attention backend of a server that prunes, and the decode batch it reads."""

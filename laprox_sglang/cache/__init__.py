@@ -1,0 +1,1 @@
+"""The KV pool, and the prefix cache over it: the tree is exact, whoever runs over a view of it."""

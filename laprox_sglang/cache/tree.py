@@ -1,0 +1,164 @@
+"""Prefix cache of a server that prunes: all that touches SGLang's tree.
+
+The tree is stock and exact. A pruned request puts its whole prompt into it, copies the kept cells into a
+view in slots of its own, and keeps its lock up to the column where the view begins. What the view
+stands for stays in the tree as ordinary, evictable cache.
+"""
+
+from typing import Any
+
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache, MatchPrefixParams, MatchResult
+from sglang.srt.mem_cache.common import evict_from_tree_cache
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.registry import create_unified_radix_cache
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+from laprox_sglang.config import Config
+from laprox_sglang.report import Totals
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.room import Opened
+from laprox_sglang.views.state import plan_of, state_of, view_of
+from laprox_sglang.views.view import View
+
+Ranges = list[tuple[int, int]]
+
+
+class LaproxCache(UnifiedRadixCache):
+    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed."""
+
+    config: Config
+    totals: Totals
+    _leaving: View | None = None
+    _held: int = 0
+
+    # A prompt comes in.
+
+    def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
+        if params.req is not None:
+            params = MatchPrefixParams(
+                key=self._capped(params.key, params.req), cow_mamba=params.cow_mamba, req=params.req
+            )
+        return super().match_prefix(params)
+
+    def _capped(self, key: RadixKey, req: Any) -> RadixKey:
+        """The queries of the window must be computed, whatever the tree holds."""
+        plan = plan_of(req, self.config)
+        limit = plan.end - self.config.window
+        if not plan.pruned or len(key) <= limit:
+            return key
+        return RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)
+
+    def publish(self, req: Any) -> None:
+        """As stock after the forward pass, but before it, and once.
+
+        Slots that turn out to be duplicates are free from here on and still written by this forward pass:
+        nothing may allocate until it is launched.
+        """
+        super().checkpoint(req, up_to=req.extend_end)
+
+    def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+        view = view_of(req)
+        if view is None:
+            super().checkpoint(req, up_to=up_to, **kwargs)
+        elif req.finished():
+            # What was generated over a view is never cached. The prompt has just been used, though: stock
+            # says so by inserting it again.
+            self.touch_prefix(self._key(req, view.end))
+
+    def _key(self, req: Any, length: int) -> RadixKey:
+        return RadixKey(req.full_untruncated_fill_ids, req.extra_key, limit=length, cache_salt=req.cache_salt)
+
+    # Its view.
+
+    def free_slots(self) -> int:
+        """Slots that a request can have: those that nobody holds, and the evictable ones."""
+        size: int = self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
+        return size
+
+    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | None:
+        """Takes slots for a view, and moves the request's lock up to where it begins.
+
+        Args:
+            reserve: slots that must be left to others.
+
+        Returns:
+            None, and nothing has changed, where others hold the prompt as well, so that the view would free
+            less than it takes, and the pool has no room for that.
+        """
+        before = self.free_slots()
+        if self.disable:
+            self._free_columns(req, plan)
+        elif not self._move_lock(req, plan, reserve):
+            return None
+        allocator = self.token_to_kv_pool_allocator
+        # What is evicted, or was freed just now, may be what the view is packed from.
+        staged = self.disable or allocator.available_size() < plan.slots
+        evict_from_tree_cache(self, plan.slots)
+        slots = allocator.alloc(plan.slots)
+        assert slots is not None, "no room for a view, though it was counted"
+        return Opened(slots, staged, self.free_slots() - before)
+
+    def _free_columns(self, req: Any, plan: Plan) -> None:
+        row = self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
+        self.token_to_kv_pool_allocator.free(row[plan.start : plan.end].long())
+
+    def _move_lock(self, req: Any, plan: Plan, reserve: int) -> bool:
+        start = self._node_at(req, plan.start)
+        upper, deep = self.lock(start), req.last_node
+        evictable = self.evictable_size()
+        self.unlock(req.lock)
+        own = self.evictable_size() - evictable
+        if own < plan.slots and self.free_slots() < plan.slots + reserve:
+            req.lock = self.lock(deep)
+            self.unlock(upper)
+            return False
+        req.lock, req.last_node, req.kv.cache_protected_len = upper, start, plan.start
+        return True
+
+    def _node_at(self, req: Any, length: int) -> Any:
+        """The node that ends behind ``length`` tokens of the prompt; the tree holds them."""
+        if length == 0:
+            return self.root_node_handle(req.extra_key)
+        match = super().match_prefix(MatchPrefixParams(key=self._key(req, length)))
+        assert match.device_prefix_len == length, "a published prompt is not in the tree"
+        return match.last_device_node
+
+    # It leaves.
+
+    def claim_kv_row(self, req: Any) -> bool:
+        # The last word about the request before its row is freed: what follows names columns only.
+        self._leaving = view_of(req)
+        self._held = req.owned_kv_len() - (self._leaving.spared if self._leaving else 0)
+        claimed: bool = super().claim_kv_row(req)
+        return claimed
+
+    def free_kv_row(self, kv: Any, ranges: Ranges) -> None:
+        if (view := self._leaving) is not None:
+            ranges = without(ranges, view.start + view.slots, view.end)
+        super().free_kv_row(kv, ranges)
+
+    def on_release(self, req: Any, *, checkpointed: bool) -> None:
+        super().on_release(req, checkpointed=checkpointed)
+        self.totals.add_released(req, checkpointed)
+        state_of(req).release(self._held)
+        self._leaving = None
+
+    def check_integrity(self) -> None:
+        """Asserts that the tree is whole, and that its sums are those of its nodes."""
+        if not self.disable:
+            self.sanity_check()
+            assert self.evictable_size() + self.protected_size() == self.total_size()[0]
+
+
+def without(ranges: Ranges, start: int, end: int) -> Ranges:
+    """``ranges`` without the columns [start, end)."""
+    pieces = [piece for a, b in ranges for piece in ((a, min(b, start)), (max(a, end), b))]
+    return [(a, b) for a, b in pieces if a < b]
+
+
+def make_cache(context: Any) -> BasePrefixCache:
+    """SGLang's factory for ``--radix-cache-backend laprox``."""
+    cache = create_unified_radix_cache(context, cache_class=LaproxCache)
+    laprox = context.tp_worker.model_runner.attn_backend.laprox
+    cache.config, cache.totals = laprox.config, laprox.totals
+    return cache

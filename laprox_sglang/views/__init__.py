@@ -1,0 +1,1 @@
+"""What a running request reads instead of its prompt: planned, scored, packed."""

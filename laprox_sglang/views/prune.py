@@ -1,0 +1,115 @@
+"""From the queries of a prompt's window to a view: score, select, pack."""
+
+import torch
+
+import laprox_kernels as kernels
+from laprox_sglang.config import Config
+from laprox_sglang.gram import attention_layers, gram_matrices
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.view import View
+
+
+class Pruner:
+    """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: torch.nn.Module,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        req_to_token: torch.Tensor,
+        longest: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """
+        Args:
+            keys, values: ``[slots, L, H, D]``, the whole KV pool.
+            req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
+            longest: tokens of the longest prompt.
+            dtype: of the queries.
+
+        Raises:
+            UnsupportedModel: the model's attention is not what LaProx scores.
+            Unsupported: no kernel serves this pool or window on this device.
+        """
+        self._config = config
+        self._model = model
+        self._keys, self._values = keys, values
+        self._req_to_token = req_to_token
+        self._layers, self._heads = keys.shape[1:3]
+        layer = attention_layers(model)[0][0]
+        self._scale = layer.scaling
+        self._gram = gram_matrices(model)
+        cells = self._layers * self._heads
+        self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
+        window = (self._layers, config.window, layer.tp_q_head_num, keys.shape[3])
+        queries = torch.zeros(window, dtype=dtype, device=keys.device)
+        kernels.check_serving(keys, values, queries)
+        if keys.is_cuda:
+            self.compile(queries)
+
+    def load_weights(self) -> None:
+        """Computes the Gram matrices anew, after a weight update."""
+        gram_matrices(self._model, self._gram)
+
+    def compile(self, queries: torch.Tensor) -> None:
+        """Runs all that prunes a prompt, for every kind of length: later ones find it compiled.
+
+        What it writes into the pool is never read: no slot has been given out yet.
+        """
+        cells = self._layers * self._heads
+        longest = min(len(self._keys) - 1, self._scores.numel() // cells)
+        for tokens in kernels.lengths_of_every_kind(cells, self._config.min_tokens, longest):
+            row = torch.arange(1, tokens + 1, device=queries.device)
+            # Kept cells are a multiple of 16, or they are not.
+            for slots in (1, min(16, tokens)):
+                for staged in (False, True):
+                    self._pack(queries, Plan(0, tokens, slots, 0, None), row, row[:slots], staged, staged)
+
+    def make_view(
+        self,
+        plan: Plan,
+        row_index: int,
+        queries: torch.Tensor,
+        slots: torch.Tensor,
+        staged: bool,
+        positions: bool,
+    ) -> View:
+        """Packs the kept cells of a prompt into ``slots``, and names these in the request's row.
+
+        Args:
+            row_index: row of ``req_to_token``, which still names the slots of the whole prompt.
+            queries: ``[L, W, Hq, D]``, the prompt's last W.
+            slots: int64 ``[m]``.
+            staged: ``slots`` may be among those that the prompt is read from.
+            positions: keep the positions of the packed cells for a report.
+        """
+        columns = self._req_to_token[row_index]
+        row = columns[: plan.end].long()
+        cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
+        columns[plan.start : plan.start + plan.slots] = slots.int()
+        columns[plan.start + plan.slots : plan.end] = 0
+        return View.of(plan, self._layers, cu_cells, kept_positions)
+
+    def _pack(
+        self,
+        queries: torch.Tensor,
+        plan: Plan,
+        row: torch.Tensor,
+        slots: torch.Tensor,
+        staged: bool,
+        positions: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Offsets of each (layer, head) among the packed cells, and their positions."""
+        keys, values = self._keys, self._values
+        cells = self._layers * self._heads
+        scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
+        kernels.score(
+            queries, keys, values, row, plan.start, self._gram, self._scale, plan.sinks,
+            self._config.pooling_kernel, out=scores,
+        )  # fmt: skip
+        kept, cu_cells = kernels.select(scores, plan.slots * cells)
+        kept_positions = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
+        kernels.pack(keys, values, row[plan.start :], kept, slots, staged, kept_positions)
+        return cu_cells, None if kept_positions is None else kept_positions.add_(plan.start)

@@ -1,0 +1,31 @@
+"""What is asked of the prefix cache for a view."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from laprox_sglang.views.plan import Plan
+
+
+class Opened(NamedTuple):
+    """Room for a view: the lock on what it stands for has been given up.
+
+    Attributes:
+        slots: int64 ``[m]``.
+        staged: they may be among those that the view is packed from.
+        freed: slots that others can have now and could not before.
+    """
+
+    slots: torch.Tensor
+    staged: bool
+    freed: int
+
+
+class Tree(Protocol):
+    """What is asked of the prefix cache."""
+
+    def publish(self, req: Any) -> None:
+        """Puts a prompt into the tree whose last chunk is about to be computed."""
+
+    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | None:
+        """Takes slots for a view; None if that would cost more than it frees and there is no room."""

@@ -1,0 +1,75 @@
+"""What LaProx knows of one request, from the first look at it on (``req.laprox``)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from laprox_sglang.config import Config, Options
+from laprox_sglang.views.plan import Plan, make_plan
+from laprox_sglang.views.view import View
+
+
+@dataclass(slots=True)
+class RequestState:
+    """
+    Attributes:
+        options: what the request asked for.
+        plan: of the prompt as it is now; None before the first look and after its slots were given back.
+        view: what it reads of its prompt, from the end of its prefill until its slots are given back.
+        queries: ``[L, ≤ W, Hq, D]``, window queries of earlier chunks of a prompt that comes in chunks.
+        outcome: what became of the last prefill, kept for the report after release.
+        held: slots that the request referred to at its last step, shared ones included.
+    """
+
+    options: Options
+    plan: Plan | None = None
+    view: View | None = None
+    queries: torch.Tensor | None = None
+    outcome: "Outcome | None" = None
+    held: int = 0
+
+    def settle(self, plan: Plan, view: View | None = None) -> None:
+        """The prefill has come to this."""
+        self.plan, self.view, self.queries = plan, view, None
+        self.outcome = Outcome(plan, view)
+
+    def release(self, held: int) -> None:
+        """Forgets the slots, which the caller gives back."""
+        self.plan = self.view = self.queries = None
+        self.held = held
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a prefill came to; ``view`` is None if the prompt was left whole."""
+
+    plan: Plan
+    view: View | None
+
+
+def state_of(req: Any) -> RequestState:
+    """State of an SGLang ``Req``."""
+    state: RequestState | None = getattr(req, "laprox", None)
+    if state is None:
+        state = req.laprox = RequestState(Options.of(req.sampling_params.custom_params))
+    return state
+
+
+def view_of(req: Any) -> View | None:
+    """View of an SGLang ``Req``, if it reads one."""
+    state: RequestState | None = getattr(req, "laprox", None)
+    return state.view if state else None
+
+
+def plan_of(req: Any, config: Config) -> Plan:
+    """Plan of an SGLang ``Req`` that waits or is being prefilled; the same until it gives back its slots."""
+    state = state_of(req)
+    # Not the length of the ids to match, nor that of the chunk at hand: stale here, cut short there.
+    end = len(req.origin_input_ids) + len(req.output_ids)
+    if state.plan is None or state.plan.end != end:
+        new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
+        plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
+        state.settle(plan)
+    assert state.plan is not None
+    return state.plan

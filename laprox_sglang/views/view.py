@@ -1,0 +1,88 @@
+"""A view: the kept cells of a prompt, packed into slots of the request's own."""
+
+from dataclasses import dataclass
+
+import torch
+
+from laprox_sglang.views.plan import Plan
+
+# Numbers of a view's table before its offsets of cells.
+SPAN = 3
+
+
+class HostCopy:
+    """Copy of a tensor on its way to the host; only reading it waits for the device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event() if tensor.is_cuda else None
+        if self._event is not None:
+            self._event.record()
+
+    def tolist(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        numbers: list[int] = self._copy.tolist()
+        return numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """Packed cells that stand for the columns [start, end) of a request, in ``slots`` slots.
+
+    The slots are named by columns [start, start + slots) of the request's row; the columns from there
+    to ``end`` are zero, and the dense tail of generated tokens follows from ``end``.
+
+    Attributes:
+        start, end: logical columns that the view stands for.
+        slots: number of slots m.
+        layers: number of layers L.
+        table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
+        host_cu_cells: ``cu_cells`` for the report.
+        positions: ``[m·C]`` token positions of the packed cells, where they were asked for.
+    """
+
+    start: int
+    end: int
+    slots: int
+    layers: int
+    table: torch.Tensor
+    host_cu_cells: HostCopy
+    positions: HostCopy | None = None
+
+    @classmethod
+    def of(
+        cls, plan: Plan, layers: int, cu_cells: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> "View":
+        """The view that ``plan`` and its selection come to; enqueued, nothing is waited for."""
+        table = cu_cells.new_empty(SPAN + len(cu_cells))
+        # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
+        for place, number in enumerate((plan.start, plan.slots, plan.end)):
+            table[place].fill_(number)
+        table[SPAN:] = cu_cells
+        copied = None if positions is None else HostCopy(positions)
+        return cls(plan.start, plan.end, plan.slots, layers, table, HostCopy(cu_cells), copied)
+
+    @property
+    def cu_cells(self) -> torch.Tensor:
+        """int64 ``[C + 1]``, offsets of each (layer, head) among the m·C packed cells."""
+        return self.table[SPAN:]
+
+    @property
+    def heads(self) -> int:
+        return (self.cu_cells.numel() - 1) // self.layers
+
+    @property
+    def spared(self) -> int:
+        """Logical columns that hold no slot."""
+        return self.end - self.start - self.slots
+
+    def check_integrity(self, row: torch.Tensor) -> None:
+        """Asserts that the view is whole and stands in ``row`` as it says."""
+        cells = self.cu_cells.numel() - 1
+        assert 0 <= self.start < self.start + self.slots < self.end <= row.numel()
+        assert int(self.cu_cells[0]) == 0 and int(self.cu_cells[-1]) == self.slots * cells
+        assert bool((self.cu_cells.diff() >= 0).all())
+        held = row[self.start : self.start + self.slots]
+        assert bool((held > 0).all()) and held.unique().numel() == self.slots
+        assert not bool(row[self.start + self.slots : self.end].any())

@@ -1,0 +1,99 @@
+"""Scheduler: each forward pass between ``begin`` and ``finish``; and the totals."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+from laprox_sglang.runtime import Chunk, Runtime
+from laprox_sglang.views.state import plan_of, state_of, view_of
+
+
+def runtime(scheduler: Any) -> Runtime:
+    found: Runtime = scheduler.tp_worker.model_runner.attn_backend.laprox
+    return found
+
+
+def run_batch(original: Callable[..., Any], self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    laprox = runtime(self)
+    if batch.forward_mode.is_extend():
+        laprox.begin([chunk_of(req, laprox) for req in batch.reqs], self.tree_cache)
+    elif batch.forward_mode.is_decode():
+        laprox.decode.begin(
+            [view_of(req) for req in batch.reqs], [req.kv.kv_allocated_len for req in batch.reqs]
+        )
+    result = original(self, batch, *args, **kwargs)
+    if batch.forward_mode.is_extend():
+        finish(self, laprox)
+    return result
+
+
+def chunk_of(req: Any, laprox: Runtime) -> Chunk:
+    plan = plan_of(req, laprox.config)
+    return Chunk(req, state_of(req), req.kv.req_pool_idx, req.prefix_len, req.extend_end, plan)
+
+
+def finish(self: Any, laprox: Runtime) -> None:
+    """Makes views, before anything is launched behind the prefill.
+
+    The first decode step, which overlap scheduling launches before it looks at the prefill's result,
+    already reads them.
+    """
+    rest = (
+        len(self.chunked_req.full_untruncated_fill_ids) - self.chunked_req.extend_end
+        if self.chunked_req
+        else 0
+    )
+    slots = laprox.finish(self.tree_cache, rest, partial(forward_stream, self))
+    if not slots:
+        return
+    # Stock clears this only when a request leaves: admission would sit on what can be had now.
+    self.running_batch.batch_is_full = False
+    # Rows are written behind the forward pass: whoever waits for its reads waits for all of it.
+    self.tp_worker.last_shared_read_runner.shared_read_done_event = None
+    if self.enable_overlap:
+        # Kept for two steps, as SGLang keeps what its own streams share.
+        self.batch_record_buf[self.batch_record_ct] += slots
+
+
+@contextmanager
+def forward_stream(scheduler: Any) -> Iterator[None]:
+    if not scheduler.enable_overlap:
+        yield
+        return
+    with scheduler.forward_stream_ctx:
+        # The slots of a view may come from tensors that the schedule's stream is still making.
+        scheduler.forward_stream.wait_stream(scheduler.schedule_stream)
+        yield
+
+
+def add_totals(result: Any, self: Any, recv_req: Any) -> None:
+    laprox = runtime(self)
+    result.internal_state["laprox"] = laprox.totals.to_dict() | {
+        "config": msgspec.to_builtins(laprox.config),
+        "available_slots": self.token_to_kv_pool_allocator.available_size(),
+        "evictable_slots": self.tree_cache.evictable_size(),
+        "running": len(self.running_batch.reqs),
+        # Logical: what the running requests would hold if nothing had been pruned.
+        "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs),
+        "waiting": len(self.waiting_queue),
+        "prefilling": int(self.chunked_req is not None),
+    }
+
+
+TARGET = "sglang.srt.managers.scheduler.Scheduler."
+RESULTS = "sglang.srt.managers.utils"
+SEAMS = (
+    Seam(
+        TARGET + "run_batch",
+        run_batch,
+        HookType.AROUND,
+        ("self", "batch", "pp_proxy_tensors"),
+        f"Union[{RESULTS}.GenerationBatchResult, {RESULTS}.EmbeddingBatchResult]",
+    ),
+    Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),
+)
