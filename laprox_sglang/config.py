@@ -178,7 +178,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.keep_prefix is not None:
             check_keep_prefix(self.keep_prefix)
 
+    def keep_prefix_or(self, config: Config) -> KeepPrefix:
+        return config.keep_prefix if self.keep_prefix is None else self.keep_prefix
+
     def dense_tokens(self, config: Config) -> int:
         """First tokens of the prompt that stay dense."""
-        keep = config.keep_prefix if self.keep_prefix is None else self.keep_prefix
+        keep = self.keep_prefix_or(config)
         return keep if isinstance(keep, int) else 0

@@ -4,6 +4,7 @@ from sglang.srt.mem_cache.registry import register_radix_cache_backend, register
 
 from laprox_patches import (
     attention_backend,
+    chat,
     decode_graphs,
     leak_check,
     memory_pool,
@@ -23,6 +24,7 @@ SEAMS = (
     *step.SEAMS,
     *output.SEAMS,
     *leak_check.SEAMS,
+    *chat.SEAMS,
     *request.SEAMS,
     *weights.SEAMS,
 )

@@ -1,0 +1,57 @@
+"""How much of a chat prompt is instructions: its leading system and developer messages and its tools.
+
+A template may put them where it likes: tools into the first user message, a date or a name in front of
+everything. So the same template is asked for the same instructions with another question behind them;
+what both prompts begin with does not depend on the question.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+
+INSTRUCTIONS = ("system", "developer")
+# Question of the other prompt: no sensible question begins like it.
+OTHER_QUESTION = "\u241fζ"
+REMEMBERED = 256
+
+
+class ChatPrompt(list[int]):
+    """Token ids of a chat prompt, which know how many of them are instructions.
+
+    Attributes:
+        instructions: first tokens of the prompt; 0 where it has no instructions.
+    """
+
+    instructions: int = 0
+
+
+def leading(roles: Sequence[str]) -> int:
+    """Number of messages before the first that is no instruction."""
+    return next((i for i, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of what both begin with."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
+
+
+class Instructions:
+    """Prompts with another question, by their instructions; the least used are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, list[int]] = OrderedDict()
+
+    def length(self, key: Hashable, prompt: Sequence[int], other: Callable[[], list[int]]) -> int:
+        """Tokens of ``prompt`` that are instructions.
+
+        Args:
+            key: everything that the instructions' part of a prompt is made of.
+            other: renders the prompt with another question.
+        """
+        if key not in self._known:
+            self._known[key] = other()
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        # The last token is never instructions: there must be something to ask.
+        return min(common(prompt, self._known[key]), max(0, len(prompt) - 1))
