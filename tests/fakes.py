@@ -36,14 +36,14 @@ from sglang.srt.runtime_context import get_context
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-import laprox_patches.scheduler as hooks
-from laprox_patches.leak_check import without_freed
-from laprox_sglang.attention import with_laprox
+import laprox_patches.step as hooks
+from laprox_patches.leak_check import without_spared
+from laprox_sglang.attention.backend import with_laprox
+from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.cache.tree import make_cache
 from laprox_sglang.config import Config
-from laprox_sglang.pool import LaproxKVPool
-from laprox_sglang.radix_cache import make_cache
 from laprox_sglang.runtime import Runtime
-from laprox_sglang.segment import segment_of
+from laprox_sglang.views.state import view_of
 
 # On tensors this small threads only wait for each other.
 torch.set_num_threads(1)
@@ -80,16 +80,16 @@ def stamp(prefix: tuple[int, ...], owner: str = "") -> tuple[torch.Tensor, torch
     return k, v, torch.randn((LAYERS, QUERY_HEADS, DIM), generator=rng)
 
 
-def expected_output(segment, tokens: tuple[int, ...], owner: str) -> torch.Tensor:
+def expected_output(view, tokens: tuple[int, ...], owner: str) -> torch.Tensor:
     """``[L, Hq, D]``: attention of the last of ``tokens`` over the cells that are left, head by head."""
-    start, end = (segment.start, segment.end) if segment else (0, 0)
-    query = stamp(tokens, owner if segment else "")[2]
+    start, end = (view.start, view.end) if view else (0, 0)
+    query = stamp(tokens, owner if view else "")[2]
     out = torch.empty_like(query)
     for cell in range(CELLS):
         layer, head = divmod(cell, HEADS)
-        kept = segment.positions.tolist()[slice(*segment.cu_cells[cell : cell + 2])] if segment else []
+        kept = view.positions.tolist()[slice(*view.cu_cells[cell : cell + 2])] if view else []
         seen = (*range(start), *kept, *range(end, len(tokens)))
-        cells = [stamp(tokens[: i + 1], owner if segment and i >= end else "") for i in seen]
+        cells = [stamp(tokens[: i + 1], owner if view and i >= end else "") for i in seen]
         k, v = (torch.stack([cell[i][layer, head] for cell in cells]) for i in (0, 1))
         group = slice(head * QUERY_HEADS // HEADS, (head + 1) * QUERY_HEADS // HEADS)
         out[layer, group] = (query[layer, group] @ k.T * DIM**-0.5).softmax(dim=-1) @ v
@@ -140,7 +140,7 @@ class Scheduler(stock.Scheduler):
     Attributes:
         tree: as given.
         arrived: every request since the last flush.
-        decoded: of the last decode step, of a compressed batch: (request, its segment, its tokens,
+        decoded: of the last decode step, of a compressed batch: (request, its view, its tokens,
             outputs ``[L, Hq, D]``).
     """
 
@@ -150,7 +150,7 @@ class Scheduler(stock.Scheduler):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
-        self.arrived, self.decoded = [], []
+        self.arrived, self.decoded, self.no_room = [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
         self._make_memory(size, rows, context, config, tree)
         self._set_options(overlap, context)
@@ -165,8 +165,12 @@ class Scheduler(stock.Scheduler):
         self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
         self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
         self.backend.init_cuda_graph_state(rows, rows)
-        runner = SimpleNamespace(attn_backend=self.backend, prefill_aware_swa=False)
-        self.tp_worker = self.model_worker = SimpleNamespace(model_runner=runner)
+        runner = SimpleNamespace(
+            attn_backend=self.backend, prefill_aware_swa=False, shared_read_done_event=None
+        )
+        self.tp_worker = self.model_worker = SimpleNamespace(
+            model_runner=runner, last_shared_read_runner=runner
+        )
         params = CacheInitParams(
             tree == "off",
             self.req_to_token_pool,
@@ -218,6 +222,7 @@ class Scheduler(stock.Scheduler):
 
     def _make_parts(self, tree: str) -> None:
         self.forward_stream_ctx = nullcontext()
+        self.forward_stream = self.schedule_stream = mock.MagicMock()
         self.batch_record_buf, self.batch_record_ct = [[]], 0
         self.running_batch = ScheduleBatch(reqs=[])
         self.last_batch = self.chunked_req = None
@@ -293,7 +298,7 @@ class Scheduler(stock.Scheduler):
         kind = SchedulerInvariantChecker
         stock_sizes = kind._get_total_uncached_sizes
         with mock.patch.object(
-            kind, "_get_total_uncached_sizes", lambda checker: without_freed(stock_sizes(checker), checker)
+            kind, "_get_total_uncached_sizes", lambda checker: without_spared(stock_sizes(checker), checker)
         ):
             self.invariant_checker.self_check_during_busy()
 
@@ -315,7 +320,10 @@ class Scheduler(stock.Scheduler):
 
     def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors=None) -> GenerationBatchResult:
         self.forward_ct += 1
-        return hooks.run_batch(type(self)._forward, self, batch)
+        result = hooks.run_batch(type(self)._forward, self, batch)
+        if batch.forward_mode.is_extend():
+            self.no_room += sum(req.laprox.outcome.plan.reason == "no_room" for req in batch.reqs)
+        return result
 
     def _forward(self, batch: ScheduleBatch) -> GenerationBatchResult:
         """The model: stamps for K, V and Q of every new token, through the attention backend."""
@@ -325,7 +333,7 @@ class Scheduler(stock.Scheduler):
             if not decode:
                 req.true_ids = list(req.full_untruncated_fill_ids)
             chunk = range(length - 1, length) if decode else range(req.prefix_len, req.extend_end)
-            owner = req.rid if req.laprox.segment else ""
+            owner = req.rid if req.laprox.view else ""
             stamps += [stamp(tuple(req.true_ids[: i + 1]), owner) for i in chunk]
         k, v, q = (torch.stack(x, dim=1) for x in zip(*stamps, strict=True))
         if decode and self.graphs:
@@ -339,7 +347,7 @@ class Scheduler(stock.Scheduler):
         if decode and self.laprox.decode.rows is not None:
             outputs = torch.stack(outputs, 1)[: len(batch.reqs)].view(-1, LAYERS, QUERY_HEADS, DIM)
             self.decoded = [
-                (req, segment_of(req), tuple(req.true_ids[:length]), output)
+                (req, view_of(req), tuple(req.true_ids[:length]), output)
                 for req, length, output in zip(batch.reqs, batch.seq_lens.tolist(), outputs, strict=True)
             ]
         sampled = [self.random.randrange(VOCABULARY) for _ in batch.reqs]
@@ -358,18 +366,18 @@ class Scheduler(stock.Scheduler):
         size = min(size for size in self.captured if size >= len(batch.reqs))
         padding = (0, size - len(batch.reqs))
         q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, *padding)) for x in (q, k, v))
-        view = SimpleNamespace(
+        padded = SimpleNamespace(
             req_pool_indices=torch.nn.functional.pad(batch.req_pool_indices, padding),
             seq_lens=torch.nn.functional.pad(batch.seq_lens, padding, value=1),
             out_cache_loc=torch.nn.functional.pad(batch.out_cache_loc, padding),
         )
-        self.backend.init_forward_metadata_out_graph(view)
+        self.backend.init_forward_metadata_out_graph(padded)
         written = self.rows.clone()
         self.rows.fill_(-1)
-        self.backend.init_forward_metadata_in_graph(view)
+        self.backend.init_forward_metadata_in_graph(padded)
         layers = enumerate(self.model.layers)
         forward = self.backend.forward_decode
-        outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, view) for i, layer in layers]
+        outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, padded) for i, layer in layers]
         self.rows.copy_(written)
         return outputs
 

@@ -19,9 +19,9 @@ from fakes import (
     stamp,
 )
 from laprox_patches import weights
-from laprox_patches.leak_check import without_freed
+from laprox_patches.leak_check import without_spared
 from laprox_patches.output import attach_facts
-from laprox_sglang.segment import segment_of
+from laprox_sglang.views.state import view_of
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
 EVERY_CACHE = pytest.mark.parametrize("tree", TREES)
@@ -45,8 +45,8 @@ def prefill(scheduler: Scheduler, chunk_size: int = 1024) -> None:
 
 
 def kept(req) -> tuple[list[int], list[int]]:
-    segment = segment_of(req)
-    return segment.positions.tolist(), segment.cu_cells.tolist()
+    view = view_of(req)
+    return view.positions.tolist(), view.cu_cells.tolist()
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, min_tokens=2, window=1, sink_tokens=0)])
@@ -69,15 +69,15 @@ def test_a_pruned_range_holds_exactly_m_slots(tree, overlap, budget):
     req = scheduler.arrive(PROMPT)
     before = available(scheduler)
     prefill(scheduler)
-    segment = segment_of(req)
-    assert before - available(scheduler) == segment.slots == req.laprox.plan.slots < len(PROMPT)
-    assert req.laprox.outcome.slots_before == len(PROMPT) and req.laprox.outcome.slots_after == segment.slots
+    view = view_of(req)
+    assert before - available(scheduler) == view.slots == req.laprox.plan.slots < len(PROMPT)
+    assert req.laprox.outcome.slots_before == len(PROMPT) and req.laprox.outcome.slots_after == view.slots
     scheduler.step()
     # One token has been decoded; with overlap nothing else has happened either.
-    assert before - available(scheduler) == segment.slots + 1
+    assert before - available(scheduler) == view.slots + 1
     scheduler.run_until_idle()
-    assert available(scheduler) == before and req.laprox.segment is None
-    assert scheduler.laprox.totals.slots_freed == len(PROMPT) - segment.slots
+    assert available(scheduler) == before and req.laprox.view is None
+    assert scheduler.laprox.totals.slots_freed == len(PROMPT) - view.slots
 
 
 @EVERY_CACHE
@@ -85,18 +85,18 @@ def test_freed_columns_are_zero_and_the_segment_is_whole(tree):
     scheduler = Scheduler(100, tree=tree)
     req = scheduler.arrive(PROMPT)
     prefill(scheduler)
-    row, segment = scheduler.rows[req.kv.req_pool_idx], segment_of(req)
-    assert not row[segment.slots : len(PROMPT)].any() and bool(row[: segment.slots].all())
-    segment.check_integrity(row)
-    for column in (0, segment.slots, len(PROMPT) - 1):
+    row, view = scheduler.rows[req.kv.req_pool_idx], view_of(req)
+    assert not row[view.slots : len(PROMPT)].any() and bool(row[: view.slots].all())
+    view.check_integrity(row)
+    for column in (0, view.slots, len(PROMPT) - 1):
         broken = row.clone()
         broken[column] = 0 if column == 0 else 7
         with pytest.raises(AssertionError):
-            segment.check_integrity(broken)
+            view.check_integrity(broken)
     broken = row.clone()
     broken[1] = broken[0]
     with pytest.raises(AssertionError):
-        segment.check_integrity(broken)
+        view.check_integrity(broken)
 
 
 @EVERY_CACHE
@@ -123,7 +123,7 @@ def test_the_same_cells_are_kept_beside_other_requests():
     scheduler.arrive([2] * 30, enabled=False)
     prefill(scheduler, 33)
     assert kept(req) == kept(expected)
-    assert segment_of(others[0]) is None and segment_of(others[1]) is not None
+    assert view_of(others[0]) is None and view_of(others[1]) is not None
 
 
 def test_a_prefix_hit_leaves_the_prefix_alone():
@@ -137,13 +137,13 @@ def test_a_prefix_hit_leaves_the_prefix_alone():
     keys = scheduler.pool.keys.clone()
     req = scheduler.arrive(PROMPT)
     prefill(scheduler)
-    segment = segment_of(req)
-    assert (segment.start, segment.end) == (15, 40) and req.laprox.plan.sinks == 0
-    assert before - available(scheduler) == segment.slots
+    view = view_of(req)
+    assert (view.start, view.end) == (15, 40) and req.laprox.plan.sinks == 0
+    assert before - available(scheduler) == view.slots
     owned = scheduler.rows[req.kv.req_pool_idx, :15].long()
     assert torch.equal(scheduler.pool.keys[owned], keys[owned])
     assert (tree.protected_size(), tree.evictable_size()) == (15, 0)
-    assert min(segment.positions.tolist()) >= 15
+    assert min(view.positions.tolist()) >= 15
     scheduler.run_until_idle()
     assert (tree.protected_size(), tree.evictable_size()) == (0, 15) and available(scheduler) == before
 
@@ -159,7 +159,7 @@ def test_kept_prefix_enters_the_tree_whole_and_is_hit(overlap, chunk_size):
     second = scheduler.arrive(PROMPT[:12] + [3] * 20)
     prefill(scheduler)
     assert first.cached_tokens == 0 and second.cached_tokens == 12
-    assert segment_of(second).start == 12
+    assert view_of(second).start == 12
     for position in range(12):
         slot = scheduler.rows[second.kv.req_pool_idx, position]
         assert torch.equal(scheduler.pool.keys[slot], stamp(tuple(PROMPT[: position + 1]))[0])
@@ -175,7 +175,7 @@ def test_two_requests_that_insert_the_same_prefix_at_once(overlap):
     assert all(req.cached_tokens == 0 and req.kv.cache_protected_len == 12 for req in reqs)
     rows = [scheduler.rows[req.kv.req_pool_idx, :12].tolist() for req in reqs]
     assert rows[0] == rows[1] and scheduler.tree_cache.total_size() == (12, 0)
-    assert available(scheduler) == 200 - 12 - sum(segment_of(req).slots + 1 for req in reqs)
+    assert available(scheduler) == 200 - 12 - sum(view_of(req).slots + 1 for req in reqs)
     scheduler.run_until_idle()
     assert available(scheduler) == 200 - 12 and scheduler.tree_cache.evictable_size() == 12
 
@@ -189,12 +189,12 @@ def test_a_retracted_request_comes_back_with_its_output_and_is_pruned_again(tree
     for _ in range(3):
         scheduler.step()
     scheduler.retract_everything()
-    assert available(scheduler) == 200 and not req.laprox.will_prune and segment_of(req) is None
+    assert available(scheduler) == 200 and not req.laprox.will_prune and view_of(req) is None
     output = len(req.output_ids)
     assert output > 1
     prefill(scheduler)
-    assert segment_of(req).end == len(PROMPT) + output
-    assert 200 - available(scheduler) == segment_of(req).slots
+    assert view_of(req).end == len(PROMPT) + output
+    assert 200 - available(scheduler) == view_of(req).slots
     scheduler.run_until_idle()
     assert len(req.output_ids) == 9 and available(scheduler) == 200
     released = scheduler.laprox.totals.released
@@ -248,7 +248,7 @@ def test_a_request_that_stays_whole_is_cached_as_in_stock():
     scheduler = Scheduler(200)
     req = scheduler.arrive(PROMPT, enabled=False)
     scheduler.run_until_idle()
-    assert req.laprox.outcome.segment is None and req.laprox.outcome.plan.reason == "disabled"
+    assert req.laprox.outcome.view is None and req.laprox.outcome.plan.reason == "disabled"
     # The last token was never fed back, so it has no KV.
     assert scheduler.tree_cache.evictable_size() == len(PROMPT) + len(req.output_ids) - 1
 
@@ -258,10 +258,10 @@ def test_freed_slots_admit_who_waits():
     scheduler = Scheduler(72)
     first, second = scheduler.arrive(PROMPT, 9), scheduler.arrive(PROMPT[::-1], 9)
     scheduler.step()
-    assert segment_of(first) is not None and segment_of(second) is None
+    assert view_of(first) is not None and view_of(second) is None
     assert not scheduler.running_batch.batch_is_full
     scheduler.step()
-    assert segment_of(second) is not None and segment_of(first) is not None, "both run at once"
+    assert view_of(second) is not None and view_of(first) is not None, "both run at once"
 
 
 @EVERY_LOOP
@@ -284,17 +284,17 @@ def test_decode_layout_and_output_of_a_mixed_batch(overlap):
     rows, indices, lengths = seen[-1]
     order = {req.kv.req_pool_idx: req for req in (pruned, prefixed, whole)}
     for line, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        columns, segment = scheduler.rows[index].tolist(), segment_of(order[index])
-        start, slots, end = (segment.start, segment.slots, segment.end) if segment else (0, 0, 0)
+        columns, view = scheduler.rows[index].tolist(), view_of(order[index])
+        start, slots, end = (view.start, view.slots, view.end) if view else (0, 0, 0)
         by_hand = columns[:start] + columns[end:length] + columns[start : start + slots]
         assert rows.slots[line, : len(by_hand)].tolist() == by_hand and 0 not in by_hand
         assert int(rows.dense[line]) == start + length - end == int(rows.segment_start[line, 0])
-        cu_cells = segment.cu_cells.tolist() if segment else [0] * (CELLS + 1)
+        cu_cells = view.cu_cells.tolist() if view else [0] * (CELLS + 1)
         assert rows.cu_cells[line, 0].tolist() == cu_cells
-    assert {bool(segment_of(req)) for req in (pruned, prefixed)} == {True} and not segment_of(whole)
+    assert {bool(view_of(req)) for req in (pruned, prefixed)} == {True} and not view_of(whole)
     assert len(scheduler.decoded) == 3
-    for req, segment, tokens, output in scheduler.decoded:
-        expected = expected_output(segment, tokens, req.rid)
+    for req, view, tokens, output in scheduler.decoded:
+        expected = expected_output(view, tokens, req.rid)
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -308,8 +308,8 @@ def test_a_captured_step_reads_its_own_copies(overlap):
     while not scheduler.idle():
         scheduler.step()
         sizes.add(len(scheduler.decoded))
-        for req, segment, tokens, output in scheduler.decoded:
-            expected = expected_output(segment, tokens, req.rid)
+        for req, view, tokens, output in scheduler.decoded:
+            expected = expected_output(view, tokens, req.rid)
             torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     assert {1, 2, 3} <= sizes
 
@@ -329,7 +329,7 @@ def test_the_busy_leak_check_holds_only_with_our_correction():
     scheduler.step()
     checker = scheduler.invariant_checker
     stock_sizes = checker._get_total_uncached_sizes()
-    assert without_freed(stock_sizes, checker) == (stock_sizes[0] - segment_of(req).freed, 0)
+    assert without_spared(stock_sizes, checker) == (stock_sizes[0] - view_of(req).freed, 0)
     scheduler.check_busy()
     with pytest.raises(AssertionError, match="Leak"):
         checker.self_check_during_busy()
@@ -341,7 +341,7 @@ def test_the_busy_leak_check_knows_a_prompt_between_its_chunks():
     prefill(scheduler)
     scheduler.arrive(PROMPT[::-1], 9)
     scheduler.step(7)
-    assert scheduler.chunked_req is not None and segment_of(scheduler.running_batch.reqs[0])
+    assert scheduler.chunked_req is not None and view_of(scheduler.running_batch.reqs[0])
     scheduler.check_busy()
 
 
@@ -378,10 +378,10 @@ def test_requests_are_counted_by_what_became_of_them():
     pruned, dropped = scheduler.arrive(PROMPT), scheduler.arrive(PROMPT)
     whole = scheduler.arrive(PROMPT[::-1], enabled=False)
     prefill(scheduler)
-    pruned_slots = segment_of(pruned).slots
+    pruned_slots = view_of(pruned).slots
     scheduler.run_until_idle()
     # Aborted in the middle of its prefill: planned, never pruned, never streamed.
-    dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, segment=None)
+    dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, view=None)
     streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
     attach_facts(streamer, [pruned, whole, dropped], False, skip_req=dropped)
     totals = scheduler.laprox.totals.to_dict()

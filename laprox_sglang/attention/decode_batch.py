@@ -41,6 +41,7 @@ class DecodeBatch:
         Args:
             lengths: logical columns that each row may have, the new one included.
         """
+        self.end()
         self._views = views
         self.compressed = any(views)
         if self.compressed:
