@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import triton
+from laprox_sglang.memory import graph_rows, needs, score_tokens
 from sglang.srt.server_args import ServerArgs
 
 from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind
@@ -12,7 +13,6 @@ from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, plugin
 from laprox_sglang.config import ENVIRONMENT, Config, Options
-from laprox_sglang.memory import graph_rows, needs, score_tokens
 from laprox_sglang.needle import MODEL_PATH
 
 LLAMA = SimpleNamespace(

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laprox_sglang.plan import make_plan
 
 from laprox_sglang.config import Config, Options
-from laprox_sglang.plan import make_plan
 
 CONFIG = Config(budget=0.1)
 REASONS = {None, "disabled", "no_decode", "short", "within_budget"}

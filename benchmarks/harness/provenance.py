@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 def today() -> str:
     # Not datetime.UTC, which Python 3.10 lacks.
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def command() -> str:

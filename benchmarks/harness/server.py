@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Self
 
 import requests
-from typing_extensions import Self
 
 from benchmarks.harness.client import Client
 from laprox_sglang.config import ENVIRONMENT

@@ -32,10 +32,12 @@ class Reply:
         chunks: (time, new tokens) of every chunk with tokens.
         ids: generated tokens.
         hit_tokens: prompt tokens that came from the prefix cache.
+        turn: of its conversation, from 0.
     """
 
     prompt_tokens: int
     sent: float
+    turn: int = 0
     chunks: list[tuple[float, int]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     hit_tokens: int = 0
@@ -145,15 +147,17 @@ class Client:
         async with slots:
             history = script.prompt
             reply = await self._send(session, history, body)
-            for addition in script.additions:
+            for turn, addition in enumerate(script.additions, 1):
                 history = history + reply.ids + addition
-                reply = await self._send(session, history, self._body(history))
+                reply = await self._send(session, history, self._body(history), turn)
 
     def _body(self, ids: list[int]) -> bytes:
         return orjson.dumps({"input_ids": ids, "sampling_params": self._sampling, "stream": True})
 
-    async def _send(self, session: aiohttp.ClientSession, ids: list[int], body: bytes) -> Reply:
-        reply = Reply(len(ids), time.perf_counter())
+    async def _send(
+        self, session: aiohttp.ClientSession, ids: list[int], body: bytes, turn: int = 0
+    ) -> Reply:
+        reply = Reply(len(ids), time.perf_counter(), turn)
         self.replies.append(reply)
         headers = {"Content-Type": "application/json"}
         async with session.post(self.url + "/generate", data=body, headers=headers) as response:

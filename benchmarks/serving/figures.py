@@ -41,15 +41,34 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample], complete: bool 
     }
     if not complete:
         return result
-    return result | {
-        "output_tok_s": round(tokens / seconds, 2),
-        "requests_s": round(len(replies) / seconds, 4),
-        "ttft_p50": milliseconds([reply.ttft for reply in started], 50),
-        "ttft_p99": milliseconds([reply.ttft for reply in started], 99),
-        "itl_p50": milliseconds(gaps, 50),
-        "itl_p99": milliseconds(gaps, 99),
-        "prefix_hit_tokens": sum(reply.hit_tokens for reply in replies),
+    return (
+        result
+        | {
+            "output_tok_s": round(tokens / seconds, 2),
+            "requests_s": round(len(replies) / seconds, 4),
+            "ttft_p50": milliseconds([reply.ttft for reply in started], 50),
+            "ttft_p99": milliseconds([reply.ttft for reply in started], 99),
+            "itl_p50": milliseconds(gaps, 50),
+            "itl_p99": milliseconds(gaps, 99),
+            "prefix_hit_tokens": sum(reply.hit_tokens for reply in replies),
+        }
+        | by_turn(started)
+    )
+
+
+def by_turn(replies: Sequence[Reply]) -> dict[str, list[Any]]:
+    """Time to first token and hit tokens of each turn, where requests are turns of conversations."""
+    turns = [[reply for reply in replies if reply.turn == turn] for turn in range(count_turns(replies))]
+    if len(turns) < 2:
+        return {}
+    return {
+        "ttft_p50_by_turn": [milliseconds([reply.ttft for reply in turn], 50) for turn in turns],
+        "hit_tokens_by_turn": [sum(reply.hit_tokens for reply in turn) for turn in turns],
     }
+
+
+def count_turns(replies: Sequence[Reply]) -> int:
+    return 1 + max((reply.turn for reply in replies), default=0)
 
 
 def milliseconds(seconds: Sequence[float], percent: float) -> float | None:

@@ -202,11 +202,8 @@ class Watch:
 
 
 def options_of(row: Workload, service: Service) -> dict[str, Any] | None:
-    """A LaProx server may keep a prefix by default that this workload does not share."""
-    totals = service.totals()
-    if totals is None or totals["config"]["keep_prefix"] == row.shared:
-        return None
-    return {"keep_prefix": row.shared}
+    """Stock knows no options."""
+    return {"keep_prefix": row.keep} if row.keep and service.totals() is not None else None
 
 
 def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

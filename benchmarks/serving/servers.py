@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.harness.client import Client
 from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
-from benchmarks.serving.workloads import BUDGET, KEEP_PREFIX, LAPROX, QUICK_KEEP_PREFIX
+from benchmarks.serving.workloads import BUDGET, LAPROX
 from laprox_sglang.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
@@ -43,12 +43,6 @@ class Machine:
         """Size of a pool; None where it is whatever the GPU has room for."""
         return (QUICK_POOLS if self.quick else POOLS)[pool]
 
-    def keep_prefix(self, pool: str) -> int:
-        """What a LaProx server keeps whole by default: the full pool serves the shared prompts."""
-        if pool == "fixed":
-            return 0
-        return QUICK_KEEP_PREFIX if self.quick else KEEP_PREFIX
-
     def together(self, pool: str) -> bool:
         """Whether both servers fit beside each other, so that runs can alternate between them."""
         return self.gpu and self.slots(pool) is not None
@@ -66,8 +60,6 @@ class Machine:
             flags += ["--max-total-tokens", str(slots)]
         if server == LAPROX:
             flags += ["--enable-laprox", "--laprox-budget", str(BUDGET)]
-            if keep := self.keep_prefix(pool):
-                flags += ["--laprox-keep-prefix", str(keep)]
         return flags
 
     def launch(self, server: str, pool: str, logs: Path) -> Launch:

@@ -39,7 +39,9 @@ class Workload:
         pool: ``fixed`` or ``full``: the size of the KV pool it runs on.
         seconds: what a run on (stock, LaProx) takes about; a guess to plan by.
         output: tokens that each turn generates.
-        shared: length of the prompt that all requests of a group share.
+        shared: length of the prompt that all requests of a group share, or all at all.
+        groups: how many groups; their shared prompts are cached before the run.
+        keep: what LaProx keeps dense of each prompt.
         addition: what the user adds in each later turn.
         clients: requests at once; 0 sends all of them at time 0.
         rounds: measured runs; a figure is their median.
@@ -58,6 +60,7 @@ class Workload:
     output: int
     shared: int = 0
     groups: int = 0
+    keep: int = 0
     turns: int = 1
     addition: int = 0
     clients: int = 0
@@ -82,8 +85,12 @@ class Workload:
         if self.groups:
             return shared_prompts(self, seed)
         source = random.Random(seed)
+        shared = words(source, self.shared)
         scripts = [
-            Script(words(source, self.prompt), [words(source, self.addition) for _ in range(self.turns - 1)])
+            Script(
+                shared + words(source, self.prompt),
+                [words(source, self.addition) for _ in range(self.turns - 1)],
+            )
             for _ in range(self.requests + 1)
         ]
         # One request of the same shape pays for whatever is compiled at first use.
@@ -114,12 +121,17 @@ TARGETS = (
     Target("b-full", "peak_concurrency", "≥", 5.0),
     Target("c", "output_tok_s", "≥", 1.15),
     Target("c", "prefix_hit_tokens", "≥", 0.98),
+    Target("c-open", "output_tok_s", "≥", 1.3),
+    Target("d", "output_tok_s", "≥", 1.1),
+    Target("d", "ttft_p50", "≤", 1.4),
+    Target("f", "output_tok_s", "≥", 1.8),
+    Target("f", "itl_p50", "≤", 0.4),
+    Target("q", "itl_p50", "≤", 0.35),
     Target("e", "output_tok_s", "≥", 0.97),
     Target("ttft", "ttft_p50", "≤", 1.02),
 )
 # What an admission workload lets LaProx reach before it stops: the target and a little.
 ENOUGH = 5.1
-KEEP_PREFIX, QUICK_KEEP_PREFIX = 8192, 300
 
 
 def workloads(quick: bool) -> dict[str, Workload]:
@@ -168,8 +180,20 @@ def full_workloads() -> list[Workload]:
             admission=True,
         ),
         Workload(
-            *("c", "8K shared, 8K private, 512 out", "full", (90, 75), 128, 8 * k, 512),
-            shared=KEEP_PREFIX, groups=4,
+            *("f", "agents: 4K shared, 24K of their own, 8 turns of 1K more", "full", (150, 80)),
+            *(20, 24 * k, 512), shared=4 * k, turns=8, addition=k,
+        ),
+        Workload(
+            *("q", "32 questions about a cached document of 24K", "full", (25, 10), 32, 128, 512),
+            shared=24 * k, groups=1,
+        ),
+        Workload(
+            *("c", "8K shared and kept, 8K private, 512 out", "full", (90, 75), 128, 8 * k, 512),
+            shared=8 * k, groups=4, keep=8 * k,
+        ),
+        Workload(
+            *("c-open", "8K shared, not kept, 8K private, 512 out", "full", (90, 65), 128, 8 * k, 512),
+            shared=8 * k, groups=4,
         ),
     ]  # fmt: skip
 
@@ -203,8 +227,20 @@ def quick_workloads() -> list[Workload]:
             admission=True,
         ),
         Workload(
-            *("c", "300 shared, 300 private, 16 out", "full", (6, 6), 8, 300, 16),
-            shared=QUICK_KEEP_PREFIX, groups=2,
+            *("f", "agents: 100 shared, 300 of their own, 3 turns of 40 more", "full", (10, 10), 4, 300, 8),
+            shared=100, turns=3, addition=40,
+        ),
+        Workload(
+            *("q", "4 questions about a cached document of 500", "full", (5, 5), 4, 40, 16),
+            shared=500, groups=1,
+        ),
+        Workload(
+            *("c", "300 shared and kept, 300 private, 16 out", "full", (6, 6), 8, 300, 16),
+            shared=300, groups=2, keep=300,
+        ),
+        Workload(
+            *("c-open", "300 shared, not kept, 300 private, 16 out", "full", (6, 6), 8, 300, 16),
+            shared=300, groups=2,
         ),
     ]  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import torch
 from kernel_cases import DEVICE, GPU
-
 from laprox_sglang.plan import Plan
 from laprox_sglang.segment import SPAN, Segment
 
