@@ -1,36 +1,47 @@
 """A scheduler small enough to check after every step.
 
-Everything that owns slots is real: SGLang's ``Req``, ``ScheduleBatch``, ``PrefillAdder``, pools,
-allocator and tree; LaProx's pool, caches, runtime, attention mixin and hooks. Only the loop around
-them is written again, after ``sglang/srt/managers/scheduler.py``, and the model is replaced by
-values that tell which token, behind which prefix, they belong to.
+Everything that owns or schedules memory is real: SGLang's ``Scheduler`` with its requests, batches,
+admission, retraction, aborts and processing of results, its leak check, pools, allocator and tree over
+either core; LaProx's pool, cache, runtime, attention mixin and hooks. What is made up: the start of
+the scheduler, its endless loop, what only observes it, and the model, which is replaced by values that
+tell which token, behind which prefix, they belong to.
 """
 
 import random
 from array import array
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
-from sglang.srt.disaggregation.utils import prepare_abort
+from sglang.srt.disaggregation.utils import DisaggregationMode
+from sglang.srt.environ import envs
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.layers.radix_attention import RadixAttention
-from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch, retract_all
-from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+from sglang.srt.managers import scheduler as stock
+from sglang.srt.managers.io_struct import AbortReq, PauseGenerationReqInput
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import SchedulePolicy
+from sglang.srt.managers.scheduler_components.batch_result_processor import SchedulerBatchResultProcessor
+from sglang.srt.managers.scheduler_components.invariant_checker import SchedulerInvariantChecker
+from sglang.srt.managers.scheduler_components.new_token_ratio_tracker import NewTokenRatioTracker
+from sglang.srt.managers.scheduler_components.pool_stats_observer import SchedulerPoolStatsObserver
+from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.common import maybe_cache_unfinished_req, release_kv_cache
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, ReqToTokenPool
-from sglang.srt.runtime_context import get_context, get_server_args
+from sglang.srt.runtime_context import get_context
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 import laprox_patches.scheduler as hooks
+from laprox_patches.leak_check import without_freed
 from laprox_sglang.attention import with_laprox
 from laprox_sglang.config import Config
 from laprox_sglang.pool import LaproxKVPool
-from laprox_sglang.radix_cache import LaproxChunkCache, LaproxRadixCache
+from laprox_sglang.radix_cache import make_cache
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.segment import segment_of
 
@@ -38,12 +49,19 @@ LAYERS, HEADS, QUERY_HEADS, DIM = 2, 2, 4, 4
 CELLS = LAYERS * HEADS
 VOCABULARY = 4
 CONFIG = Config(budget=0.4, window=3, pooling_kernel=3, min_tokens=8, sink_tokens=2)
+# The cores that SGLang has for its tree, and no tree: ``--disable-radix-cache``.
+TREES = ("rust", "python", "off")
 
 
 @contextmanager
 def sglang_context():
     """What SGLang's memory code asks of the process it runs in."""
-    with get_context().override_server_args(attention_backend="torch_native", device="cpu"):
+    arguments = {"attention_backend": "torch_native", "device": "cpu", "pp_max_micro_batch_size": 64}
+    with (
+        get_context().override_server_args(**arguments),
+        envs.SGLANG_CHECK_KV_PAGE_INVARIANTS.override(True),
+        envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE.override(1),
+    ):
         yield
 
 
@@ -73,11 +91,6 @@ def expected_output(segment, tokens: tuple[int, ...], owner: str) -> torch.Tenso
         group = slice(head * QUERY_HEADS // HEADS, (head + 1) * QUERY_HEADS // HEADS)
         out[layer, group] = (query[layer, group] @ k.T * DIM**-0.5).softmax(dim=-1) @ v
     return out
-
-
-def leak_checker(last_batch, running_batch) -> SimpleNamespace:
-    """What our correction reads of SGLang's ``SchedulerInvariantChecker``."""
-    return SimpleNamespace(get_last_batch=lambda: last_batch, get_running_batch=lambda: running_batch)
 
 
 class Attention(torch.nn.Module):
@@ -114,16 +127,33 @@ class WritingBackend(AttentionBackend):
     forward_decode = forward_extend
 
 
-class Scheduler:
-    """``Scheduler`` of SGLang, with the loop that overlaps and the one that does not."""
+class Scheduler(stock.Scheduler):
+    """SGLang's scheduler, turn by turn, with the loop that overlaps and the one that does not.
+
+    Args:
+        tree: which of ``TREES``.
+        graphs: decode as graphs are replayed.
+
+    Attributes:
+        tree: as given.
+        arrived: every request since the last flush.
+        decoded: of the last decode step, of a compressed batch: (request, its segment, its tokens,
+            outputs ``[L, Hq, D]``).
+    """
 
     def __init__(
-        self, size=64, rows=4, context=64, config=CONFIG, tree=True, overlap=False, seed=0, graphs=False
+        self, size=64, rows=4, context=64, config=CONFIG, tree="rust", overlap=False, seed=0, graphs=False
     ):
-        self.model_config = SimpleNamespace(vocab_size=VOCABULARY, is_encoder_decoder=False)
-        self.enable_overlap = overlap
-        self.forward_stream_ctx = nullcontext()
+        # Not super().__init__(), which loads a model and starts to listen.
+        self.tree = tree
         self.random = random.Random(seed)
+        self.arrived, self.decoded = [], []
+        self.graphs, self.captured = graphs, (2, rows)
+        self._make_memory(size, rows, context, config, tree)
+        self._set_options(overlap, context)
+        self._make_parts(tree)
+
+    def _make_memory(self, size, rows, context, config, tree) -> None:
         self.pool = LaproxKVPool(size, 1, torch.float32, HEADS, DIM, LAYERS, "cpu", False)
         self.token_to_kv_pool_allocator = TokenToKVPoolAllocator(size, torch.int64, "cpu", self.pool, False)
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
@@ -131,16 +161,97 @@ class Scheduler:
         self.model = TinyModel()
         self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
         self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
-        self.graphs, self.captured = graphs, (2, rows)
         self.backend.init_cuda_graph_state(rows, rows)
-        self.tp_worker = SimpleNamespace(model_runner=SimpleNamespace(attn_backend=self.backend))
-        params = CacheInitParams(not tree, self.req_to_token_pool, self.token_to_kv_pool_allocator, 1)
-        self.tree_cache = (LaproxRadixCache if tree else LaproxChunkCache)(params, self.laprox.totals)
-        self.running_batch = ScheduleBatch(reqs=[])
-        self.last_batch = self.chunked_req = self.pending_abort = None
-        self.waiting_queue, self.results = [], []
+        runner = SimpleNamespace(attn_backend=self.backend, prefill_aware_swa=False)
+        self.tp_worker = self.model_worker = SimpleNamespace(model_runner=runner)
+        params = CacheInitParams(
+            tree == "off",
+            self.req_to_token_pool,
+            self.token_to_kv_pool_allocator,
+            1,
+            tree_core_backend="rust" if tree == "off" else tree,
+        )
+        self.tree_cache = make_cache(
+            SimpleNamespace(
+                server_args=None,
+                params=params,
+                tp_worker=self.tp_worker,
+                is_hybrid_swa=False,
+                is_hybrid_ssm=False,
+                enable_hierarchical_cache=False,
+            )
+        )
+        core = type(self.tree_cache.tree_core).__name__
+        assert tree == "off" or core.startswith("Rust") == (tree == "rust"), f"{tree} is served by {core}"
+
+    def _set_options(self, overlap: bool, context: int) -> None:
+        """A scheduler of one rank, in which everything is off that can be."""
+        self.enable_overlap = self.enable_skip_finishing_decode = overlap
+        self.page_size = 1
+        self.is_generation, self.device = True, "cpu"
+        self.max_total_num_tokens, self.max_running_requests = self.pool.size, 64
+        self.max_prefill_tokens, self.max_req_len = 1024, context
+        self.max_prefill_bs = self.processed_tokens_counter = self.forward_ct = 0
+        self._prefill_decode_interval_remaining = self.prefill_decode_interval = 0
+        self.disaggregation_mode = DisaggregationMode.NULL
+        self.spec_algorithm = SpeculativeAlgorithm.NONE
+        self.model_config = SimpleNamespace(
+            vocab_size=VOCABULARY, is_encoder_decoder=False, self_opened_think_start_ids=None
+        )
+        for name in (
+            "enable_hierarchical_cache enable_hicache_storage enable_lmcache enable_hisparse enable_lora "
+            "enable_unified_cache_external_linker enable_unified_memory enable_priority_scheduling "
+            "enable_priority_preemption enable_overlap_mlx enable_continuous_input_polling is_hybrid_swa "
+            "is_hybrid_ssm is_mixed_chunk require_mlp_sync _engine_paused"
+        ).split():
+            setattr(self, name, False)
+        for name in (
+            "scheduler_stage_metrics dllm_config decode_offload_manager hisparse_coordinator mm_receiver "
+            "lora_drainer prefill_delayer min_free_slots_delayer dynamic_chunk_sizer truncation_align_size "
+            "max_queued_requests _pending_chunked_abort_req _pause_started_at draft_worker"
+        ).split():
+            setattr(self, name, None)
+        self.priority_scheduling_preemption_threshold = 0
+
+    def _make_parts(self, tree: str) -> None:
+        self.forward_stream_ctx = nullcontext()
         self.batch_record_buf, self.batch_record_ct = [[]], 0
-        self.decoded = []  # of the last decode step: (request, its segment, its tokens, outputs [L, Hq, D])
+        self.running_batch = ScheduleBatch(reqs=[])
+        self.last_batch = self.chunked_req = None
+        self.waiting_queue, self.result_queue = [], deque()
+        self.new_token_ratio_tracker = NewTokenRatioTracker(init=0.5, min=0.5, decay=0.0, current=0.5)
+        self.policy = SchedulePolicy("fcfs", self.tree_cache, False, False, False)
+        # These watch, report or serve what is off.
+        for name in (
+            "metrics_reporter metrics_collector output_streamer kv_events_publisher grammar_manager "
+            "beam_coordinator dp_attn_adapter ngram_embedding_manager load_inquirer logprob_result_processor"
+        ).split():
+            setattr(self, name, mock.MagicMock())
+        self.grammar_manager.has_waiting_grammars.return_value = False
+        self.beam_coordinator.pending_member_rows.return_value = 0
+        self.beam_coordinator.commit_decode.return_value = set()
+        self.load_inquirer._get_num_pending_tokens.return_value = 0
+        self.dp_attn_adapter.maybe_prepare_mlp_sync_batch.side_effect = lambda batch, **kwargs: batch
+        self.dp_attn_adapter.maybe_convert_decode_to_extend.side_effect = lambda batch: batch
+        self.ngram_embedding_manager.prepare_for_forward.side_effect = lambda batch, **kwargs: batch
+        self.batch_result_processor = self._part(SchedulerBatchResultProcessor)
+        self.session_controller = SimpleNamespace(sessions={})
+        self.full_tokens_per_layer = self.swa_tokens_per_layer = None
+        self.pool_stats_observer = self._part(SchedulerPoolStatsObserver)
+        self.invariant_checker = self._part(
+            SchedulerInvariantChecker,
+            get_last_batch=lambda: self.last_batch,
+            get_running_batch=lambda: self.running_batch,
+            get_chunked_req=lambda: self.chunked_req,
+        )
+
+    def _part(self, kind: type, **given):
+        """A component of SGLang's scheduler, made of what the scheduler has under the same names."""
+        known = (name for name in kind.__dataclass_fields__ if name not in given and hasattr(self, name))
+        return kind(**{name: getattr(self, name) for name in known}, **given)
+
+    def send_abort_output(self, recv_req, req) -> None:
+        """Nobody is told."""
 
     def arrive(self, tokens, max_new_tokens=4, **laprox) -> Req:
         params = SamplingParams(
@@ -148,21 +259,40 @@ class Scheduler:
         )
         params.normalize(None)
         req = Req(f"r{self.random.getrandbits(60):x}", "", array("q", tokens), params, vocab_size=VOCABULARY)
-        self.waiting_queue.append(req)
+        req.true_ids = list(tokens)
+        self.arrived.append(req)
+        self._add_request_to_queue(req)
         return req
 
     def step(self, chunk_size: int = 1024, retract: bool = False) -> ScheduleBatch | None:
-        """One turn of the event loop."""
-        batch = self._next_batch(chunk_size, retract)
+        """One turn of ``event_loop_overlap`` or ``event_loop_normal``.
+
+        Args:
+            retract: as if the pool were full for the next decode step.
+        """
+        self.chunked_prefill_size = chunk_size
+        with mock.patch.multiple(stock, TEST_RETRACT=retract, TEST_RETRACT_INTERVAL=1):
+            plan = self.get_next_batch_to_run(running_batch=self.running_batch, last_batch=self.last_batch)
+        self.running_batch = plan.running_batch
+        batch = plan.batch_to_run
         if batch:
-            sampled = hooks.run_batch(type(self)._forward, self, batch)
-            self.results.append((batch.copy(), sampled))
+            self.result_queue.append((batch.copy(), self.run_batch(batch)))
         if not self.enable_overlap:
             self._process_results(0)
         elif self.last_batch:
             self._process_results(1 if batch else 0)
         self.last_batch = batch
+        self.check_busy()
         return batch
+
+    def check_busy(self) -> None:
+        """SGLang's leak check of a busy scheduler, with our correction of what it counts."""
+        kind = SchedulerInvariantChecker
+        stock_sizes = kind._get_total_uncached_sizes
+        with mock.patch.object(
+            kind, "_get_total_uncached_sizes", lambda checker: without_freed(stock_sizes(checker), checker)
+        ):
+            self.invariant_checker.self_check_during_busy()
 
     def run_until_idle(self, chunk_size: int = 1024) -> None:
         while not self.idle():
@@ -174,87 +304,24 @@ class Scheduler:
 
     def live(self) -> list[Req]:
         """Requests that hold a row, each once."""
-        batches = (self.running_batch, self.last_batch, *(batch for batch, _ in self.results))
+        batches = (self.running_batch, self.last_batch, *(batch for batch, _ in self.result_queue))
         found = {id(req): req for batch in batches if batch for req in batch.reqs}
         if self.chunked_req:
             found[id(self.chunked_req)] = self.chunked_req
-        return [req for req in found.values() if req.req_pool_idx is not None]
+        return [req for req in found.values() if req.kv.holds_kv]
 
-    def _next_batch(self, chunk_size: int, retract: bool) -> ScheduleBatch | None:
-        self._abort_chunked()
-        exclude = []
-        if self.chunked_req is not None:
-            exclude.append(self.chunked_req)
-            if self.chunked_req.extend_range.end > len(self.chunked_req.prefix_indices):
-                maybe_cache_unfinished_req(self.chunked_req, self.tree_cache, chunked=True)
-        last, running = self.last_batch, self.running_batch
-        if last and last.forward_mode.is_extend():
-            if last.chunked_req is not None:
-                exclude.append(last.chunked_req)
-            size = last.batch_size()
-            last.filter_batch(chunked_req_to_exclude=exclude)
-            if last.batch_size() < size:
-                running.batch_is_full = False
-            if not last.is_empty():
-                if running.is_empty():
-                    self.running_batch = last
-                else:
-                    running.merge_batch(last)
-        return self._new_prefill(chunk_size) or self._next_decode(retract)
+    def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors=None) -> GenerationBatchResult:
+        self.forward_ct += 1
+        return hooks.run_batch(type(self)._forward, self, batch)
 
-    def _new_prefill(self, chunk_size: int) -> ScheduleBatch | None:
-        running = self.running_batch
-        if (running.batch_is_full or not self.waiting_queue) and self.chunked_req is None:
-            return None
-        allocator = self.token_to_kv_pool_allocator
-        adder = PrefillAdder(1, self.tree_cache, allocator, running, 0.5, 1024, chunk_size)
-        if self.chunked_req is not None:
-            self.chunked_req.init_next_round_input()
-            self.chunked_req = adder.add_chunked_req(self.chunked_req)
-        for req in self.waiting_queue:
-            if len(adder.can_run_list) >= self.req_to_token_pool.available_size():
-                running.batch_is_full = True
-                break
-            req.init_next_round_input(self.tree_cache)
-            result = adder.add_one_req(req, self.chunked_req is not None, None)
-            if result != AddReqResult.CONTINUE:
-                running.batch_is_full |= result == AddReqResult.NO_TOKEN
-                break
-        if not adder.can_run_list:
-            return None
-        self.waiting_queue = [req for req in self.waiting_queue if req not in adder.can_run_list]
-        self.chunked_req = adder.new_chunked_req or self.chunked_req
-        if self.chunked_req is not None:
-            self.chunked_req.inflight_middle_chunks += 1
-        batch = ScheduleBatch.init_new(
-            adder.can_run_list, self.req_to_token_pool, allocator, self.tree_cache, self.model_config,
-            self.enable_overlap, SpeculativeAlgorithm.NONE, chunked_req=self.chunked_req,
-        )  # fmt: skip
-        batch.prepare_for_extend()
-        return batch
-
-    def _next_decode(self, retract: bool) -> ScheduleBatch | None:
-        batch = self.running_batch
-        size = batch.batch_size()
-        batch.filter_batch()
-        if not batch.is_empty() and (not batch.check_decode_mem() or retract):
-            retracted, _, _ = batch.retract_decode(get_server_args())
-            self.waiting_queue += retracted
-        if batch.batch_size() < size or batch.is_empty():
-            batch.batch_is_full = False
-        if batch.is_empty():
-            return None
-        batch.prepare_for_decode()
-        return batch
-
-    def _forward(self, batch: ScheduleBatch) -> list[int]:
+    def _forward(self, batch: ScheduleBatch) -> GenerationBatchResult:
         """The model: stamps for K, V and Q of every new token, through the attention backend."""
         decode = batch.forward_mode.is_decode()
         stamps = []
         for req, length in zip(batch.reqs, batch.seq_lens.tolist(), strict=True):
             if not decode:
                 req.true_ids = list(req.full_untruncated_fill_ids)
-            chunk = range(length - 1, length) if decode else range(*req.extend_range)
+            chunk = range(length - 1, length) if decode else range(req.prefix_len, req.extend_end)
             owner = req.rid if req.laprox.segment else ""
             stamps += [stamp(tuple(req.true_ids[: i + 1]), owner) for i in chunk]
         k, v, q = (torch.stack(x, dim=1) for x in zip(*stamps, strict=True))
@@ -276,7 +343,11 @@ class Scheduler:
         for req, token in zip(batch.reqs, sampled, strict=True):
             # What the device knows: with overlap the host learns of the token one step later.
             req.true_ids.append(token)
-        return sampled
+        return GenerationBatchResult(
+            next_token_ids=torch.tensor(sampled),
+            extend_input_len_per_req=batch.extend_lens,
+            extend_logprob_start_len_per_req=batch.extend_logprob_start_lens,
+        )
 
     def _replay(self, batch: ScheduleBatch, q, k, v) -> list[torch.Tensor]:
         """A decode step as ``DecodeCudaGraphRunner`` replays it: padded to a captured size, and blind to
@@ -300,65 +371,28 @@ class Scheduler:
         return outputs
 
     def _process_results(self, keep: int) -> None:
-        while len(self.results) > keep:
-            batch, sampled = self.results.pop(0)
-            prefill = batch.forward_mode.is_extend()
-            if not prefill:
-                self.token_to_kv_pool_allocator.free_group_begin()
-            for req, token in zip(batch.reqs, sampled, strict=True):
-                if prefill and req.inflight_middle_chunks > 0 and not req.is_retracted:
-                    req.inflight_middle_chunks -= 1
-                elif not (req.finished() or req.is_retracted):
-                    req.output_ids.append(token)
-                    req.update_finish_state()
-                    if req.finished():
-                        release_kv_cache(req, self.tree_cache)
-                    elif prefill:
-                        maybe_cache_unfinished_req(req, self.tree_cache)
-            if not prefill:
-                self.token_to_kv_pool_allocator.free_group_end()
+        while len(self.result_queue) > keep:
+            batch, result = self.result_queue.popleft()
+            self.process_batch_result(batch, result)
+
+    def process_batch_result(self, batch: ScheduleBatch, result: GenerationBatchResult) -> None:
+        processor = self.batch_result_processor
+        decode = batch.forward_mode.is_decode()
+        (processor.process_batch_result_decode if decode else processor.process_batch_result_prefill)(
+            batch, result
+        )
 
     def abort(self, req: Req) -> None:
-        if self.chunked_req is req:
-            self.pending_abort = req
-        if req in self.waiting_queue:
-            self.waiting_queue.remove(req)
-        elif not req.finished():
-            req.to_finish = FINISH_ABORT()
-
-    def _abort_chunked(self) -> None:
-        req, self.pending_abort = self.pending_abort, None
-        if req is None or self.chunked_req is not req:
-            return
-        prepare_abort(req, "Aborted")
-        req.to_finish = None
-        release_kv_cache(req, self.tree_cache, is_insert=False)
-        self.chunked_req = None
+        self.abort_request(AbortReq(rid=req.rid))
 
     def retract_everything(self) -> None:
-        """``pause_generation`` in mode retract; it takes the chunked request as well."""
-        self._process_results(0)
-        batches = [self.running_batch]
-        if self.last_batch and self.last_batch.forward_mode.is_extend():
-            batches.append(self.last_batch)
-        reqs = [req for batch in batches for req in batch.reqs if not req.finished()]
-        if self.chunked_req is not None and self.chunked_req not in reqs:
-            reqs.append(self.chunked_req)
-        retract_all(
-            reqs=reqs,
-            server_args=get_server_args(),
-            req_to_token_pool=self.req_to_token_pool,
-            token_to_kv_pool_allocator=self.token_to_kv_pool_allocator,
-            tree_cache=self.tree_cache,
-            hisparse_coordinator=None,
-        )
-        self.last_batch = self.chunked_req = None
-        self.running_batch.reqs = []
-        self.running_batch.batch_is_full = False
-        self.waiting_queue += reqs
+        """A pause that gives all memory back and takes the chunked request as well; then it goes on."""
+        self.pause_generation(PauseGenerationReqInput(mode="retract"))
+        self._engine_paused = False
 
     def flush(self) -> None:
         self.last_batch = None
+        self.arrived.clear()
         self.tree_cache.reset()
         self.req_to_token_pool.clear()
         self.token_to_kv_pool_allocator.clear()

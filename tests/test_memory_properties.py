@@ -1,5 +1,7 @@
 """Random interleavings of everything a scheduler does: each slot stays in exactly one place."""
 
+import os
+from array import array
 from collections import Counter
 
 import hypothesis
@@ -9,23 +11,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 
-from fakes import CELLS, CONFIG, DIM, Scheduler, expected_output, leak_checker, sglang_context, stamp
-from laprox_patches.leak_check import without_freed
+from fakes import CELLS, CONFIG, DIM, TREES, Scheduler, expected_output, sglang_context, stamp
 from laprox_sglang.segment import segment_of
 
 # Long enough to be pruned, and few enough that requests meet in the tree.
 PREFIXES = [(), (0, 1, 2, 0, 1), (0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 1, 2)]
 BODIES = [(2, 3, 1, 0, 2), (3, 3, 0, 1, 2, 2, 0, 3, 1, 1), (1, 2, 0, 3) * 4 + (2, 2)]
-EXAMPLES, STEPS = 250, 40
+# For each tree.
+EXAMPLES, STEPS = int(os.environ.get("LAPROX_EXAMPLES") or 80), 40
 
 
 def check(scheduler: Scheduler) -> None:
     """Every slot in one place, the tree's sums right, and in every slot what belongs there."""
     allocator = scheduler.token_to_kv_pool_allocator
-    assert allocator.is_not_in_free_group
-    places = allocator.free_pages.tolist()
-    shared = check_tree(scheduler) if scheduler.tree_cache.is_tree_cache() else {}
+    assert allocator.free_group is None
+    places = allocator.get_all_free_pages().tolist()
+    shared = check_tree(scheduler)
     places += shared.values()
     for req in scheduler.live():
         places += check_request(scheduler, req, shared)
@@ -33,38 +37,58 @@ def check(scheduler: Scheduler) -> None:
 
 
 def check_tree(scheduler: Scheduler) -> dict[tuple[int, ...], int]:
-    """Slot of every token prefix in the tree."""
-    tree = scheduler.tree_cache
-    locks = {}
-    for req in scheduler.live():
-        node = req.last_node
-        while node is not tree.root_node:
-            locks[node.id] = locks.get(node.id, 0) + 1
-            node = node.parent
-    shared, evictable, protected = {}, 0, 0
-    stack = [(tree.root_node, ())]
-    while stack:
-        node, prefix = stack.pop()
-        for child in node.children.values():
-            tokens, slots = child.key.token_ids.tolist(), child.value.tolist()
-            assert child.parent is node and len(tokens) == len(slots) > 0
-            assert child.lock_ref == locks.get(child.id, 0), "lock without a request, or the reverse"
-            shared |= {(*prefix, *tokens[: i + 1]): slot for i, slot in enumerate(slots)}
-            evictable += len(slots) * (child.lock_ref == 0)
-            protected += len(slots) * (child.lock_ref > 0)
-            stack.append((child, (*prefix, *tokens)))
-    assert (tree.evictable_size(), tree.protected_size()) == (evictable, protected)
+    """Slot of every token prefix in the tree, by what every core of it answers."""
+    tree, core = scheduler.tree_cache, scheduler.tree_cache.tree_core
+    root = tree.root_node_handle()
+    shared = {}
+    for tokens in {tuple(req.true_ids) for req in scheduler.arrived}:
+        found, node, _ = core.match_full_device_prefix(RadixKey(array("q", tokens)))
+        path = core.collect_full_device_indices(node, root)[:found].tolist()
+        shared |= {tokens[: i + 1]: slot for i, slot in enumerate(path)}
     for prefix, slot in shared.items():
         check_cells(scheduler, slot, prefix)
+    assert sorted(tree.all_values_flatten().tolist()) == sorted(shared.values()), "KV of unknown tokens"
+    locks = [req.lock.node for req in scheduler.live()] if tree.supports_prefix_sharing() else []
+    locked = {slot for node in locks for slot in core.collect_full_device_indices(node, root).tolist()}
+    assert locked == set(shared.values()) - set(unlocked(core)), "lock without a request, or the reverse"
+    assert (tree.protected_size(), tree.evictable_size()) == (len(locked), len(shared) - len(locked))
+    assert tree.total_size() == (len(shared), 0)
+    if not locks:
+        # It takes every lock for a leak.
+        tree.sanity_check()
+    if scheduler.tree == "python":
+        check_nodes(core, locks)
     return shared
+
+
+def unlocked(core) -> list[int]:
+    return core.walk_for_kv_canary(unlocked_only=True, swa_resident_only=False).slot_indices.tolist()
+
+
+def check_nodes(core, locks: list[int]) -> None:
+    """A node is locked once for every request at it or below it; only the Python core shows its nodes."""
+    expected: Counter[int] = Counter()
+    for handle in locks:
+        node = core.node_by_id(handle)
+        while node is not core.root_node:
+            expected[node.id] += 1
+            node = node.parent
+    stack = [core.root_node]
+    while stack:
+        node = stack.pop()
+        for child in node.children.values():
+            full = child.component(ComponentType.FULL)
+            assert child.parent is node and len(child.key) == len(full.value) > 0
+            assert full.lock_ref == expected[child.id], "lock without a request, or the reverse"
+            stack.append(child)
 
 
 def check_request(scheduler: Scheduler, req, shared: dict[tuple[int, ...], int]) -> list[int]:
     """The request's private slots, after a look into them."""
-    row = scheduler.rows[req.req_pool_idx]
+    row = scheduler.rows[req.kv.req_pool_idx]
     columns = row.tolist()
     tokens = tuple(req.true_ids)
-    owned = req.cache_protected_len
+    owned = req.kv.cache_protected_len
     for i in range(owned):
         assert columns[i] == shared[tokens[: i + 1]], "a protected column is not the tree's"
     segment = segment_of(req)
@@ -109,7 +133,7 @@ def check_decoded(scheduler: Scheduler) -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    tree: bool
+    tree: str
     counts: Counter[str]
 
     @initialize(
@@ -123,8 +147,6 @@ class Machine(RuleBasedStateMachine):
         config = replace(CONFIG, budget=budget, keep_prefix=keep)
         self.scheduler = Scheduler(size, config=config, tree=self.tree, overlap=overlap, graphs=graphs)
         self.prompts = [(0, 1, 2)]
-        self.aborted_waiting = 0
-
     @rule(
         prefix=st.sampled_from(PREFIXES),
         body=st.sampled_from(BODIES),
@@ -153,20 +175,6 @@ class Machine(RuleBasedStateMachine):
         self.scheduler.step(chunk, retract)
         check_decoded(self.scheduler)
         check(self.scheduler)
-        self.check_busy()
-
-    def check_busy(self):
-        """SGLang's leak check of a busy scheduler, with our correction."""
-        scheduler, seen = self.scheduler, {}
-        for batch in (scheduler.last_batch, scheduler.running_batch):
-            seen |= {id(batch): [req for req in batch.reqs if req.kv]} if batch else {}
-        if not scheduler.last_batch:
-            return
-        columns = sum(r.kv.kv_allocated_len - r.cache_protected_len for reqs in seen.values() for r in reqs)
-        uncached, _ = without_freed((columns, 0), leak_checker(scheduler.last_batch, scheduler.running_batch))
-        tree, allocator = scheduler.tree_cache, scheduler.token_to_kv_pool_allocator
-        cached = tree.evictable_size() + tree.protected_size() if self.tree else 0
-        assert allocator.available_size() + cached + uncached == allocator.size
 
     @rule()
     def retract_everything(self):
@@ -177,7 +185,7 @@ class Machine(RuleBasedStateMachine):
         reqs = self.scheduler.waiting_queue + self.scheduler.live()
         if reqs:
             req = reqs[index % len(reqs)]
-            self.counts["aborted_waiting"] += req.req_pool_idx is None
+            self.counts["aborted_waiting"] += not req.kv.holds_kv
             self.scheduler.abort(req)
 
     @rule(chunk=st.integers(1, 4), prefix=st.sampled_from(PREFIXES))
@@ -188,7 +196,7 @@ class Machine(RuleBasedStateMachine):
         if self.scheduler.chunked_req:
             self.scheduler.abort(self.scheduler.chunked_req)
 
-    @precondition(lambda self: self.tree)
+    @precondition(lambda self: self.tree != "off")
     @rule(tokens=st.integers(1, 30))
     def evict(self, tokens):
         self.scheduler.tree_cache.evict(EvictParams(num_tokens=tokens))
@@ -212,14 +220,14 @@ class Machine(RuleBasedStateMachine):
                 break
             self.turn(1024)
         assert scheduler.idle(), "the scheduler got stuck"
-        if self.tree:
+        if self.tree != "off":
             scheduler.tree_cache.evict(EvictParams(num_tokens=scheduler.pool.size))
         assert scheduler.token_to_kv_pool_allocator.available_size() == scheduler.pool.size
         self.counts.update(scheduler.laprox.totals.released)
         self.counts["pruned"] += scheduler.laprox.totals.prunes
 
 
-@pytest.mark.parametrize("tree", [True, False], ids=["radix-cache", "chunk-cache"])
+@pytest.mark.parametrize("tree", TREES)
 def test_every_slot_is_in_exactly_one_place(tree, seed):
     machine = type("Machine", (Machine,), {"tree": tree, "counts": Counter()})
     settings = hypothesis.settings(

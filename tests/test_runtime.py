@@ -14,7 +14,7 @@ from fakes import (
     QUERY_HEADS,
     Scheduler,
     expected_output,
-    leak_checker,
+    TREES,
     sglang_context,
     stamp,
 )
@@ -24,7 +24,7 @@ from laprox_patches.output import attach_facts
 from laprox_sglang.segment import segment_of
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
-EVERY_CACHE = pytest.mark.parametrize("tree", [True, False], ids=["radix-cache", "chunk-cache"])
+EVERY_CACHE = pytest.mark.parametrize("tree", TREES)
 EVERY_LOOP = pytest.mark.parametrize("overlap", [False, True], ids=["sync", "overlap"])
 
 
