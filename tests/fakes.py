@@ -45,6 +45,9 @@ from laprox_sglang.radix_cache import make_cache
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.segment import segment_of
 
+# On tensors this small threads only wait for each other.
+torch.set_num_threads(1)
+
 LAYERS, HEADS, QUERY_HEADS, DIM = 2, 2, 4, 4
 CELLS = LAYERS * HEADS
 VOCABULARY = 4
