@@ -12,9 +12,9 @@ from fakes import (
     CONFIG,
     DIM,
     QUERY_HEADS,
+    TREES,
     Scheduler,
     expected_output,
-    TREES,
     sglang_context,
     stamp,
 )
