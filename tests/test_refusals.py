@@ -7,6 +7,7 @@ refusal that reads the record never fires, so every one is tried here on a view 
 import argparse
 import copy
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from sglang.srt.environ import envs
 from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
+from laprox_patches.request import check_options
 from laprox_sglang.config import Config, ConfigError
 from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.refusals import (
@@ -316,3 +318,37 @@ def test_state_space_model_is_refused(model, monkeypatch):
     monkeypatch.setattr("sglang.srt.configs.hybrid_arch.mambaish_config", lambda config: object())
     with pytest.raises(ConfigError, match="state-space"):
         check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [
+        ({"sampling_params": {"beam_width": 2}}, "beam_width"),
+        ({"session_params": {"id": "x"}}, "session_params"),
+        ({"sampling_params": {"custom_params": {"laprox": {"budget": 7.5}}}}, "budget"),
+    ],
+    ids=["beams", "session", "budget"],
+)
+def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
+    given = {"sampling_params": None, "session_params": None} | request_
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=Config()), preferred_sampling_params=None, context_len=1000
+    )
+    with pytest.raises(ConfigError) as error:
+        check_options(None, manager, SimpleNamespace(**given), [1])
+    assert fault in str(error.value) and "\n" not in str(error.value)
+    # A stock server is none of our business, and neither is one beam.
+    check_options(None, SimpleNamespace(server_args=SimpleNamespace()), SimpleNamespace(**given), [1])
+    for beams in (None, 1):
+        plain = SimpleNamespace(sampling_params={"beam_width": beams}, session_params=None)
+        check_options(None, manager, plain, [1])
+
+
+def test_beams_of_a_server_s_own_parameters_are_refused():
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=Config()),
+        preferred_sampling_params={"beam_width": 4},
+        context_len=1000,
+    )
+    with pytest.raises(ConfigError, match="beam_width"):
+        check_options(None, manager, SimpleNamespace(sampling_params={}), [1])
