@@ -7,7 +7,7 @@ ifeq ($(origin VENV),file)
 INSTALLED := $(VENV)/.installed
 endif
 
-.PHONY: demo test lint
+.PHONY: demo test test-long lint
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -18,6 +18,10 @@ test: $(INSTALLED)
 	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels || failed=1; \
 	if [ -d tests/kernels ]; then $(VENV)/bin/pytest tests/kernels || failed=1; fi; \
 	exit $$failed
+
+# Interleavings of a scheduler, 2,000 for each tree: about half an hour.
+test-long: $(INSTALLED)
+	LAPROX_EXAMPLES=2000 CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests/test_memory_properties.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

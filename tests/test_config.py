@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from laprox_sglang.config import (
     ENVIRONMENT,
+    LONGEST_MESSAGE,
     Config,
     ConfigError,
     Options,
@@ -178,6 +179,17 @@ def test_malformed_options_are_refused(given):
     with pytest.raises(ConfigError, match=re.escape("custom_params.laprox")) as error:
         Options.of({"laprox": given})
     one_line(error)
+
+
+@pytest.mark.parametrize(
+    "key", ["a\nINFO: forged", "\r\x1b[2K", "\u2028\u2029\x85\x00", "\u202eevil", "x" * 10**5, "\n" * 10**5]
+)
+def test_what_a_client_writes_stays_on_one_short_line(key):
+    with pytest.raises(ConfigError, match=re.escape("custom_params.laprox")) as error:
+        Options.of({"laprox": {key: 1}})
+    message = str(error.value)
+    assert message.isprintable() and len(message.splitlines()) == 1
+    assert len(message) < LONGEST_MESSAGE + 50
 
 
 @pytest.mark.parametrize("custom_params", ["laprox", [1], 5], ids=repr)

@@ -11,7 +11,7 @@ from sglang.srt.server_args import ServerArgs
 from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
-from laprox_patches import arguments, decode_graphs, memory_pool, plugin
+from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.needle import MODEL_PATH
 
@@ -105,24 +105,23 @@ def test_the_pool_gets_what_is_left(caplog):
     ],
 )
 def test_a_gpu_server_without_a_backend_gets_flashinfer(given, gpu, chosen, monkeypatch, caplog):
-    args = SimpleNamespace(
-        **{"device": None, "attention_backend": None, "prefill_attention_backend": None}
-        | {"decode_attention_backend": None, "radix_cache_backend": None}
-        | given
-    )
+    args = ServerArgs(model_path=str(MODEL_PATH), **given)
     monkeypatch.setenv(ENVIRONMENT, Config().to_json())
     monkeypatch.setattr(arguments, "on_nvidia", lambda: gpu)
-    monkeypatch.setattr(plugin, "install_hooks", lambda: None)
+    # The hooks themselves stay out of this process.
+    monkeypatch.setattr(seams, "register_all", lambda: None)
+    monkeypatch.setattr(arguments, "install", lambda: None)
     arguments.enable(args)
+    assert args._laprox == Config() and args.radix_cache_backend == "laprox"
     assert args.attention_backend == chosen
     assert ("--attention-backend flashinfer" in caplog.text) == (chosen == "flashinfer")
 
 
 def test_without_the_flag_nothing_is_chosen(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    args = SimpleNamespace(device=None, attention_backend=None)
+    args = ServerArgs(model_path=str(MODEL_PATH))
     arguments.enable(args)
-    assert vars(args) == {"device": None, "attention_backend": None}
+    assert args == ServerArgs(model_path=str(MODEL_PATH)) and not hasattr(args, "_laprox")
 
 
 def test_graph_families_follow_the_batch():
@@ -155,6 +154,10 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
         dtype="float32",
         max_running_requests=7,
     )
-    model = args.get_model_config()
-    parts = needs(Config(), model, args, 4, POOL)
+    args.resolve_once()
+    view = resolved_view(args)
+    parts = needs(Config(), model_config_of(args), view, 4, POOL)
+    # What was typed stays empty where SGLang chose.
+    assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
+    assert score_tokens(1000, view) == 1000 + max(view.max_prefill_tokens, view.chunked_prefill_size)
     assert parts["projected values"] == 8 * 8 * 64 * 64 * 4 and all(part >= 0 for part in parts.values())

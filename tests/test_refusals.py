@@ -1,27 +1,89 @@
-"""Every combination that is not served is refused, in one line that names a flag SGLang has."""
+"""Every combination that is not served is refused, in one line that names a flag SGLang has.
+
+SGLang's record of arguments holds what was typed, for ever; what it decided is in the resolved view. A
+refusal that reads the record never fires, so every one is tried here on a view that SGLang resolved itself.
+"""
 
 import argparse
 import copy
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from sglang.srt.arg_groups.model_override_base import model_config_of
+from sglang.srt.arg_groups.overrides import declare_resolution, resolved_view
 from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.environ import envs
 from sglang.srt.server_args import ServerArgs
 
-from laprox_sglang.config import ConfigError
+from laprox_patches.arguments import check_served
+from laprox_patches.request import check_options
+from laprox_sglang.config import Config, ConfigError
 from laprox_sglang.needle import MODEL_PATH
-from laprox_sglang.refusals import ENVIRONMENT_REFUSALS, OFF, REFUSALS, check_arguments, check_model
+from laprox_sglang.refusals import (
+    ATTENTION_BACKENDS,
+    ENVIRONMENT_REFUSALS,
+    OFF,
+    REFUSALS,
+    check_arguments,
+    check_model,
+)
 
-# What sglang-0.5.17.md, section J, says cannot be served, by attribute of ServerArgs.
+CLEAN = {
+    "model_path": str(MODEL_PATH),
+    "device": "cpu",
+    "attention_backend": "torch_native",
+    "sampling_backend": "pytorch",
+    "grammar_backend": "none",
+    "dtype": "float32",
+}
+TRITON = {"attention_backend": "triton"}
+TWO_RANKS = {"tp_size": 2, "attn_cp_size": 2}
+# By refused flag: what makes SGLang resolve it on a CPU, where the flag alone with any value does not.
+RESOLVES_WITH: dict[str, dict[str, Any]] = {
+    "--speculative-algorithm": {"speculative_algorithm": "NGRAM"},
+    "--disaggregation-decode-enable-offload-kvcache": {
+        "disaggregation_mode": "decode",
+        "hicache_storage_backend": "file",
+    },
+    "--enable-unified-memory": TRITON,
+    "--enable-page-major-kv-layout": {"enable_unified_memory": True} | TRITON,
+    "--prefill-only-disable-kv-cache": {
+        "is_embedding": True,
+        "chunked_prefill_size": -1,
+        "disable_radix_cache": True,
+        "attention_backend": "fa3",
+    },
+    "--attention-data-parallel-size": {"tp_size": 2},
+    "--attention-context-parallel-size": {"tp_size": 2},
+    "--enable-prefill-cp": {"cp_strategy": "zigzag"} | TWO_RANKS,
+    "--kv-cache-dtype": {"kv_cache_dtype": "fp8_e5m2"},
+    "--enable-deterministic-inference": TRITON,
+    "--rl-on-policy-target": TRITON,
+    "--enable-mis": {"attention_backend": "flashinfer"},
+}
+# By refused flag: why SGLang itself does not resolve it here. These are declared, as SGLang declares what
+# it resolves.
+NEVER_RESOLVES = {
+    "--enable-kv-cache-sharding": "asks for a PD prefill worker on fa3 with context parallelism",
+    "--enable-nvidia-megakernel": "asks for a package and a Blackwell GPU",
+    "--dllm-algorithm": "asks for a diffusion model",
+    "--encoder-only": "asks for a model with an image encoder",
+}
+# Off after resolution; what it asked for is in another argument.
+RESOLVED_AWAY = {"enable_dp_attention": "--attention-data-parallel-size"}
+
+# What was found not to be servable when SGLang was read, by attribute.
 NOT_SERVED = """
 speculative_algorithm disaggregation_mode disaggregation_decode_enable_offload_kvcache
 enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend kv_events_config
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
-enable_streaming_session enable_session_radix_cache tp_size pp_size enable_dp_attention dcp_size attn_cp_size
+enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
 kv_cache_dtype page_size enable_deterministic_inference rl_on_policy_target enable_mixed_chunk
-dllm_algorithm enable_mis is_embedding enable_return_routed_experts
+dllm_algorithm enable_mis is_embedding enable_return_routed_experts enable_kv_cache_sharding
+enable_unified_cache_external_linker enable_lean_attention enable_nvidia_megakernel
 """.split()
 NEUTRAL = {"none", "null", "auto", "bf16", "bfloat16"}
 
@@ -35,28 +97,38 @@ def flags() -> dict[str, argparse.Action]:
 FLAGS = flags()
 
 
+def record(declared: dict[str, Any] | None = None, **given: Any) -> ServerArgs:
+    """Arguments as SGLang resolves them; ``declared`` stands for what it would not resolve on a CPU."""
+    arguments = ServerArgs(**(CLEAN | given))
+    arguments.resolve_once()
+    if declared:
+        declare_resolution(arguments, "test", **declared)
+    return arguments
+
+
+def resolved(declared: dict[str, Any] | None = None, **given: Any) -> Any:
+    return resolved_view(record(declared, **given))
+
+
 @pytest.fixture(scope="module")
-def clean() -> ServerArgs:
-    return ServerArgs(
-        model_path=str(MODEL_PATH),
-        device="cpu",
-        attention_backend="torch_native",
-        sampling_backend="pytorch",
-        grammar_backend="none",
-        dtype="float32",
-    )
+def clean() -> Any:
+    return resolved()
 
 
-def changed(arguments, **attributes):
-    """A copy with other values, past SGLang's guard of resolved arguments."""
-    other = copy.copy(arguments)
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return model_config_of(record())
+
+
+def changed(model: Any, **attributes: Any) -> Any:
+    other = copy.copy(model)
     for name, value in attributes.items():
         assert hasattr(other, name), f"{name} is no attribute of it"
-        object.__setattr__(other, name, value)
+        setattr(other, name, value)
     return other
 
 
-def value_of(action: argparse.Action):
+def value_of(action: argparse.Action) -> Any:
     """A value of the flag that is not its neutral one."""
     if action.nargs == 0:
         return True
@@ -65,40 +137,64 @@ def value_of(action: argparse.Action):
     return 2 if action.type is int else "something"
 
 
-def refused(arguments, environ=None) -> str:
+def refused(arguments: Any, environ: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as error:
-        check_arguments(arguments, {} if environ is None else environ)
+        check_arguments(arguments, environ or {})
     message = str(error.value)
     assert "\n" not in message and "--enable-laprox" in message
     assert len(message.split(": ", 1)[1]) > 10, "it does not say why"
     return message
 
 
-def test_clean_arguments_pass(clean):
+def test_clean_arguments_pass(clean, model):
     check_arguments(clean, {})
-    check_arguments(changed(clean, radix_cache_backend="laprox", disable_radix_cache=True), {})
-    check_model(clean.get_model_config())
+    check_arguments(resolved(radix_cache_backend="laprox", disable_radix_cache=True), {})
+    check_model(model)
 
 
 def test_everything_that_is_not_served_has_a_refusal():
     refused_by_attribute = {FLAGS[refusal.flag].dest for refusal in REFUSALS}
     assert set(NOT_SERVED) <= refused_by_attribute
     assert len(refused_by_attribute) == len(REFUSALS)
+    assert RESOLVES_WITH.keys() | NEVER_RESOLVES.keys() <= {refusal.flag for refusal in REFUSALS}
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.flag)
-def test_refusal_names_a_real_flag_and_fires_on_what_it_sets(refusal, clean):
+def test_refusal_names_a_real_flag_and_fires_on_what_it_resolves_to(refusal, clean):
     assert refusal.flag in FLAGS, f"SGLang has no flag {refusal.flag}"
     assert not refusal.applies(clean)
     action = FLAGS[refusal.flag]
-    message = refused(changed(clean, **{action.dest: value_of(action)}))
-    assert message.startswith(refusal.flag + " ")
+    value = {action.dest: value_of(action)}
+    if refusal.flag in NEVER_RESOLVES:
+        arguments = resolved(declared=value)
+    else:
+        arguments = resolved(**value | RESOLVES_WITH.get(refusal.flag, {}))
+    assert refusal.applies(arguments)
+    message = refused(arguments)
+    # What it needs beside it may be refused first.
+    assert message.startswith(refusal.flag + " ") or refusal.flag in RESOLVES_WITH
 
 
-@pytest.mark.parametrize("name", ["tp_size", "pp_size", "dcp_size", "attn_cp_size", "page_size"])
-def test_sizes_of_one_or_unset_pass(name, clean):
-    for value in (1, None):
-        check_arguments(changed(clean, **{name: value}), {})
+@pytest.mark.parametrize("flag", NEVER_RESOLVES)
+def test_what_is_declared_here_is_refused_by_sglang_itself(flag):
+    action = FLAGS[flag]
+    with pytest.raises((ValueError, RuntimeError, AssertionError)):
+        record(**{action.dest: value_of(action)})
+
+
+@pytest.mark.parametrize("name", RESOLVED_AWAY)
+def test_what_is_resolved_away_is_refused_by_what_it_asked_for(name):
+    arguments = resolved(tp_size=2, dp_size=2, **{name: True})
+    assert not getattr(arguments, name)
+    by_flag = {refusal.flag: refusal for refusal in REFUSALS}
+    assert by_flag[RESOLVED_AWAY[name]].applies(arguments)
+    refused(arguments)
+
+
+@pytest.mark.parametrize("size", [1, None])
+def test_sizes_of_one_or_unset_pass(size):
+    sizes = {"tp_size": 1, "pp_size": 1, "dcp_size": 1, "attn_cp_size": 1, "page_size": size}
+    check_arguments(resolved(**sizes), {})
 
 
 @pytest.mark.parametrize(
@@ -106,14 +202,20 @@ def test_sizes_of_one_or_unset_pass(name, clean):
     [("kv_cache_dtype", "bfloat16"), ("kv_cache_dtype", "bf16"), ("kv_canary", "none"),
      ("elastic_ep_backend", "none"), ("enable_lora", False), ("lora_paths", [])],
 )  # fmt: skip
-def test_neutral_values_pass(name, value, clean):
-    check_arguments(changed(clean, **{name: value}), {})
+def test_neutral_values_pass(name, value):
+    check_arguments(resolved(**{name: value}), {})
 
 
-@pytest.mark.parametrize("dtype", ["fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4", "fp4_e2m1"])
-def test_every_quantized_cache_is_refused(dtype, clean):
-    assert dtype in FLAGS["--kv-cache-dtype"].choices
-    assert refused(changed(clean, kv_cache_dtype=dtype)).startswith("--kv-cache-dtype ")
+# These ask for a GPU.
+UNRESOLVED_CACHES = {"mxfp8", "nvfp4", "fp4_mx_block16"}
+QUANTIZED_CACHES = set(FLAGS["--kv-cache-dtype"].choices) - NEUTRAL - {"fp16", "float16"}
+
+
+@pytest.mark.parametrize("dtype", sorted(QUANTIZED_CACHES | {"fp4_e2m1"}))
+def test_every_quantized_cache_is_refused(dtype):
+    given = {"kv_cache_dtype": dtype}
+    arguments = resolved(declared=given) if dtype in UNRESOLVED_CACHES else resolved(**given)
+    assert refused(arguments).startswith("--kv-cache-dtype ")
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT_REFUSALS)
@@ -126,9 +228,15 @@ def test_environment_variable_is_refused_where_it_is_on(name, clean):
         check_arguments(clean, {name: value.upper()})
 
 
+def test_the_graph_of_metadata_is_among_the_refused_variables():
+    assert "SGLANG_ENABLE_METADATA_GLUE_GRAPH" in ENVIRONMENT_REFUSALS
+
+
+# The last two do not resolve on a CPU.
 @pytest.mark.parametrize("device", ["xpu", "npu", None])
-def test_device_is_refused(device, clean):
-    assert refused(changed(clean, device=device)).startswith("--device ")
+def test_device_is_refused(device):
+    arguments = resolved(device="xpu") if device == "xpu" else resolved(declared={"device": device})
+    assert refused(arguments).startswith("--device ")
     assert "--device" in FLAGS
 
 
@@ -136,31 +244,55 @@ def test_device_is_refused(device, clean):
     "name", ["attention_backend", "prefill_attention_backend", "decode_attention_backend"]
 )
 @pytest.mark.parametrize("backend", ["triton", "flashinfer", "fa3", "trtllm_mha", "intel_amx"])
-def test_attention_backend_is_refused(name, backend, clean):
+def test_attention_backend_is_refused(name, backend):
     flag = "--" + name.replace("_", "-")
     assert backend in FLAGS[flag].choices
-    message = refused(changed(clean, **{name: backend}))
+    # SGLang asks for a GPU of a kind; and takes intel_amx for torch_native where there is no AMX.
+    unresolved = backend == "trtllm_mha" or (name, backend) == ("attention_backend", "intel_amx")
+    given = {name: backend}
+    message = refused(resolved(declared=given) if unresolved else resolved(**given))
     assert message.startswith(f"{flag} {backend} ") and "torch_native" in message
 
 
-@pytest.mark.parametrize("backend", ["flashinfer", "triton"])
-def test_a_gpu_is_served_with_its_backends_and_no_other(backend, clean):
-    check_arguments(changed(clean, device="cuda", attention_backend=backend), {})
-    for other in ("fa3", "torch_native", "trtllm_mha"):
-        message = refused(changed(clean, device="cuda", attention_backend=other))
+@pytest.mark.parametrize("backend", ATTENTION_BACKENDS["cuda"])
+def test_a_gpu_is_served_with_its_backends_and_no_other(backend):
+    check_arguments(resolved(device="cuda", attention_backend=backend), {})
+    for other in ("fa3", "torch_native"):
+        message = refused(resolved(device="cuda", attention_backend=other))
         assert message.startswith(f"--attention-backend {other} ") and "flashinfer" in message
-    mixed = {"device": "cuda", "attention_backend": backend, "decode_attention_backend": "triton"}
+    message = refused(resolved(declared={"device": "cuda", "attention_backend": "trtllm_mha"}))
+    assert message.startswith("--attention-backend trtllm_mha ")
     if backend != "triton":
-        assert refused(changed(clean, **mixed)).startswith("--decode-attention-backend triton ")
+        mixed = {"device": "cuda", "attention_backend": backend, "decode_attention_backend": "triton"}
+        assert refused(resolved(**mixed)).startswith("--decode-attention-backend triton ")
 
 
 @pytest.mark.parametrize(("phase", "backend"), [("prefill", "full"), ("decode", "breakable")])
 def test_graphs_that_hide_queries_or_were_not_tested_are_refused(phase, backend, clean):
+    # Declared: without a GPU graphs are off, whatever is given.
     graphs = copy.deepcopy(clean.cuda_graph_config)
     graphs[phase].backend = backend
     flag = f"--cuda-graph-backend-{phase}"
-    assert refused(changed(clean, cuda_graph_config=graphs)).startswith(f"{flag} {backend} ")
+    message = refused(resolved(declared={"cuda_graph_config": graphs}))
+    assert message.startswith(f"{flag} {backend} ")
     assert backend in FLAGS[flag].choices
+
+
+def test_everything_is_refused_through_the_check_of_a_start(model):
+    check_served(Config(), resolved(), model)
+    for given, flag in [
+        ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
+        ({"page_size": 2}, "--page-size"),
+    ]:
+        with pytest.raises(ConfigError, match=flag):
+            check_served(Config(), resolved(**given), model)
+    with pytest.raises(ConfigError, match="--laprox-window 999 is above"):
+        check_served(
+            Config(window=999, min_tokens=2000), resolved(declared={"device": "cuda"} | TRITON), model
+        )
+    preferred = {"custom_params": {"laprox": {"budget": 0.9}}}
+    with pytest.raises(ConfigError, match=r"budget 0\.9 is above"):
+        check_served(Config(budget=0.2), resolved(preferred_sampling_params=preferred), model)
 
 
 @pytest.mark.parametrize(
@@ -174,15 +306,49 @@ def test_graphs_that_hide_queries_or_were_not_tested_are_refused(phase, backend,
         ({"is_generation": False}, "no decoding"),
     ],
 )
-def test_model_is_refused(attributes, fault, clean):
+def test_model_is_refused(attributes, fault, model):
     with pytest.raises(ConfigError) as error:
-        check_model(changed(clean.get_model_config(), **attributes))
+        check_model(changed(model, **attributes))
     message = str(error.value)
     assert fault in message and "\n" not in message
     assert re.match(r"--model-path \S+ does not go together with --enable-laprox: ", message)
 
 
-def test_state_space_model_is_refused(clean, monkeypatch):
+def test_state_space_model_is_refused(model, monkeypatch):
     monkeypatch.setattr("sglang.srt.configs.hybrid_arch.mambaish_config", lambda config: object())
     with pytest.raises(ConfigError, match="state-space"):
-        check_model(clean.get_model_config())
+        check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [
+        ({"sampling_params": {"beam_width": 2}}, "beam_width"),
+        ({"session_params": {"id": "x"}}, "session_params"),
+        ({"sampling_params": {"custom_params": {"laprox": {"budget": 7.5}}}}, "budget"),
+    ],
+    ids=["beams", "session", "budget"],
+)
+def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
+    given = {"sampling_params": None, "session_params": None} | request_
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=Config()), preferred_sampling_params=None, context_len=1000
+    )
+    with pytest.raises(ConfigError) as error:
+        check_options(None, manager, SimpleNamespace(**given), [1])
+    assert fault in str(error.value) and "\n" not in str(error.value)
+    # A stock server is none of our business, and neither is one beam.
+    check_options(None, SimpleNamespace(server_args=SimpleNamespace()), SimpleNamespace(**given), [1])
+    for beams in (None, 1):
+        plain = SimpleNamespace(sampling_params={"beam_width": beams}, session_params=None)
+        check_options(None, manager, plain, [1])
+
+
+def test_beams_of_a_server_s_own_parameters_are_refused():
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=Config()),
+        preferred_sampling_params={"beam_width": 4},
+        context_len=1000,
+    )
+    with pytest.raises(ConfigError, match="beam_width"):
+        check_options(None, manager, SimpleNamespace(sampling_params={}), [1])

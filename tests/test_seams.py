@@ -13,7 +13,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from laprox_patches import arguments, seams
 from laprox_patches.seam import Seam, SeamError, register, verify
-from laprox_sglang.config import ENVIRONMENT
+from laprox_sglang.config import ENVIRONMENT, Config
 from laprox_sglang.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,13 +112,13 @@ def test_a_target_that_another_plugin_holds_is_noticed():
 import json
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from laprox_patches import arguments
-from laprox_patches.seam import SeamError, apply, register
+from laprox_patches.seam import SeamError, install, register
 target = arguments.SEAMS[0].target
 HookRegistry.register(target, lambda result, parser: None, HookType.AFTER)
 HookRegistry.apply_hooks()
 register(arguments.SEAMS)
 try:
-    apply(arguments.SEAMS)
+    install()
 except SeamError as error:
     print(json.dumps([target, str(error)]))
 """
@@ -165,6 +165,25 @@ def test_without_laprox_only_the_arguments_are_hooked():
 def test_with_laprox_everything_is_hooked():
     patched, _ = last_line(PATCHED, **{ENVIRONMENT: "{}"})
     assert patched == sorted(seam.target for seam in ALL)
+
+
+RESOLVED = f"""
+import json, pickle
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.server_args import ServerArgs
+arguments = ServerArgs(model_path={str(MODEL_PATH)!r}, device="cpu", attention_backend="torch_native")
+arguments.resolve_once()
+found = [getattr(each, "_laprox", None) for each in (arguments, pickle.loads(pickle.dumps(arguments)))]
+print(json.dumps([config and config.to_json() for config in found] + [arguments.radix_cache_backend]))
+"""
+
+
+def test_resolving_arguments_turns_laprox_on_and_children_get_to_know():
+    """A hook can verify, count as in place and never run: one on ``__post_init__`` of a msgspec record."""
+    config = Config(budget=0.3).to_json()
+    assert last_line(RESOLVED, **{ENVIRONMENT: config}) == [config, config, "laprox"]
+    assert last_line(RESOLVED) == [None, None, None]
 
 
 @pytest.mark.parametrize("config", ["{", '{"budget": 2.5}'])

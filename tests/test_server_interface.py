@@ -2,12 +2,15 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import sglang as sgl
+from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.client import facts, generation
 from laprox_sglang.needle import MODEL_PATH, Task
@@ -176,10 +179,33 @@ def test_frontend_program(server: Server, seed: int) -> None:
     assert state.get_meta_info("answer")["laprox"][-1]["reason"] == "within_budget"
 
 
-def test_weight_update(server: Server, prompt: list[int]) -> None:
-    before = server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
-    assert server.post("/update_weights_from_disk", model_path=str(MODEL_PATH)).ok
-    after = server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
+def other_weights(folder: Path) -> Path:
+    """The model with half of the heads of its last layer put out: their values weigh nothing any more."""
+    shutil.copytree(MODEL_PATH, folder)
+    [file] = folder.glob("*.safetensors")
+    weights = load_file(file)
+    projection = weights["model.layers.7.self_attn.o_proj.weight"]
+    projection[:, : projection.shape[1] // 2] = 0
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_weight_update(server: Server, prompt: list[int], tmp_path: Path) -> None:
+    def pruned() -> dict[str, Any]:
+        return server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
+
+    def update(folder: Path) -> None:
+        response = server.post("/update_weights_from_disk", model_path=str(folder))
+        assert response.ok and response.json()["success"], response.text
+
+    before = pruned()
+    update(other_weights(tmp_path / "other"))
+    try:
+        # The prompt's Q, K and V are the same in every layer: only new Gram matrices score otherwise.
+        assert facts(pruned())["kept_positions"] != facts(before)["kept_positions"]
+    finally:
+        update(MODEL_PATH)
+    after = pruned()
     assert facts(after) == facts(before) and after["output_ids"] == before["output_ids"]
 
 

@@ -1,6 +1,7 @@
 """Starts that must fail with one line, and starts that are no server."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from laprox_sglang.needle import Task
 from server import ROOT, command
 
+# What SGLang itself asks for beside the flag.
+LORA = ("--enable-laprox", "--enable-lora", *"--max-lora-rank 8 --lora-target-modules q_proj".split())
+
 
 @pytest.mark.parametrize(
     "flags, expected",
@@ -17,23 +21,52 @@ from server import ROOT, command
         (("--enable-laprox", "--laprox-budget", "nan"), "budget nan is out of range"),
         (("--enable-laprox", "--enable-mixed-chunk"), "--enable-mixed-chunk does not go together"),
         (("--enable-laprox", "--page-size", "2"), "--page-size does not go together"),
-        (("--enable-laprox", "--enable-lora"), "--enable-lora does not go together"),
+        (LORA, "--enable-lora does not go together"),
         (("--laprox-budget", "0.1"), "--laprox-budget without --enable-laprox does nothing"),
     ],
     ids=["budget", "mixed chunk", "page size", "lora", "forgotten flag"],
 )
 def test_a_refused_start_says_why_in_one_line(flags: tuple[str, ...], expected: str) -> None:
-    done = subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    check_refused(command(*flags), expected)
+
+
+def check_refused(start: list[str], expected: str) -> None:
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("laprox: ") and expected in lines[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_engine() -> None:
+def test_sglang_serve_takes_the_flags_as_well() -> None:
+    module = command("--enable-laprox", "--enable-mixed-chunk")
+    assert module[:3] == [sys.executable, "-m", "sglang.launch_server"]
+    serve = [str(Path(sys.executable).with_name("sglang")), "serve", *module[3:]]
+    check_refused(serve, "--enable-mixed-chunk does not go together")
+
+
+def run_engine(**environment: str) -> subprocess.CompletedProcess:
     program = Path(__file__).with_name("engine_program.py")
-    done = subprocess.run([sys.executable, program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, program],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_engine() -> None:
+    done = run_engine()
     assert done.returncode == 0, done.stderr[-4000:]
     said = json.loads(done.stdout.strip().splitlines()[-1])
     assert said["pruned"]
     assert said["ids"][:4] == Task(7).batch(1, 800)[0].answer_ids()
+
+
+def test_an_engine_that_would_run_without_laprox_does_not_run() -> None:
+    """SGLang passes over a plugin that SGLANG_PLUGINS does not name, and says nothing."""
+    done = run_engine(SGLANG_PLUGINS="laprox_reference_cpu")
+    assert done.returncode != 0 and not done.stdout.strip().endswith("}")
+    assert "RuntimeError: laprox: SGLang started without LaProx: " in done.stderr
