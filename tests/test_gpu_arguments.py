@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import triton
-from laprox_sglang.memory import graph_rows, needs, score_tokens
+from sglang.srt.arg_groups.model_override_base import model_config_of
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.server_args import ServerArgs
 
 from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind
@@ -14,6 +15,7 @@ from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,

@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def twins(self):
-        """Somebody else reads the same prompt whole, and the pool has little more: a view of it frees nothing."""
+        """Somebody else reads the same prompt whole, and there is little else: a view would free nothing."""
         self.drain()
         self.scheduler.tree_cache.evict(EvictParams(num_tokens=self.scheduler.pool.size))
         self.send(BODIES[-1], 2 + self.scheduler.enable_overlap, enabled=False)
