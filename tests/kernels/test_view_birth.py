@@ -1,10 +1,10 @@
-"""A segment is made while the prefill it comes from is still running."""
+"""A view is made while the prefill it comes from is still running."""
 
 import torch
 from kernel_cases import DEVICE, GPU
 
-from laprox_sglang.plan import Plan
-from laprox_sglang.segment import SPAN, Segment
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.view import SPAN, View
 
 
 def test_nothing_waits_for_the_device(seed):
@@ -13,10 +13,10 @@ def test_nothing_waits_for_the_device(seed):
     if GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
-        segment = Segment.of(Plan(7, 90, 5, 0, None), 2, cu_cells, positions)
+        view = View.of(Plan(7, 90, 5, 0, None), 2, cu_cells, positions)
     finally:
         if GPU:
             torch.cuda.set_sync_debug_mode("default")
-    assert segment.table.tolist() == [7, 5, 90, 0, 3, 3, 8, 20] and segment.table.numel() == SPAN + 5
-    assert segment.host_cu_cells.tolist() == cu_cells.tolist()
-    assert segment.positions.tolist() == list(range(20))
+    assert view.table.tolist() == [7, 5, 90, 0, 3, 3, 8, 20] and view.table.numel() == SPAN + 5
+    assert view.host_cu_cells.tolist() == cu_cells.tolist()
+    assert view.positions.tolist() == list(range(20))
