@@ -10,7 +10,7 @@ endif
 .PHONY: demo test lint
 
 demo: $(INSTALLED)
-	$(VENV)/bin/python benchmarks/demo.py
+	$(VENV)/bin/python -m benchmarks.demo
 
 # Triton's interpreter is switched on for a whole process, so the kernels' tests have one of their own.
 test: $(INSTALLED)

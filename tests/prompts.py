@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.harness.client import chosen_logprobs, facts
 from laprox_sglang.needle import Task
 from oracle import Oracle
-from server import Server, chosen_logprobs, facts
+from server import Server
 
 OPTED_OUT = {"enabled": False}
 IDENTITY_TOKENS = 16

@@ -3,42 +3,28 @@
 import argparse
 import gzip
 import http.server
-import importlib
 import json
 import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 from rich.progress import Progress
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+from benchmarks.harness.server import Launch, ServerError, serve_all
+from benchmarks.serving import figures, meter, profile, run, servers, workloads
+from benchmarks.serving.__main__ import main
+from benchmarks.serving.client import Client, Reply, WorkloadError
+from benchmarks.serving.record import Record, RecordError
+from benchmarks.serving.record import table as results_table
 
 
-@pytest.fixture(scope="module")
-def bench():
-    """The modules of the benchmark; a test module named ``server`` must not be theirs."""
-    own = sys.modules.pop("server", None)
-    sys.path.insert(0, str(BENCHMARKS))
-    names = "client figures meter profile record run servers workloads".split()
-    try:
-        modules = {name: importlib.import_module(f"serving_{name}") for name in names}
-        modules["main"] = importlib.import_module("bench_serving").main
-        modules["server"] = importlib.import_module("server")
-        yield SimpleNamespace(**modules)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        sys.modules.pop("server", None)
-        if own is not None:
-            sys.modules["server"] = own
-
-
-def reply(bench, sent, *chunks, hits=0):
+def reply(sent, *chunks, hits=0):
     """A reply with chunks (time, tokens)."""
-    made = bench.client.Reply(100, sent, list(chunks), hit_tokens=hits, done=True)
+    made = Reply(100, sent, list(chunks), hit_tokens=hits, done=True)
     made.ids = [7] * sum(tokens for _, tokens in chunks)
     return made
 
@@ -74,9 +60,9 @@ def generate():
         server.shutdown()
 
 
-def test_the_client_sends_turns_and_counts_tokens(bench, generate):
-    client = bench.client.Client(generate, 4, None)
-    script = bench.workloads.Script([7, 7, 7], [[8, 8]])
+def test_the_client_sends_turns_and_counts_tokens(generate):
+    client = Client(generate, 4, None)
+    script = workloads.Script([7, 7, 7], [[8, 8]])
     client.run([script, script], 30, clients=1)
     # The second prompt is the first, what was generated, and what the user adds.
     assert [reply.prompt_tokens for reply in client.replies] == [3, 9, 3, 9]
@@ -89,88 +75,88 @@ def test_the_client_sends_turns_and_counts_tokens(bench, generate):
     ("first", "line"),
     [(1, "the server answered"), (2, "not done after 1 s: 0 of 1 replies"), (3, r"are \(1, 3, 3\)")],
 )
-def test_the_client_complains(bench, generate, first, line):
-    client = bench.client.Client(generate, 4, None)
-    with pytest.raises(bench.client.WorkloadError, match=line):
-        client.run([bench.workloads.Script([first])], 1)
+def test_the_client_complains(generate, first, line):
+    client = Client(generate, 4, None)
+    with pytest.raises(WorkloadError, match=line):
+        client.run([workloads.Script([first])], 1)
 
 
-def test_an_admission_ends_when_it_has_gone_far_enough(bench, generate):
-    client = bench.client.Client(generate, 4, None)
-    client.run([bench.workloads.Script([2])] * 3, 30, tick=lambda replies: len(replies) == 3)
+def test_an_admission_ends_when_it_has_gone_far_enough(generate):
+    client = Client(generate, 4, None)
+    client.run([workloads.Script([2])] * 3, 30, tick=lambda replies: len(replies) == 3)
     assert [reply.done for reply in client.replies] == [False] * 3
 
 
-def test_percentiles_are_linear(bench):
-    assert bench.figures.percentile([4, 1, 3, 2], 50) == 2.5
-    assert bench.figures.percentile([1, 2], 99) == pytest.approx(1.99)
-    assert bench.figures.percentile([5], 99) == 5
+def test_percentiles_are_linear():
+    assert figures.percentile([4, 1, 3, 2], 50) == 2.5
+    assert figures.percentile([1, 2], 99) == pytest.approx(1.99)
+    assert figures.percentile([5], 99) == 5
 
 
-def test_peak_concurrency_counts_from_first_to_last_token(bench):
+def test_peak_concurrency_counts_from_first_to_last_token():
     replies = [
-        reply(bench, 0, (1, 1), (5, 1)),
-        reply(bench, 0, (2, 1), (3, 1)),
-        reply(bench, 0, (5, 1), (9, 1)),
+        reply(0, (1, 1), (5, 1)),
+        reply(0, (2, 1), (3, 1)),
+        reply(0, (5, 1), (9, 1)),
         # It waits all the time.
-        bench.client.Reply(100, 0),
+        Reply(100, 0),
     ]
-    assert bench.figures.peak_concurrency(replies) == 2
-    assert bench.figures.peak_concurrency([]) == 0
+    assert figures.peak_concurrency(replies) == 2
+    assert figures.peak_concurrency([]) == 0
     # Whoever was dropped after its first token ran on until then.
-    dropped = [bench.client.Reply(100, 0, [(start, 1)]) for start in (1, 2, 3)]
-    assert bench.figures.peak_concurrency(dropped) == 3
+    dropped = [Reply(100, 0, [(start, 1)]) for start in (1, 2, 3)]
+    assert figures.peak_concurrency(dropped) == 3
 
 
-def test_figures_of_a_run(bench):
-    replies = [reply(bench, 10, (11, 1), (13, 4), hits=8), reply(bench, 10, (12, 1), (14, 2))]
-    row = bench.figures.figures(replies, [(0.5, 100, 1, 1), (1.0, 300, 2, 0)])
+def test_figures_of_a_run():
+    replies = [reply(10, (11, 1), (13, 4), hits=8), reply(10, (12, 1), (14, 2))]
+    row = figures.figures(replies, [(0.5, 100, 1, 1), (1.0, 300, 2, 0)])
     assert row["output_tok_s"] == 8 / 4 and row["requests_s"] == 2 / 4
     assert (row["ttft_p50"], row["itl_p50"]) == (1500, 500)
     assert (row["slots_peak"], row["slots_mean"], row["peak_running"]) == (300, 200, 2)
     assert (row["prefix_hit_tokens"], row["input_tokens"], row["output_tokens"]) == (8, 200, 8)
-    assert "output_tok_s" not in bench.figures.figures(replies, [], complete=False)
+    assert "output_tok_s" not in figures.figures(replies, [], complete=False)
 
 
-def test_a_long_series_is_thinned_evenly(bench):
-    thin = bench.figures.thin([[float(i)] for i in range(1001)])
+def test_a_long_series_is_thinned_evenly():
+    thin = figures.thin([[float(i)] for i in range(1001)])
     assert len(thin) <= 200 and thin[0] == [0.0] and thin[1][0] == thin[2][0] - thin[1][0]
 
 
-def test_ratio_of_pairs_is_the_median_of_ratios(bench):
-    stock = bench.figures.median_of([{"output_tok_s": value} for value in (100, 200, 400)])
-    laprox = bench.figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)])
+def test_ratio_of_pairs_is_the_median_of_ratios():
+    stock = figures.median_of([{"output_tok_s": value} for value in (100, 200, 400)])
+    laprox = figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)])
     assert stock["output_tok_s"] == 200
-    assert bench.figures.ratio(stock, laprox) == {"output_tok_s": 1.0}
+    assert figures.ratio(stock, laprox) == {"output_tok_s": 1.0}
     # Rounds of another day did not alternate with these.
     other = laprox | {"date": "2026-01-01"}
-    assert bench.figures.ratio(stock, other) == {"output_tok_s": 1.1}
-    assert bench.figures.ratio({"itl_p50": 10.0, "ttft_p50": None}, {"itl_p50": 4.0}) == {"itl_p50": 0.4}
-    lost = bench.figures.ratio({"prefix_hit_tokens": 10}, {"prefix_hit_tokens": 0})
+    assert figures.ratio(stock, other) == {"output_tok_s": 1.1}
+    assert figures.ratio({"itl_p50": 10.0, "ttft_p50": None}, {"itl_p50": 4.0}) == {"itl_p50": 0.4}
+    lost = figures.ratio({"prefix_hit_tokens": 10}, {"prefix_hit_tokens": 0})
     assert lost == {"prefix_hit_tokens": 0.0}
 
 
-def test_gauges_of_a_metrics_page(bench):
+def test_gauges_of_a_metrics_page():
     page = (
         "# HELP sglang:num_used_tokens x\n"
         'sglang:num_used_tokens{model_name="m",tp_rank="0"} 123.0\n'
         'sglang:num_running_reqs{model_name="m"} 4.0\nsglang:num_running_reqs_offline{a="b"} 9.0\n'
     )
-    assert bench.meter.parse_gauges(page) is None
-    assert bench.meter.parse_gauges(page + "sglang:num_queue_reqs 2.0\n") == (123, 4, 2)
+    assert meter.parse_gauges(page) is None
+    assert meter.parse_gauges(page + "sglang:num_queue_reqs 2.0\n") == (123, 4, 2)
 
 
-def test_rows_of_parts_merge_into_one_file(bench, tmp_path):
-    table = bench.workloads.workloads(False)
+def test_rows_of_parts_merge_into_one_file(tmp_path):
+    table = workloads.workloads(False)
     path = tmp_path / "serving.json"
-    first = bench.record.Record(path, False, table)
+    first = Record(path, False, table)
     first.put(table["b"], "stock", {"output_tok_s": 100.0, "itl_p50": 10.0, "slots_over_time": [[0, 1]]}, "x")
-    again = bench.record.Record(path, False, table)
+    again = Record(path, False, table)
     again.put(table["b-itl"], "laprox", {"itl_p50": 4.0}, "x")
     again.put(table["a"], "laprox", {"output_tok_s": 5.0}, "x")
     again.put(table["b"], "laprox", {"output_tok_s": 300.0}, "x")
     content = json.loads(path.read_text())
-    assert {"chip", "versions", "date", "quick", "servers", "rows"} == set(content)
+    assert {"chip", "versions", "date", "commit", "dirty", "quick", "servers", "rows"} == set(content)
     rows = {row["workload"]: row for row in content["rows"]}
     assert list(rows) == ["b", "b-itl", "a"]
     assert rows["b"]["ratio"] == {"output_tok_s": 3.0} and "fa3" in rows["b"]["not_measured"]
@@ -178,29 +164,29 @@ def test_rows_of_parts_merge_into_one_file(bench, tmp_path):
     # Only LaProx runs it; of stock's figures in b those stand in that fewer requests do not change.
     assert rows["b-itl"]["ratio"] == {"itl_p50": 0.4} and rows["b-itl"]["stock"]["taken_from"] == "b"
     assert set(rows["b-itl"]["stock"]) == {"itl_p50", "date", "taken_from"} and rows["a"]["stock"] is None
-    assert bench.record.table(again, ["a", "b", "b-itl"]).row_count == 4
+    assert results_table(again, ["a", "b", "b-itl"]).row_count == 4
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": 3}'])
-def test_a_file_of_something_else_is_left_alone(bench, tmp_path, text):
+def test_a_file_of_something_else_is_left_alone(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(bench.record.RecordError, match="does not hold results"):
-        bench.record.Record(path, False, {})
+    with pytest.raises(RecordError, match="does not hold results"):
+        Record(path, False, {})
     assert path.read_text() == text
 
 
-def test_a_quick_run_does_not_spoil_a_full_one(bench, tmp_path):
+def test_a_quick_run_does_not_spoil_a_full_one(tmp_path):
     path = tmp_path / "serving.json"
-    table = bench.workloads.workloads(False)
-    bench.record.Record(path, False, table).put(table["b"], "stock", {}, "x")
-    with pytest.raises(bench.record.RecordError, match="give another file"):
-        bench.record.Record(path, True, table)
+    table = workloads.workloads(False)
+    Record(path, False, table).put(table["b"], "stock", {}, "x")
+    with pytest.raises(RecordError, match="give another file"):
+        Record(path, True, table)
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_workloads_send_what_they_say(bench, quick):
-    for row in bench.workloads.workloads(quick).values():
+def test_workloads_send_what_they_say(quick):
+    for row in workloads.workloads(quick).values():
         row = replace(row, requests=min(row.requests, 8))
         warm, scripts = row.scripts(0)
         assert len(warm) == max(1, row.groups) and len(scripts) == row.requests
@@ -211,19 +197,19 @@ def test_workloads_send_what_they_say(bench, quick):
         assert len(heads) == (row.groups or row.requests)
 
 
-def test_the_shared_prompts_need_no_package_datasets(bench, monkeypatch):
+def test_the_shared_prompts_need_no_package_datasets(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("sglang.benchmark")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    generator = bench.workloads.shared_prefix_generator()
+    generator = workloads.shared_prefix_generator()
     assert callable(generator.sample_generated_shared_prefix_requests)
     assert sys.modules.get("datasets") is None
 
 
-def test_the_shipped_model_has_the_shapes_and_the_tokenizer(bench):
+def test_the_shipped_model_has_the_shapes_and_the_tokenizer():
     from laprox_sglang.needle import MODEL_PATH
 
-    folder = bench.servers.LLAMA_8B
+    folder = servers.LLAMA_8B
     assert (folder / "tokenizer.json").read_text() == (MODEL_PATH / "tokenizer.json").read_text()
     config = json.loads((folder / "config.json").read_text())
     shape = (
@@ -234,16 +220,16 @@ def test_the_shipped_model_has_the_shapes_and_the_tokenizer(bench):
 
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("pool", ["fixed", "full"])
-def test_sglang_knows_the_flags_for_a_gpu(bench, quick, pool):
+def test_sglang_knows_the_flags_for_a_gpu(quick, pool):
     from sglang.srt.server_args import ServerArgs
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    machine = bench.servers.Machine(True, quick)
+    machine = servers.Machine(True, quick)
     given = parser.parse_args(machine.flags("stock", pool))
     assert given.attention_backend == "flashinfer" and given.load_format == "dummy"
     assert given.max_total_tokens == machine.slots(pool)
-    assert all(hasattr(given, key) for key in bench.servers.SETTINGS)
+    assert all(hasattr(given, key) for key in servers.SETTINGS)
     # The same but for what switches LaProx on.
     extra = machine.flags("laprox", pool)[len(machine.flags("stock", pool)) :]
     assert extra[:3] == ["--enable-laprox", "--laprox-budget", "0.05"]
@@ -251,33 +237,33 @@ def test_sglang_knows_the_flags_for_a_gpu(bench, quick, pool):
 
 
 @pytest.mark.parametrize(("done", "share"), [(3, 1.0), (2, 1.0), (1, 0.0)])
-def test_the_share_of_pruned_requests_must_be_the_workloads(bench, done, share):
-    row = replace(bench.workloads.workloads(True)["a"], pruned=share)
+def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
+    row = replace(workloads.workloads(True)["a"], pruned=share)
     before = {"requests": 1, "pruned": 1, "unpruned": {}, "slots_freed": 10}
     after = {"requests": 5, "pruned": 1 + done, "unpruned": {"aborted": 1}, "slots_freed": 40}
     if done == 3:
-        assert bench.run.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
+        assert run.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
     else:
-        with pytest.raises(bench.client.WorkloadError, match=f"{done} of 3 requests were pruned"):
-            bench.run.pruning(row, before, after)
+        with pytest.raises(WorkloadError, match=f"{done} of 3 requests were pruned"):
+            run.pruning(row, before, after)
 
 
-def test_rounds_alternate_between_the_servers(bench, monkeypatch, tmp_path):
-    table = bench.workloads.workloads(False)
-    record = bench.record.Record(None, False, table)
+def test_rounds_alternate_between_the_servers(monkeypatch, tmp_path):
+    table = workloads.workloads(False)
+    record = Record(None, False, table)
     order = []
 
     def measure(runner, row, service, number, task):
         order.append((row.name, service.name, number))
         if (row.name, service.name, number) == ("e", "stock", 1):
-            raise bench.client.WorkloadError("it broke")
+            raise WorkloadError("it broke")
         return {"output_tok_s": 10.0 + number}
 
-    monkeypatch.setattr(bench.run.Runner, "_measure", measure)
-    monkeypatch.setattr(bench.run, "abandon", lambda service: None)
+    monkeypatch.setattr(run.Runner, "_measure", measure)
+    monkeypatch.setattr(run, "abandon", lambda service: None)
     services = [SimpleNamespace(name=name, backend="x", slots=1, settings={}) for name in ("stock", "laprox")]
     with Progress(disable=True) as progress:
-        runner = bench.run.Runner(record, bench.servers.Machine(True, False), progress, tmp_path / "x.json")
+        runner = run.Runner(record, servers.Machine(True, False), progress, tmp_path / "x.json")
         runner.run_all([table["e"], table["b-itl"]], services)
     e = [(name, number) for row, name, number in order if row == "e"]
     assert e == [("stock", 0), ("laprox", 0), ("stock", 1), ("laprox", 1), ("laprox", 2)]
@@ -315,8 +301,8 @@ def trace():
     return [{"ph": "M", "name": "process_name"}, *events]
 
 
-def test_reading_a_trace(bench):
-    found = bench.profile.summary_of(trace())
+def test_reading_a_trace():
+    found = profile.summary_of(trace())
     assert found["prefill_busy_ms"] == 1.99
     assert found["laprox_ms"] == 0.07
     assert found["kernels_ms"] == {"pack._pack_kernel": 0.04, "score_kernels.rows_kernel": 0.03}
@@ -326,15 +312,15 @@ def test_reading_a_trace(bench):
     assert found["syncs_by_name"] == {"cudaEventSynchronize": 1}
 
 
-def test_a_trace_that_cannot_be_read(bench, tmp_path):
-    with pytest.raises(bench.profile.TraceError, match="no trace"):
-        bench.profile.summarise(tmp_path)
+def test_a_trace_that_cannot_be_read(tmp_path):
+    with pytest.raises(profile.TraceError, match="no trace"):
+        profile.summarise(tmp_path)
     file = tmp_path / "1-TP-0.trace.json.gz"
     for text, what in [("{", "cannot be read"), ('{"traceEvents": []}', "0 kernels")]:
         with gzip.open(file, "wt") as out:
             out.write(text)
-        with pytest.raises(bench.profile.TraceError, match=what):
-            bench.profile.summarise(tmp_path)
+        with pytest.raises(profile.TraceError, match=what):
+            profile.summarise(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -349,15 +335,15 @@ def test_a_trace_that_cannot_be_read(bench, tmp_path):
         (["--quick", "--attach", "other=http://127.0.0.1:1"], "not 'other'"),
     ],
 )
-def test_bad_input_gets_one_line(bench, monkeypatch, capsys, arguments, line):
+def test_bad_input_gets_one_line(monkeypatch, capsys, arguments, line):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert bench.main(arguments) == 2
+    assert main(arguments) == 2
     said = capsys.readouterr()
-    assert said.err.startswith("bench_serving: ") and line in said.err
+    assert said.err.startswith("serving: ") and line in said.err
     assert said.err.count("\n") == 1 and said.out == ""
 
 
-def test_servers_start_side_by_side_and_stop(bench, tmp_path, monkeypatch):
+def test_servers_start_side_by_side_and_stop(tmp_path, monkeypatch):
     """Two programs that answer like servers; one that dies is named with the end of its log."""
     program = (
         "import sys, http.server as h\n"
@@ -370,19 +356,16 @@ def test_servers_start_side_by_side_and_stop(bench, tmp_path, monkeypatch):
     (tmp_path / "sglang").mkdir()
     (tmp_path / "sglang" / "__init__.py").touch()
     (tmp_path / "sglang" / "launch_server.py").write_text(program)
-    launches = [
-        bench.server.Launch(name, [name], tmp_path / f"{name}.log", seconds=20) for name in ("one", "two")
-    ]
-    with bench.server.serve_all(launches) as urls:
-        import requests
-
+    launches = [Launch(name, [name], tmp_path / f"{name}.log", seconds=20) for name in ("one", "two")]
+    with serve_all(launches) as up:
+        urls = [server.url for server in up]
         assert len(set(urls)) == 2 and all(requests.get(url + "/health").ok for url in urls)
     for url in urls:
         with pytest.raises(requests.RequestException):
             requests.get(url, timeout=2)
-    broken = bench.server.Launch("three", ["dies"], tmp_path / "three.log", seconds=20)
+    broken = Launch("three", ["dies"], tmp_path / "three.log", seconds=20)
     with (
-        pytest.raises(bench.server.ServerError, match=r"three died(.|\n)*no such flag"),
-        bench.server.serve_all([launches[0], broken]),
+        pytest.raises(ServerError, match=r"three died(.|\n)*no such flag"),
+        serve_all([launches[0], broken]),
     ):
         pass

@@ -1,6 +1,5 @@
 """The serving checks without a server: their arithmetic, their limits, their complaints."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,22 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+from benchmarks.checks import soak as soak_module
+from benchmarks.checks.answers import Identity, IdentitySizes, Quality, QualitySizes
+from benchmarks.checks.rows import Row, write
+from benchmarks.checks.soak import Memory, Soak, SoakSizes
+from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
+from benchmarks.harness.client import holds_its_budget
 
-
-@pytest.fixture(scope="module")
-def checks():
-    """The modules of the checks; a test module named ``server`` must not be theirs."""
-    own = sys.modules.pop("server", None)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        names = "answers plan rows server soak traffic".split()
-        yield SimpleNamespace(**{name: importlib.import_module(f"check_{name}") for name in names})
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        sys.modules.pop("server", None)
-        if own is not None:
-            sys.modules["server"] = own
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Canned:
@@ -34,12 +25,11 @@ class Canned:
         self.name, self._answers, self._pruned = name, answers, pruned
         self.asked = []
 
-    def generate_all(self, prompts, tokens, at_once, tick):
+    def generate_all(self, asked, at_once, tick):
         self.asked.append(at_once)
         said = {"laprox": [{"pruned": self._pruned}]}
-        return [
-            {"output_ids": self._answers[tuple(prompt)][:tokens], "meta_info": said} for prompt in prompts
-        ]
+        outputs = [self._answers[tuple(request["ids"])][: request["tokens"]] for request in asked]
+        return [{"output_ids": ids, "meta_info": said} for ids in outputs]
 
     def flush(self):
         pass
@@ -60,16 +50,16 @@ def table(rows):
         (100, 100, 99.9, False, "= 100 %"),
     ],
 )
-def test_limits(checks, least, most, value, met, limit):
-    row = checks.rows.Row("c", "w", value, "%", least=least, most=most)
+def test_limits(least, most, value, met, limit):
+    row = Row("c", "w", value, "%", least=least, most=most)
     assert (row.met, row.limit()) == (met, limit)
 
 
-def test_results_file(checks, tmp_path):
+def test_results_file(tmp_path):
     file = tmp_path / "checks.json"
-    checks.rows.write([checks.rows.Row("soak", "leaks", 0, most=0)], {}, file)
+    write([Row("soak", "leaks", 0, most=0)], {}, file)
     written = json.loads(file.read_text())
-    assert {"chip", "versions", "date", "command", "rows"} <= set(written)
+    assert {"chip", "versions", "date", "command", "commit", "dirty", "rows"} <= set(written)
     assert written["rows"] == [
         {"check": "soak", "what": "leaks", "value": 0, "unit": "", "least": None, "most": 0, "met": True}
     ]
@@ -79,8 +69,8 @@ def right_answers(samples, tokens):
     return {tuple(s.prompt_ids()): [*s.answer_ids(), *range(tokens)] for s in samples}
 
 
-def test_identity_counts_ids_in_their_places(checks):
-    identity = checks.answers.Identity(checks.answers.IdentitySizes(4, 600, 700, 10))
+def test_identity_counts_ids_in_their_places():
+    identity = Identity(IdentitySizes(4, 600, 700, 10))
     answers = right_answers(identity._samples, 6)
     stock = Canned("stock", answers)
     identity.ask(stock, None)
@@ -94,17 +84,20 @@ def test_identity_counts_ids_in_their_places(checks):
     rows = table(identity.rows())
     assert rows["the same: budget 1.0"].value == 87.5
     assert rows["the same: budget 1.0"].met is False
-    assert rows["the same: budget 0.998"].value == 100
+    assert rows["the same: budget 0.998"].value == 100 and rows["the same: budget 0.998"].met
     assert rows["exact answers: 1.0"].value == 100
     assert rows["prompts pruned: 1.0"].met and rows["prompts pruned: 0.998"].met
     assert rows["exact answers: 0.998"].met and rows["exact answers: 1.0"].met is None
     identity.ask(Canned("0.998", answers | {changed: [0] * 10}), None)
-    assert table(identity.rows())["exact answers: 0.998"].met is False
+    rows = table(identity.rows())
+    assert rows["exact answers: 0.998"].met is False
+    # Nine of the ten ids of one prompt in four are others.
+    assert rows["the same: budget 0.998"].value == 77.5 and rows["the same: budget 0.998"].met is False
 
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])
-def test_quality_allows_three_points(checks, wrong, pruned, met):
-    quality = checks.answers.Quality(checks.answers.QualitySizes(100, 200, 8))
+def test_quality_allows_three_points(wrong, pruned, met):
+    quality = Quality(QualitySizes(100, 200, 8))
     answers = right_answers(quality._samples, 1)
     quality.ask(Canned("stock", answers), None)
     lossy = answers | {tuple(s.prompt_ids()): [0] * 5 for s in quality._samples[:wrong]}
@@ -112,39 +105,38 @@ def test_quality_allows_three_points(checks, wrong, pruned, met):
     assert all(row.met is not False for row in quality.rows()) == met
 
 
-def make_soak(checks, samples, seen, stock=(True, True)):
-    memory = checks.soak.Memory("GPU memory", None, 64)
-    soak = checks.soak.Soak(checks.soak.SoakSizes(300, 2, 100, 2, 400, 0), memory)
+def make_soak(samples, seen, stock=(True, True)):
+    memory = Memory("GPU memory", None, 64)
+    soak = Soak(SoakSizes(300, 2, 100, 2, 400, 0), memory)
     soak.samples, soak._seen, soak._stock = samples, seen, list(stock)
     soak._totals = {"released": {}, "prunes": 0}
     soak._idle_checks = 1
     return soak
 
 
-def test_soak_compares_with_stock_on_the_same_prompts(checks):
-    seen = checks.traffic.Seen
+def test_soak_compares_with_stock_on_the_same_prompts():
     samples = [(60, 1.0), (70, 1.0)]
-    answers = [seen(None, [False]), seen(0, [True]), seen(0, [True, True]), seen(1, [False]), seen(1, [])]
+    answers = [Seen(None, [False]), Seen(0, [True]), Seen(0, [True, True]), Seen(1, [False]), Seen(1, [])]
     # Stock gets prompt 1 wrong as well, so one wrong answer in four is no loss.
-    rows = make_soak(checks, samples, answers, (True, False)).rows()
+    rows = make_soak(samples, answers, (True, False)).rows()
     assert table(rows)["exact answers, 4 unpruned"].met
-    rows = make_soak(checks, samples, answers, (True, True)).rows()
+    rows = make_soak(samples, answers, (True, True)).rows()
     assert table(rows)["exact answers, 4 unpruned"].met is False
 
 
 @pytest.mark.parametrize(
     "used, met", [((900, 964), True), ((900, 980, 900), False), ((900,), False), ((), False)]
 )
-def test_soak_memory(checks, used, met):
-    seen = [checks.traffic.Seen(None, [True]), checks.traffic.Seen(0, [True])]
-    rows = make_soak(checks, [(60.0 + i, mebibytes) for i, mebibytes in enumerate(used)], seen).rows()
+def test_soak_memory(used, met):
+    seen = [Seen(None, [True]), Seen(0, [True])]
+    rows = make_soak([(60.0 + i, mebibytes) for i, mebibytes in enumerate(used)], seen).rows()
     assert all(row.met is not False for row in rows if "memory" in row.what) == met
 
 
-def test_idle_check_misses_a_slot(checks, monkeypatch):
-    monkeypatch.setattr(checks.soak, "IDLE_SECONDS", 0.1)
+def test_idle_check_misses_a_slot(monkeypatch):
+    monkeypatch.setattr(soak_module, "IDLE_SECONDS", 0.1)
     totals = {"slots": 100, "available_slots": 59, "evictable_slots": 40, "running": 0, "waiting": 0}
-    soak = make_soak(checks, [], [])
+    soak = make_soak([], [])
     with pytest.raises(AssertionError, match="slots are missing"):
         soak._check_idle(SimpleNamespace(laprox=lambda: totals))
     soak._check_idle(SimpleNamespace(laprox=lambda: totals | {"available_slots": 60}))
@@ -152,9 +144,30 @@ def test_idle_check_misses_a_slot(checks, monkeypatch):
         soak._check_idle(SimpleNamespace(laprox=lambda: totals | {"available_slots": 60}), flushed=True)
 
 
-def test_short_prompts_stay_short_through_a_retraction(checks):
-    traffic = checks.traffic.Traffic(0, 8, 400)
-    short = [len(sample.prompt_ids()) + checks.traffic.MOST_TOKENS for sample in traffic.whole[1::2]]
+@pytest.mark.parametrize(
+    "pruned, after, private, effective, right",
+    [
+        (True, 200, 1000, 0.2, True),
+        (True, 199, 1000, 0.199, False),
+        (True, 201, 1000, 0.201, False),
+        # What the plan says is not what the allocator counted.
+        (True, 200, 1000, 0.3, False),
+        # No more than window and sinks, of which the prefix may hold some.
+        (True, 34, 160, 34 / 160, True),
+        (True, 37, 160, 37 / 160, False),
+        (False, 1000, 1000, 1.0, True),
+        (False, 999, 1000, 1.0, False),
+    ],
+)
+def test_slots_are_exactly_those_of_the_budget(pruned, after, private, effective, right):
+    said = {"pruned": pruned, "slots_before": private, "slots_after": after}
+    said |= {"private_tokens": private, "budget_effective": effective}
+    assert holds_its_budget(said, 0.2) == right
+
+
+def test_short_prompts_stay_short_through_a_retraction():
+    traffic = Traffic(0, 8, 400)
+    short = [len(sample.prompt_ids()) + MOST_TOKENS for sample in traffic.whole[1::2]]
     assert max(short) < 256
     assert min(len(sample.prompt_ids()) for sample in traffic.whole[::2]) >= 300
 
@@ -167,7 +180,7 @@ def test_short_prompts_stay_short_through_a_retraction(checks):
     ],
 )
 def test_bad_arguments_are_one_line(arguments, complaint):
-    command = [sys.executable, str(BENCHMARKS / "check_serving.py"), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.checks", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert complaint in result.stderr.splitlines()[-1]

@@ -9,10 +9,11 @@ import openai
 import pytest
 import sglang as sgl
 
+from benchmarks.harness.client import facts, generation
 from laprox_sglang.needle import MODEL_PATH, Task
 from oracle import Oracle
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
-from server import Server, facts, generation
+from server import Server
 
 CHUNK = 640
 FACTS = {

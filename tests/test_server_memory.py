@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.client import facts
 from laprox_sglang.needle import Task
-from server import Server, facts
+from server import Server
 
 
 def peak_concurrency(server: Server, prompts: list[list[int]], tokens: int) -> int:

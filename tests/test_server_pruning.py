@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.client import chosen_logprobs, facts
 from laprox_sglang.needle import Task
 from oracle import Oracle
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
-from server import Server, chosen_logprobs, facts
+from server import Server
 
 CHUNK = 700
 

@@ -5,21 +5,20 @@ SGLang's own leak checks run after every step; a leak kills the server, and with
 
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 
-import requests
-
+from benchmarks.harness.client import facts, generation, holds_its_budget
 from laprox_sglang.needle import Task
-from server import Server, facts, generation
+from server import Server
 
 POOL = 4000
 ROUNDS = 13
 TOKENS = 12
+BUDGET = 0.2
 FLAGS = (
     "--enable-laprox",
-    *("--laprox-budget", "0.2"),
+    *("--laprox-budget", str(BUDGET)),
     *("--chunked-prefill-size", "256"),
 )
 
@@ -55,33 +54,28 @@ class Soak:
         self._threads.clear()
         assert not self._faults, self._faults
 
-    def abort(self, rid: str) -> None:
-        requests.post(self.server.url + "/abort_request", json={"rid": rid}, timeout=60)
-
     def complete(self, rid: str, ids: list[int]) -> None:
         """Stays to the end; some stay whole, for their length or because they ask for it."""
         options = {"enabled": False} if rid.endswith("7") else None
         reply = self.server.generate(ids, TOKENS, options, rid=rid)
         assert len(reply["output_ids"]) == TOKENS
         said = facts(reply)
-        assert said["slots_after"] <= said["slots_before"]
+        assert holds_its_budget(said, BUDGET), said
         self.seen["completed"] += 1
 
     def abort_waiting(self, rid: str, ids: list[int]) -> None:
-        """Sent while the pool is full, and aborted at once."""
-        threading.Timer(0.05, self.abort, (rid,)).start()
-        response = self.server.post("/generate", **generation(ids, TOKENS, None, rid=rid))
-        reason = response.json()["meta_info"]["finish_reason"]
+        """Sent while the pool is full."""
+        reply = self.server.abort_when("waiting", rid, generation(ids, TOKENS, None, rid=rid))
+        reason = reply["meta_info"]["finish_reason"]
         self.seen["aborted_waiting"] += reason.get("message") == "Abort in waiting queue"
 
     def abort_mid_prefill(self, rid: str, ids: list[int]) -> None:
-        threading.Timer(0.15, self.abort, (rid,)).start()
-        self.server.post("/generate", **generation(ids, TOKENS, None, rid=rid))
+        self.server.abort_when("prefilling", rid, generation(ids, TOKENS, None, rid=rid))
 
     def abort_running(self, rid: str, ids: list[int]) -> None:
         for event in self.server.stream(ids, 100, rid=rid):
             if event["meta_info"]["completion_tokens"] == 2:
-                self.abort(rid)
+                self.server.abort(rid)
 
 
 def test_soak(seed: int, figures: list[str]) -> None:
@@ -92,7 +86,7 @@ def test_soak(seed: int, figures: list[str]) -> None:
                 soak.start(soak.complete, (50, 250) if i % 8 == 0 else (320, 1490))
             for _ in range(3):
                 soak.start(soak.abort_running, (320, 600))
-            time.sleep(0.5)
+            server.wait_for("waiting")
             for _ in range(3):
                 soak.start(soak.abort_waiting, (320, 1490))
             soak.wait()

@@ -10,12 +10,11 @@ import psutil
 import torch
 from rich.progress import Progress
 
-import check_soak
-from check_answers import STOCK, Identity, IdentitySizes, Quality, QualitySizes, Tick
-from check_rows import Row
-from check_server import ON_GPU, Server, stop_all
-from check_soak import Memory, Soak, SoakSizes
-from server import ServerError
+from benchmarks.checks.answers import STOCK, Identity, IdentitySizes, Quality, QualitySizes, Tick
+from benchmarks.checks.rows import Row
+from benchmarks.checks.servers import ON_GPU, Server, stop_all
+from benchmarks.checks.soak import ENVIRONMENT, FLAGS, Memory, Soak, SoakSizes
+from benchmarks.harness.server import ServerError
 
 CHECKS = ("quality", "identity", "soak")
 SLOTS = {False: 131_072, True: 32_768}
@@ -70,9 +69,7 @@ def make_plan(names: list[str], quick: bool, seconds: int | None) -> Plan:
         sizes = replace(SOAK[quick], seconds=seconds or SOAK[quick].seconds)
         soak = Soak(sizes, GPU_MEMORY if ON_GPU else HOST_MEMORY)
         lanes[STOCK].work.append((soak.NAME, soak.ask_stock))
-        lanes[soak.NAME] = Lane(
-            [*check_soak.FLAGS], sizes.slots, check_soak.ENVIRONMENT, [(soak.NAME, soak.run)]
-        )
+        lanes[soak.NAME] = Lane([*FLAGS], sizes.slots, ENVIRONMENT, [(soak.NAME, soak.run)])
         checks.append(soak)
     return Plan(checks, lanes)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from provenance import chip, command, fault_of, today, versions
-from serving_figures import ratio
-from serving_workloads import LAPROX, STOCK, TARGETS, Workload
+from benchmarks.harness.provenance import REVISION, chip, command, fault_of, today, versions
+from benchmarks.serving.figures import ratio
+from benchmarks.serving.workloads import LAPROX, STOCK, TARGETS, Workload
 
 NOT_MEASURED = "fa3, stock's default attention backend on Hopper"
 # Whose figures of stock stand for a workload that only LaProx runs, and which of them: it sends fewer
@@ -75,7 +75,7 @@ class Record:
             order = list(self._workloads)
             self.rows.sort(key=lambda row: order.index(row["workload"]) if row["workload"] in order else 99)
         row |= {"attention_backend": backend, "not_measured": NOT_MEASURED}
-        row[server] = figures | {"date": today(), "command": command()}
+        row[server] = figures | {"date": today(), "command": command(), **REVISION}
         for reader in self.rows:
             source = STANDS_FOR.get(reader["workload"])
             if source is not None and (stock := self.figures(source, STOCK)) is not None:
@@ -95,6 +95,7 @@ class Record:
             "chip": self.content["chip"],
             "versions": versions(),
             "date": today(),
+            **REVISION,
             **{key: self.content[key] for key in ("quick", "servers", "rows")},
         }
         # A kill in the middle of a write must not lose the rows of other runs.

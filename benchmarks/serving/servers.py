@@ -1,28 +1,22 @@
 """The servers that the serving benchmark compares: their flags, and what it asks of them beside text."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
+from benchmarks.harness.client import Client
+from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
+from benchmarks.serving.workloads import BUDGET, KEEP_PREFIX, LAPROX, QUICK_KEEP_PREFIX
 from laprox_sglang.needle import MODEL_PATH
-from server import FLAGS as CPU_FLAGS
-from server import START_SECONDS, Launch
-from serving_client import WorkloadError
-from serving_workloads import BUDGET, KEEP_PREFIX, LAPROX, QUICK_KEEP_PREFIX
 
-LLAMA_8B = Path(__file__).parent / "models" / "llama-3.1-8b"
+LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
 COMMON_FLAGS = ["--enable-metrics", "--incremental-streaming-output"]
-GPU_FLAGS = [
-    *("--load-format", "dummy", "--dtype", "bfloat16", "--attention-backend", "flashinfer"),
-    *("--context-length", "40960", "--mem-fraction-static", "0.88", "--grammar-backend", "none"),
-    *("--skip-server-warmup", "--decode-log-interval", "20"),
+LLAMA_FLAGS = [
+    *("--load-format", "dummy", "--attention-backend", "flashinfer", "--context-length", "40960"),
+    *("--mem-fraction-static", "0.88", "--decode-log-interval", "20"),
 ]
-GPU_START_SECONDS = 420
 POOLS = {"fixed": 262_144, "full": None}
 QUICK_POOLS = {"fixed": 2_600, "full": 6_000}
 # What a results file says about its servers: as they report it, so that it holds for attached ones too.
@@ -63,7 +57,7 @@ class Machine:
         flags = ["--model-path", str(LLAMA_8B if self.gpu else MODEL_PATH)]
         flags += [*(GPU_FLAGS if self.gpu else CPU_FLAGS), *COMMON_FLAGS]
         if self.gpu:
-            flags += ["--cuda-graph-max-bs-decode", str(GRAPH_SIZES[pool])]
+            flags += [*LLAMA_FLAGS, "--cuda-graph-max-bs-decode", str(GRAPH_SIZES[pool])]
             if self.quick:
                 flags += ["--json-model-override-args", json.dumps({"num_hidden_layers": 2})]
         else:
@@ -82,8 +76,8 @@ class Machine:
         return Launch(server, flags, logs / f"{server}-{pool}.log", self.gpu, seconds)
 
 
-class Service:
-    """A server that runs.
+class Service(Client):
+    """A server that runs, whoever started it.
 
     Attributes:
         slots: size of its KV pool.
@@ -91,42 +85,23 @@ class Service:
     """
 
     def __init__(self, name: str, url: str) -> None:
+        super().__init__(url)
         self.name = name
-        self.url = url
-        info = self._info()
+        info = self.info()
         self.backend: str = str(info.get("attention_backend"))
         self.slots: int = int(info["max_total_num_tokens"])
         self.settings: dict[str, Any] = {key: info.get(key) for key in SETTINGS}
         if (laprox := info["internal_states"][0].get("laprox")) is not None:
             self.settings["laprox"] = laprox["config"]
 
-    def _info(self) -> dict[str, Any]:
-        reply = requests.get(f"{self.url}/server_info", timeout=60)
-        reply.raise_for_status()
-        info: dict[str, Any] = reply.json()
-        return info
-
     def totals(self) -> dict[str, Any] | None:
         """What LaProx counted since the start; None on a stock server."""
-        found: dict[str, Any] | None = self._info()["internal_states"][0].get("laprox")
-        return found
-
-    def flush(self) -> None:
-        """Empties the cache, once the server is idle, which it becomes a moment after its last reply."""
-        for _ in range(100):
-            if requests.post(f"{self.url}/flush_cache", timeout=60).ok:
-                return
-            time.sleep(0.1)
-        raise WorkloadError("the server does not become idle")
-
-    def abort(self) -> None:
-        requests.post(f"{self.url}/abort_request", json={"rid": "", "abort_all": True}, timeout=60)
+        return self.laprox() if "laprox" in self.settings else None
 
     def start_profile(self, folder: Path) -> None:
-        body: dict[str, Any] = {"output_dir": str(folder), "activities": ["CPU", "GPU"]}
-        body |= {"with_stack": False, "record_shapes": False}
-        requests.post(f"{self.url}/start_profile", json=body, timeout=120).raise_for_status()
+        body = {"output_dir": str(folder), "activities": ["CPU", "GPU"]}
+        self.post("/start_profile", **body, with_stack=False, record_shapes=False).raise_for_status()
 
     def stop_profile(self) -> None:
         """Returns when the trace is written."""
-        requests.post(f"{self.url}/stop_profile", timeout=300).raise_for_status()
+        self.post("/stop_profile").raise_for_status()

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from serving_client import Reply
+from benchmarks.serving.client import Reply
 
 Sample = tuple[float, int, int, int]
 

@@ -1,6 +1,6 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python benchmarks/check_serving.py [quality identity soak] [--quick] [--json FILE]
+    python -m benchmarks.checks [quality identity soak] [--quick] [--json FILE]
 
 quality   exact answers at 5 % against all KV
 identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
@@ -21,11 +21,11 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from check_plan import CHECKS, Run, make_plan
-from check_rows import show, write
-from check_server import ON_GPU
-from check_soak import Soak
-from provenance import fault_of
+from benchmarks.checks.plan import CHECKS, Run, make_plan
+from benchmarks.checks.rows import show, write
+from benchmarks.checks.servers import ON_GPU
+from benchmarks.checks.soak import Soak
+from benchmarks.harness.provenance import fault_of
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -34,7 +34,9 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.checks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="some of them; default: all")
     parser.add_argument("--quick", action="store_true", help="few and short prompts, 30 seconds of soak")
@@ -68,7 +70,7 @@ def main() -> int:
             run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress)
             failures = run()
     except KeyboardInterrupt:
-        print("check_serving: stopped", file=sys.stderr)
+        print("checks: stopped", file=sys.stderr)
         return 130
     rows = run.rows()
     show(rows)
@@ -76,10 +78,10 @@ def main() -> int:
         samples = [check.samples for check in plan.checks if isinstance(check, Soak)]
         write(rows, {"memory_samples": samples[0]} if samples else {}, arguments.json)
     for failure in failures:
-        print(f"check_serving: {failure}", file=sys.stderr)
+        print(f"checks: {failure}", file=sys.stderr)
     unmet = [row for row in rows if row.met is False]
     if unmet:
-        print(f"check_serving: {len(unmet)} limits not met; server logs in {logs}", file=sys.stderr)
+        print(f"checks: {len(unmet)} limits not met; server logs in {logs}", file=sys.stderr)
     return 1 if unmet or failures else 0
 
 

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from check_answers import SEED, Tick
-from check_rows import Row, per_cent
-from check_server import Server, is_exact
-from check_traffic import Seen, Traffic
+from benchmarks.checks.answers import SEED, Tick
+from benchmarks.checks.rows import Row, per_cent
+from benchmarks.checks.servers import Server, is_exact
+from benchmarks.checks.traffic import BUDGET, Seen, Traffic
 
-FLAGS = ("--enable-laprox", "--laprox-budget", "0.2", "--chunked-prefill-size", "256")
+FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--chunked-prefill-size", "256")
 ENVIRONMENT = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
     "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
@@ -70,14 +70,11 @@ class Soak:
 
     def ask_stock(self, server: Server, tick: Tick) -> None:
         """What stock says to the prompts that stay unpruned here, one by one."""
-        prompts = [sample.prompt_ids() for sample in self._traffic.whole]
-        replies = server.generate_all(prompts, 8, 1, tick)
+        asked = [{"ids": sample.prompt_ids(), "tokens": 8} for sample in self._traffic.whole]
+        replies = server.generate_all(asked, 1, tick)
         self._stock = [is_exact(*pair) for pair in zip(replies, self._traffic.whole, strict=True)]
 
     def run(self, server: Server, tick: Tick) -> None:
-        started = time.monotonic()
-        server.generate(self._traffic.long_prompt(), 1)
-        self._traffic.prefill_seconds = time.monotonic() - started
         started = sampled = time.monotonic()
         rounds = 0
         with ThreadPoolExecutor(self._sizes.clients) as pool:

@@ -1,7 +1,7 @@
 """Stock SGLang against LaProx under the same requests, at Llama-3.1-8B shapes with random weights.
 
-    python benchmarks/bench_serving.py [--workload a,b,...] [--server stock|laprox|both] [--quick]
-                                       [--json FILE] [--attach stock=URL,laprox=URL]
+    python -m benchmarks.serving [--workload a,b,...] [--server stock|laprox|both] [--quick]
+                                 [--json FILE] [--attach stock=URL,laprox=URL]
 
 Needs a GPU; --quick runs every workload in small, anywhere, and says nothing about speed. With --json,
 every row is merged into FILE as soon as it is measured, and pictures are drawn beside it.
@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import serving_plots
-from server import ServerError, serve_all
-from serving_record import Record, RecordError, table
-from serving_run import Runner
-from serving_servers import Machine, Service
-from serving_workloads import SERVERS, Workload, workloads
+from benchmarks.harness.server import ServerError, serve_all
+from benchmarks.serving import plots
+from benchmarks.serving.record import Record, RecordError, table
+from benchmarks.serving.run import Runner
+from benchmarks.serving.servers import Machine, Service
+from benchmarks.serving.workloads import SERVERS, Workload, workloads
 
 
 class UsageError(Exception):
@@ -38,7 +38,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m benchmarks.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     names = ", ".join(
         dict.fromkeys(name.split("-")[0] if "sweep" in name else name for name in workloads(False))
     )
@@ -86,8 +90,8 @@ def attached(text: str, servers: list[str]) -> list[Service]:
 
 @contextmanager
 def started(machine: Machine, names: list[str], pool: str, logs: Path) -> Iterator[list[Service]]:
-    with serve_all([machine.launch(name, pool, logs) for name in names]) as urls:
-        yield [Service(name, url) for name, url in zip(names, urls, strict=True)]
+    with serve_all([machine.launch(name, pool, logs) for name in names]) as up:
+        yield [Service(name, server.url) for name, server in zip(names, up, strict=True)]
 
 
 def run(runner: Runner, machine: Machine, chosen: list[Workload], servers: list[str], logs: Path) -> None:
@@ -117,7 +121,7 @@ def main(arguments: list[str]) -> int:
         record = Record(given.json, given.quick, offered)
         services = attached(given.attach, servers) if given.attach else None
     except (UsageError, RecordError) as error:
-        print(f"bench_serving: {error}", file=sys.stderr)
+        print(f"serving: {error}", file=sys.stderr)
         return 2
     logs = Path(tempfile.mkdtemp(prefix="laprox-serving-"))
     console = Console(stderr=True)
@@ -144,12 +148,12 @@ def main(arguments: list[str]) -> int:
     )
     if given.json is not None and record.saved:
         try:
-            pictures = serving_plots.draw(record.content, given.json)
+            pictures = plots.draw(record.content, given.json)
             print(f"written: {', '.join(map(str, [given.json, *pictures]))}")
         except ImportError:
             print(f"written: {given.json}; no pictures: matplotlib is not installed")
     for failure in runner.failures:
-        print(f"bench_serving: {failure}", file=sys.stderr)
+        print(f"serving: {failure}", file=sys.stderr)
     return code or (1 if runner.failures else 0)
 
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sglang import RuntimeEndpoint
 
-from server import ServerError, serve
-from workload import QUESTIONS, Reply, Workload
+from benchmarks.demo.workload import QUESTIONS, Reply, Workload
+from benchmarks.harness.server import CPU_FLAGS, Launch, ServerError, serve_all
+from laprox_sglang.needle import MODEL_PATH
 
 STOCK = "stock"
 BUDGETS = ("0.2", "0.1", "0.05")
+POOL = 65_536
 
 
 @dataclass(frozen=True)
@@ -53,31 +54,35 @@ def measure(name: str, workload: Workload, log: Path, progress: Progress) -> Row
     """
     bar = progress.task_ids[0]
     progress.update(bar, description=f"{name}: server starts")
-    with serve(name, flags_of(name, workload), log) as url:
+    launch = Launch(name, flags_of(name, workload), log)
+    with serve_all([launch]) as (server,):
         progress.advance(bar)
         # The system prompt comes first and alone, so that every question can hit it.
-        RuntimeEndpoint(url).cache_prefix(workload.system)
-        before = None if name == STOCK else laprox_totals(url)
+        RuntimeEndpoint(server.url).cache_prefix(workload.system)
+        before = None if name == STOCK else server.laprox()
         progress.update(bar, description=f"{name}: answers")
         replies, started = [], time.monotonic()
-        for reply in workload.send(url):
+        for reply in workload.send(server.url):
             replies.append(reply)
             progress.advance(bar)
         seconds = time.monotonic() - started
-        after = None if name == STOCK else laprox_totals(url)
+        after = None if name == STOCK else server.laprox()
     return make_row(replies, seconds, before, after)
 
 
 def flags_of(name: str, workload: Workload) -> list[str]:
-    if name == STOCK:
-        return []
-    return f"--enable-laprox --laprox-budget {name} --laprox-keep-prefix {workload.system_tokens}".split()
-
-
-def laprox_totals(url: str) -> dict[str, Any]:
-    info = requests.get(f"{url}/server_info", timeout=60).json()
-    totals: dict[str, Any] = info["internal_states"][0]["laprox"]
-    return totals
+    flags = [
+        "--model-path",
+        str(MODEL_PATH),
+        *CPU_FLAGS,
+        "--max-total-tokens",
+        str(POOL),
+        "--enable-cache-report",
+    ]
+    if name != STOCK:
+        keep = str(workload.system_tokens)
+        flags += ["--enable-laprox", "--laprox-budget", name, "--laprox-keep-prefix", keep]
+    return flags
 
 
 def make_row(

@@ -1,18 +1,20 @@
 """Random requests of every kind, for the soak."""
 
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from check_server import Server, generation, is_exact
+from benchmarks.checks.servers import Server, is_exact
+from benchmarks.harness.client import facts, generation, holds_its_budget
 from laprox_sglang.needle import Sample, Task
 
 # With what a retraction adds to a prompt, it still has fewer tokens than --laprox-min-tokens.
 SHORT, MOST_TOKENS = (60, 200), 48
 WHOLE_SHARE = 0.4
+# The server's own.
+BUDGET = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,6 @@ class Request:
     whole: int | None
     tokens: int
     options: dict[str, Any] | None
-    abort_after: float
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ def answered(request: Request, *replies: Any) -> Seen:
         finish = reply["meta_info"]["finish_reason"]
         length = len(reply["output_ids"])
         assert length == request.tokens, f"{length} of {request.tokens} tokens came, then {finish}"
-        said = reply["meta_info"]["laprox"][-1]
+        said = facts(reply)
         assert request.whole is None or not said["pruned"], f"an unpruned prompt was pruned: {said}"
-        assert said["slots_after"] <= said["slots_before"], said
+        budget = (request.options or {}).get("budget", BUDGET)
+        assert holds_its_budget(said, budget), f"not the slots of budget {budget}: {said}"
     return Seen(request.whole, [is_exact(reply, request.sample) for reply in replies])
 
 
@@ -72,18 +74,22 @@ def abort_running(server: Server, request: Request) -> Seen:
     return Seen(request.whole, [])
 
 
-def abort_early(server: Server, request: Request) -> Seen:
-    timer = threading.Timer(request.abort_after, server.abort, (request.rid,))
-    timer.start()
+def abort_waiting(server: Server, request: Request) -> Seen:
+    return abort_early(server, request, "waiting")
+
+
+def abort_prefilling(server: Server, request: Request) -> Seen:
+    return abort_early(server, request, "prefilling")
+
+
+def abort_early(server: Server, request: Request, state: str) -> Seen:
     body = generation(request.sample.prompt_ids(), request.tokens, request.options, rid=request.rid)
-    # An abort may come with any status; the reason is in the body.
-    reply = server.post("/generate", body).json()
-    timer.join()
+    reply = server.abort_when(state, request.rid, body)
     return Seen(request.whole, [], reply["meta_info"]["finish_reason"].get("message", ""))
 
 
 # How requests are sent, and how often.
-KINDS = {complete: 8, stream: 4, several: 1, abort_running: 2, abort_early: 3}
+KINDS = {complete: 8, stream: 4, several: 1, abort_running: 2, abort_waiting: 2, abort_prefilling: 1}
 
 
 class Traffic:
@@ -92,7 +98,6 @@ class Traffic:
     Attributes:
         whole: prompts that stay unpruned, every second for its length; they come again and again.
         longest: tokens of the longest prompt.
-        prefill_seconds: time of such a prompt alone; within it requests are aborted early.
     """
 
     def __init__(self, seed: int, whole: int, longest: int) -> None:
@@ -100,10 +105,6 @@ class Traffic:
         self._sent = 0
         self.longest = longest
         self.whole = [self._sample(*(SHORT if i % 2 else (320, longest))) for i in range(whole)]
-        self.prefill_seconds = 0.0
-
-    def long_prompt(self) -> list[int]:
-        return self._sample(self.longest, self.longest).prompt_ids()
 
     def draw(self, server: Server) -> Callable[[], Seen]:
         """A random request, ready to be sent from any thread."""
@@ -120,13 +121,12 @@ class Traffic:
     def draw_cut(self, server: Server) -> Callable[[], Seen]:
         """A long prompt that is aborted before its answer, if it has the server for itself."""
         sample = self._sample(self.longest, self.longest)
-        return partial(abort_early, server, self._request(sample, None, None))
+        return partial(abort_prefilling, server, self._request(sample, None, None))
 
     def _request(self, sample: Sample, whole: int | None, options: dict[str, Any] | None) -> Request:
         self._sent += 1
         tokens = self._draw.randint(8, MOST_TOKENS)
-        delay = self._draw.uniform(0, self.prefill_seconds)
-        return Request(f"soak-{self._sent}", sample, whole, tokens, options, delay)
+        return Request(f"soak-{self._sent}", sample, whole, tokens, options)
 
     def _sample(self, shortest: int, longest: int) -> Sample:
         return Task(self._draw.getrandbits(32)).batch(1, self._draw.randint(shortest, longest))[0]

@@ -11,14 +11,15 @@ from typing import Any
 import requests
 from rich.progress import Progress, TaskID
 
-import serving_figures
-from provenance import origin
-from serving_client import Client, Reply, WorkloadError
-from serving_meter import Meter
-from serving_profile import HOW, TraceError, summarise
-from serving_record import STANDS_FOR, Record, dumps
-from serving_servers import Machine, Service
-from serving_workloads import ENOUGH, LAPROX, STOCK, WARM_TOKENS, Script, Workload
+from benchmarks.harness.client import ClientError
+from benchmarks.harness.provenance import origin
+from benchmarks.serving.client import Client, Reply, WorkloadError
+from benchmarks.serving.figures import figures, median_of, running_now
+from benchmarks.serving.meter import Meter
+from benchmarks.serving.profile import HOW, TraceError, summarise
+from benchmarks.serving.record import STANDS_FOR, Record, dumps
+from benchmarks.serving.servers import Machine, Service
+from benchmarks.serving.workloads import ENOUGH, LAPROX, STOCK, WARM_TOKENS, Script, Workload
 
 # The first prefill on a fresh machine compiles for more than a minute.
 WARM_SECONDS = 300
@@ -81,8 +82,8 @@ class Runner:
                     try:
                         results[service.name].append(self._measure(row, service, number, task))
                         if number == row.rounds - 1:
-                            figures = serving_figures.median_of(results[service.name])
-                            self.record.put(row, service.name, figures, service.backend)
+                            median = median_of(results[service.name])
+                            self.record.put(row, service.name, median, service.backend)
                     except WorkloadError as error:
                         self.fail(f"{row.name} on {service.name}: {error}")
                         live.remove(service)
@@ -121,15 +122,17 @@ class Runner:
             with Meter(service.url) as meter:
                 client.run(scripts, row.limit, row.clients, watch.tick)
             if row.admission:
-                service.abort()
+                service.abort(every=True)
                 service.flush()
             after = service.totals()
         except requests.RequestException as error:
             raise WorkloadError(f"the server does not answer: {error!r}") from error
-        figures = serving_figures.figures(client.replies, meter.samples, complete=not row.admission)
+        except ClientError as error:
+            raise WorkloadError(str(error)) from error
+        measured = figures(client.replies, meter.samples, complete=not row.admission)
         if before is not None and after is not None:
-            figures |= pruning(row, before, after)
-        return figures
+            measured |= pruning(row, before, after)
+        return measured
 
     def _goal(self, row: Workload, service: Service) -> float | None:
         """Requests at once that are enough; None where all requests are to be answered."""
@@ -185,7 +188,7 @@ class Watch:
 
     def tick(self, replies: list[Reply]) -> bool:
         now = time.perf_counter()
-        running = serving_figures.running_now(replies)
+        running = running_now(replies)
         rate = self._client.tokens / (now - self._started)
         shown = f"{rate:,.0f} tokens/s, {running} running"
         if running > self._running:
@@ -224,9 +227,9 @@ def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dic
 def abandon(service: Service) -> None:
     """Leaves a server idle after a run that failed, so that it does not spoil the next one."""
     try:
-        service.abort()
+        service.abort(every=True)
         service.flush()
-    except (requests.RequestException, WorkloadError):
+    except (requests.RequestException, ClientError):
         # The next run says so if the server is gone.
         return
 

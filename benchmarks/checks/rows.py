@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from provenance import origin
+from benchmarks.harness.provenance import origin
 
 
 @dataclass(frozen=True)

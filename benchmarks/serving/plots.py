@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from serving_workloads import LAPROX, SERVERS, STOCK
+from benchmarks.serving.workloads import LAPROX, SERVERS, STOCK
 
 COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb"}
 NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %"}

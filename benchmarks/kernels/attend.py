@@ -1,0 +1,153 @@
+"""The kernels that attend to packed cells, against FlashInfer over dense ones."""
+
+from typing import Any
+
+import torch
+
+import laprox_kernels as kernels
+from benchmarks.kernels.bench import (
+    CELL_BYTES,
+    DIM,
+    DTYPE,
+    GROUP,
+    HEADS,
+    LAYERS,
+    Q_HEADS,
+    SCALE,
+    Bench,
+    dense_rows,
+    packed_rows,
+    random_pool,
+)
+from laprox_kernels import Rows
+from laprox_kernels.reference.decode import cell_index
+
+try:
+    import flashinfer
+except ImportError:
+    flashinfer = None  # type: ignore[assignment]
+
+# Every timed function is called before its loop goes on.
+# ruff: noqa: B023
+
+
+def flash_decode(indices: torch.Tensor, lengths: torch.Tensor, q_heads: int, heads: int) -> Any:
+    """FlashInfer's decode, planned, with tensor cores as SGLang has it at these shapes; page size 1."""
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+        torch.empty(512 * 2**20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=True
+    )
+    indptr = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    wrapper.plan(
+        indptr,
+        indices,
+        torch.ones_like(indptr[1:]),
+        q_heads,
+        heads,
+        DIM,
+        1,
+        q_data_type=DTYPE,
+        data_type=DTYPE,
+    )
+    return wrapper
+
+
+def bench_decode(bench: Bench) -> None:
+    sizes = [(32, 8192)] if bench.quick else [(32, 8192), (64, 1638), (8, 8192), (1, 8192)]
+    keys, values = random_pool(32 * 8192)
+    layer = 17
+    for batch, average in sizes:
+        queries = torch.randn(batch, Q_HEADS, DIM, dtype=DTYPE, device="cuda")
+        slots = torch.arange(batch * average, device="cuda", dtype=torch.int32)
+        dense_ms = 0.0
+        if flashinfer is not None:
+            stock = [pool[: batch * average, layer].contiguous()[:, None] for pool in (keys, values)]
+            lengths = torch.full((batch,), average, dtype=torch.int32)
+            wrapper = flash_decode(slots, lengths, Q_HEADS, HEADS)
+            dense_ms = bench.time(lambda: wrapper.run(queries, tuple(stock)), graph=True)
+            del stock
+        moved = batch * average * HEADS * 2 * CELL_BYTES
+        for kind, rows in (
+            ("packed, ragged ±75 %", packed_rows(batch, average, 0.75)),
+            ("packed, even", packed_rows(batch, average, 0.0)),
+            ("no compressed row", dense_rows(batch, average)),
+        ):
+            plan = kernels.plan_decode(rows, LAYERS, HEADS)
+            ms = bench.time(
+                lambda: kernels.decode(queries, keys, values, layer, rows, SCALE, plan),
+                graph=True,
+            )
+            exact = int(rows.lengths(layer, HEADS).sum()) * 2 * CELL_BYTES
+            # This layer may hold more or fewer keys than the average: the alternative is scaled to it.
+            case = f"{batch} x {average}, {kind}"
+            stock_name = "FlashInfer dense decode, stock layout, same bytes"
+            vs = (stock_name, dense_ms * exact / moved) if dense_ms else ("", 0.0)
+            bench.record("decode", case, ms, exact, 0, *vs)
+            if flashinfer is not None and kind == "no compressed row":
+                # What a server with this pool has instead.
+                wrapper = flash_decode(rows.slots.flatten().int(), lengths, Q_HEADS, HEADS)
+                views = keys[:, layer, None], values[:, layer, None]
+                same_ms = bench.time(lambda: wrapper.run(queries, views), graph=True)
+                bench.record("decode", case, ms, exact, 0, "FlashInfer, same pool and slots", same_ms)
+        if flashinfer is not None:
+            rows = packed_rows(batch, average, 0.75)
+            bench_flash_route(bench, queries, keys, values, layer, rows, f"{batch} x {average}")
+    rows = packed_rows(32, 8192, 0.75)
+    ms = bench.time(lambda: kernels.plan_decode(rows, LAYERS, HEADS), graph=True)
+    bench.record("decode plan", "32 rows, all layers, once a step", ms, rows.cu_cells.nbytes)
+
+
+def bench_flash_route(
+    bench: Bench,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    layer: int,
+    rows: Rows,
+    size: str,
+) -> None:
+    """FlashInfer over packed cells: (row, KV head) as rows of a batch with one KV head, a cell a page."""
+    index, used = cell_index(rows, layer, LAYERS, HEADS)
+    lengths = used.sum(-1).flatten()
+    wrapper = flash_decode(index[used].int(), lengths.int().cpu(), GROUP, 1)
+    cells = keys.view(-1, 1, 1, DIM), values.view(-1, 1, 1, DIM)
+    flat = queries.view(-1, GROUP, DIM)
+    ms = bench.time(lambda: wrapper.run(flat, cells), graph=True)
+    ours = bench.time(lambda: kernels.decode(queries, keys, values, layer, rows, SCALE), graph=True)
+    moved = int(lengths.sum()) * 2 * CELL_BYTES
+    bench.record(
+        "decode", f"{size}, packed, with its plan", ours, moved, 0, "FlashInfer over cells, planned", ms
+    )
+
+
+def bench_extend(bench: Bench) -> None:
+    new = 512
+    for batch, average in [(4, 8192)] if bench.quick else [(4, 8192), (1, 8192)]:
+        total = batch * (average + new)
+        keys, values = random_pool(total)
+        rows = packed_rows(batch, average, 0.75)
+        own = torch.arange(batch * average, total, device="cuda")
+        cu_new = torch.arange(0, batch * new + 1, new, device="cuda")
+        queries = torch.randn(batch * new, Q_HEADS, DIM, dtype=DTYPE, device="cuda")
+        layer = 17
+        ms = bench.time(lambda: kernels.extend(queries, keys, values, layer, rows, own, cu_new, new, SCALE))
+        exact = int(rows.lengths(layer, HEADS).sum())
+        pairs = exact * new + batch * HEADS * new * (new + 1) // 2
+        operations = 4 * DIM * GROUP * pairs
+        moved = (exact + batch * new * HEADS) * 2 * CELL_BYTES + 2 * queries.nbytes
+        vs: tuple[str, float] = ("", 0.0)
+        if flashinfer is not None:
+            stock = keys[:, layer].contiguous()[:, None], values[:, layer].contiguous()[:, None]
+            wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+                torch.empty(512 * 2**20, dtype=torch.uint8, device="cuda"), "NHD", backend="fa2"
+            )
+            indptr = torch.arange(batch + 1, dtype=torch.int32) * (average + new)
+            wrapper.plan(
+                cu_new.int().cpu(), indptr, torch.randperm(total, device="cuda").int(),
+                torch.ones(batch, dtype=torch.int32), Q_HEADS, HEADS, DIM, 1, causal=True, q_data_type=DTYPE,
+            )  # fmt: skip
+            dense = bench.time(lambda: wrapper.run(queries, stock))
+            even = batch * HEADS * (average * new + new * (new + 1) // 2)
+            vs = ("FlashInfer dense prefill (fa2), same operations", dense * pairs / even)
+        bench.record(
+            "extend", f"{batch} x {new} new over {average}, ragged ±75 %", ms, moved, operations, *vs
+        )

@@ -1,0 +1,115 @@
+"""What benchmarks and tests have in common: how aborts wait for their state, and what results say."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.harness.client import Client, ClientError
+from benchmarks.harness.provenance import REVISION, command, revision
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def server():
+    """(URL, paths seen): its one request waits at the third look at its state, and ends when aborted."""
+    seen, aborted = [], threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *given):
+            pass
+
+        def say(self, content):
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            seen.append(self.path)
+            totals = {"waiting": int(seen.count(self.path) >= 3), "prefilling": 0}
+            self.say({"internal_states": [{"laprox": totals}], "max_total_num_tokens": 1})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, body["rid"]))
+            if self.path == "/generate":
+                aborted.wait(10)
+            elif body["rid"] == "mine":
+                aborted.set()
+            self.say({"aborted": aborted.is_set()})
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", seen
+        running.shutdown()
+
+
+def test_an_abort_waits_for_its_state(server):
+    url, seen = server
+    assert Client(url).abort_when("waiting", "mine", {"rid": "mine"}) == {"aborted": True}
+    looks = [place for place, path in enumerate(seen) if path == "/server_info"]
+    assert seen.index(("/abort_request", "mine")) > looks[2] > seen.index(("/generate", "mine"))
+
+
+def test_waiting_for_a_state_ends(server):
+    Client(server[0]).wait_for("waiting", 10)
+    with pytest.raises(ClientError, match="no request is prefilling after"):
+        Client(server[0]).wait_for("prefilling", 0.1)
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_results_name_the_commit_they_measure(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAPROX_COMMIT", "abc-dirty")
+    assert revision(tmp_path) == {"commit": "abc", "dirty": True}
+    monkeypatch.setenv("LAPROX_COMMIT", "abc")
+    assert revision(tmp_path) == {"commit": "abc", "dirty": False}
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    checkout = revision(tmp_path.resolve())
+    assert len(checkout["commit"]) == 40 and checkout["dirty"] is False
+    # What a benchmark writes while it runs is no change to what it measures.
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "x.json").touch()
+    assert revision(tmp_path.resolve()) == checkout
+    (tmp_path / "code.py").touch()
+    assert revision(tmp_path.resolve()) == checkout | {"dirty": True}
+    # A folder within somebody else's checkout is not that checkout.
+    monkeypatch.delenv("LAPROX_COMMIT")
+    assert revision(results.resolve()) == {"commit": "unknown", "dirty": None}
+    assert set(REVISION) == {"commit", "dirty"}
+
+
+def test_results_name_the_command_as_it_is_typed(monkeypatch):
+    program = sys.modules["__main__"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/serving/__main__.py", "--quick"])
+    monkeypatch.setattr(program, "__spec__", None, raising=False)
+    assert command() == "python /somewhere/benchmarks/serving/__main__.py --quick"
+    monkeypatch.setattr(program, "__spec__", SimpleNamespace(name="benchmarks.serving.__main__"))
+    assert command() == "python -m benchmarks.serving --quick"
+
+
+def test_the_commands_are_found_from_the_root_and_nothing_is_shadowed():
+    code = """
+import importlib.util, json
+import kernels
+names = ["benchmarks." + name for name in ("demo", "kernels", "serving", "checks")]
+places = [list(importlib.util.find_spec(name).submodule_search_locations) for name in names]
+print(json.dumps([kernels.__file__, places, importlib.util.find_spec("serving") is None]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    file, places, absent = json.loads(done.stdout)
+    assert "site-packages" in file and absent
+    assert places == [[str(ROOT / "benchmarks" / name)] for name in ("demo", "kernels", "serving", "checks")]
