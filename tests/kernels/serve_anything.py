@@ -17,12 +17,19 @@ from laprox_kernels import dispatch
 from laprox_kernels.gpu import decode, score, select
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.config import Config
-from laprox_sglang.views import prune
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.view import View
 
 seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
+# There is no model: its layers come from here, and SGLang need not be imported.
+layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
+sys.modules["laprox_sglang.gram"] = SimpleNamespace(
+    attention_layers=lambda model: [(layer, None)],
+    gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
+)
+from laprox_sglang.views.prune import Pruner  # noqa: E402
+
 CONFIG = Config(budget=0.1, window=16, min_tokens=100)
 rng = random.Random(seed)
 variants: set[tuple] = set()
@@ -45,14 +52,11 @@ def new() -> set[tuple]:
 keys, values = torch.empty((2, LONGEST + 1, LAYERS, HEADS, DIM), dtype=DTYPE)
 table = torch.zeros((70, CONTEXT), dtype=torch.int32)
 queries = torch.zeros((LAYERS, CONFIG.window, HEADS * GROUP, DIM), dtype=DTYPE)
-layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
-prune.attention_layers = lambda model: [(layer, None)]
-prune.gram_matrices = lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM))
 laprox_kernels.check_serving = lambda *given: None
 
 # Long prompts take several launches.
 score.SCORE_BYTES = 2 * 4 * HEADS * GROUP * LONGEST // 3
-pruner = prune.Pruner(CONFIG, None, keys, values, table, LONGEST, DTYPE)
+pruner = Pruner(CONFIG, None, keys, values, table, LONGEST, DTYPE)
 pruner.compile(queries)
 batch = DecodeBatch(table, LAYERS, HEADS)
 batch.compile(torch.zeros((1, HEADS * GROUP, DIM), dtype=DTYPE), keys, values)
