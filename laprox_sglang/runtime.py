@@ -9,6 +9,7 @@ import torch
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.config import Config
+from laprox_sglang.gram import attention_layers
 from laprox_sglang.report import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
@@ -62,6 +63,10 @@ class Runtime:
         layers, heads, self._head_dim = pool.keys.shape[1:]
         self.decode = DecodeBatch(req_to_token, layers, heads)
         self.pruner = Pruner(config, model, pool.keys, pool.values, req_to_token, longest, dtype)
+        if pool.keys.is_cuda:
+            q_heads = attention_layers(model)[0][0].tp_q_head_num
+            queries = torch.zeros((1, q_heads, self._head_dim), dtype=dtype, device=pool.keys.device)
+            self.decode.compile(queries, pool.keys, pool.values)
         self._window = Window(layers)
         self._last: list[Chunk] = []
 

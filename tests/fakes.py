@@ -48,9 +48,6 @@ from laprox_sglang.views.state import view_of
 # On tensors this small threads only wait for each other.
 torch.set_num_threads(1)
 
-# On tensors this small threads only wait for each other.
-torch.set_num_threads(1)
-
 LAYERS, HEADS, QUERY_HEADS, DIM = 2, 2, 4, 4
 CELLS = LAYERS * HEADS
 VOCABULARY = 4

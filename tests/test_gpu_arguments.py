@@ -15,7 +15,7 @@ from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.needle import MODEL_PATH
-from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
+from laprox_sglang.views.memory import graph_rows, needs
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,

@@ -26,25 +26,26 @@ def dot(a: list[float], b: list[float]) -> float:
 
 
 class ScoreCase:
-    """One request in one layer of a pool, with an explicit W_O of every query head."""
+    """One request in one layer of a pool of two, with an explicit W_O of every query head."""
 
     def __init__(self, seed, window=3, heads=2, group=2, n=23, start=0, sinks=0, pooling=3, dim=4, hidden=5):
         rng = torch.Generator().manual_seed(seed)
         self.__dict__.update(window=window, heads=heads, group=group, n=n, start=start, sinks=sinks)
         self.__dict__.update(pooling=pooling, dim=dim, scale=0.7)
-        self.queries = torch.randn((window, heads * group, dim), generator=rng)
-        pool = torch.randn((2, n + 9, 3, heads, dim), generator=rng)
-        # Strided as in the pool: one of three layers.
-        self.keys, self.values = pool[0, :, 1], pool[1, :, 1]
+        queries = torch.randn((2, window, heads * group, dim), generator=rng)
+        self.pool = torch.randn((2, n + 9, 2, heads, dim), generator=rng)
+        # Another layer, of another size, lies before the one that is looked at.
+        self.all_queries, self.queries = queries, queries[1]
+        self.keys, self.values = self.pool[0, :, 1], self.pool[1, :, 1]
         self.row = torch.randperm(n + 8, generator=rng)[:n] + 1
         self.projection = torch.randn((heads * group, dim, hidden), generator=rng)
 
     def run(self) -> list[list[float]]:
-        out = torch.full((self.heads, self.n - self.start), 99.0)
-        gram = self.projection @ self.projection.mT
-        score(self.queries, self.keys, self.values, self.row, self.start, gram, self.scale, self.sinks,
+        out = torch.full((2, self.heads, self.n - self.start), 99.0)
+        gram = torch.stack([100 * self.projection.flip(0), self.projection])
+        score(self.all_queries, *self.pool, self.row, self.start, gram @ gram.mT, self.scale, self.sinks,
               self.pooling, out)  # fmt: skip
-        return out.tolist()
+        return out[1].tolist()
 
     def brute_force(self) -> list[list[float]]:
         k, v = self.keys[self.row].tolist(), self.values[self.row].tolist()
@@ -166,22 +167,26 @@ def test_score_and_select_equal_flatten_normalise_top_k(seed):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
-def test_pack_moves_every_kept_cell_and_touches_nothing_else(share, seed):
+@pytest.mark.parametrize("staged", [False, True])
+def test_pack_moves_every_kept_cell_and_touches_nothing_else(staged, share, seed):
     rng = random.Random(seed)
     layers, heads, dim, length = rng.randint(1, 3), rng.randint(1, 3), 2, rng.randint(4, 30)
     cells = layers * heads
     m = max(1, int(share * length))
-    keys = torch.arange(60 * cells * dim, dtype=torch.float32).view(60, layers, heads, dim)
+    keys = torch.arange(90 * cells * dim, dtype=torch.float32).view(90, layers, heads, dim)
     values = -keys
     before = keys.clone()
-    slots = rng.sample(range(1, 60), length)
+    slots = rng.sample(range(1, 90), length)
+    view = rng.sample(slots if staged else sorted({*range(1, 90)} - {*slots}), m)
     kept = sorted(rng.sample(range(cells * length), m * cells))
-    pack(keys, values, torch.tensor(slots), torch.tensor(kept))
+    positions = torch.zeros(len(kept), dtype=torch.int32)
+    pack(keys, values, torch.tensor(slots), torch.tensor(kept), torch.tensor(view), staged, positions)
+    assert positions.tolist() == [flat % length for flat in kept]
     for i, flat in enumerate(kept):
         layer, head, position = flat // length // heads, flat // length % heads, flat % length
-        place = keys[slots[i // cells]].view(cells, dim)[i % cells]
+        place = keys[view[i // cells]].view(cells, dim)[i % cells]
         assert place.tolist() == before[slots[position], layer, head].tolist()
-    untouched = [slot for slot in range(60) if slot not in slots[:m]]
+    untouched = [slot for slot in range(90) if slot not in view]
     assert torch.equal(keys[untouched], before[untouched])
     assert torch.equal(values, -keys)
 

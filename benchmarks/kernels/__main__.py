@@ -23,8 +23,8 @@ BENCHES = {
     "score": prune.bench_score,
     "select": prune.bench_select,
     "pack": prune.bench_pack,
+    "prune": prune.bench_prune,
     "decode": attend.bench_decode,
-    "extend": attend.bench_extend,
 }
 
 

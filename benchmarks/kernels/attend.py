@@ -1,4 +1,4 @@
-"""The kernels that attend to packed cells, against FlashInfer over dense ones."""
+"""The kernel that attends to packed cells, against FlashInfer over dense ones."""
 
 from typing import Any
 
@@ -117,37 +117,3 @@ def bench_flash_route(
     bench.record(
         "decode", f"{size}, packed, with its plan", ours, moved, 0, "FlashInfer over cells, planned", ms
     )
-
-
-def bench_extend(bench: Bench) -> None:
-    new = 512
-    for batch, average in [(4, 8192)] if bench.quick else [(4, 8192), (1, 8192)]:
-        total = batch * (average + new)
-        keys, values = random_pool(total)
-        rows = packed_rows(batch, average, 0.75)
-        own = torch.arange(batch * average, total, device="cuda")
-        cu_new = torch.arange(0, batch * new + 1, new, device="cuda")
-        queries = torch.randn(batch * new, Q_HEADS, DIM, dtype=DTYPE, device="cuda")
-        layer = 17
-        ms = bench.time(lambda: kernels.extend(queries, keys, values, layer, rows, own, cu_new, new, SCALE))
-        exact = int(rows.lengths(layer, HEADS).sum())
-        pairs = exact * new + batch * HEADS * new * (new + 1) // 2
-        operations = 4 * DIM * GROUP * pairs
-        moved = (exact + batch * new * HEADS) * 2 * CELL_BYTES + 2 * queries.nbytes
-        vs: tuple[str, float] = ("", 0.0)
-        if flashinfer is not None:
-            stock = keys[:, layer].contiguous()[:, None], values[:, layer].contiguous()[:, None]
-            wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
-                torch.empty(512 * 2**20, dtype=torch.uint8, device="cuda"), "NHD", backend="fa2"
-            )
-            indptr = torch.arange(batch + 1, dtype=torch.int32) * (average + new)
-            wrapper.plan(
-                cu_new.int().cpu(), indptr, torch.randperm(total, device="cuda").int(),
-                torch.ones(batch, dtype=torch.int32), Q_HEADS, HEADS, DIM, 1, causal=True, q_data_type=DTYPE,
-            )  # fmt: skip
-            dense = bench.time(lambda: wrapper.run(queries, stock))
-            even = batch * HEADS * (average * new + new * (new + 1) // 2)
-            vs = ("FlashInfer dense prefill (fa2), same operations", dense * pairs / even)
-        bench.record(
-            "extend", f"{batch} x {new} new over {average}, ragged ±75 %", ms, moved, operations, *vs
-        )

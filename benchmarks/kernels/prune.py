@@ -1,6 +1,4 @@
-"""The kernels that prune a prompt: score, select, pack."""
-
-from typing import Any
+"""The kernels that prune a prompt: score, select, pack, each alone and all in turn."""
 
 import torch
 
@@ -22,30 +20,40 @@ from benchmarks.kernels.bench import (
 # ruff: noqa: B023
 
 
+def score_inputs(window: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and Gram matrices of all layers, of random numbers."""
+    queries = torch.randn(LAYERS, window, Q_HEADS, DIM, dtype=DTYPE, device="cuda")
+    weights = torch.randn(Q_HEADS, DIM, Q_HEADS * DIM, device="cuda") / 64
+    return queries, (weights @ weights.mT).repeat(LAYERS, 1, 1, 1)
+
+
+def score_work(tokens: int, window: int) -> tuple[float, float]:
+    """Bytes and operations of scoring: keys twice, values once; two passes over the logits, and one D x D
+    form per value and query head."""
+    moved = LAYERS * tokens * HEADS * CELL_BYTES * 3
+    return moved, LAYERS * Q_HEADS * tokens * (2 * 2 * window * DIM + 2 * DIM * DIM)
+
+
 def bench_score(bench: Bench) -> None:
     for tokens, window in [(32_768, 32)] if bench.quick else [(8_192, 32), (32_768, 32), (32_768, 64)]:
         keys, values = random_pool(tokens)
         row = torch.randperm(tokens, device="cuda")
-        queries = torch.randn(LAYERS, window, Q_HEADS, DIM, dtype=DTYPE, device="cuda")
-        weights = torch.randn(Q_HEADS, DIM, Q_HEADS * DIM, device="cuda") / 64
-        gram = weights @ weights.transpose(1, 2)
+        queries, gram = score_inputs(window)
         out = torch.empty(LAYERS, HEADS, tokens, device="cuda")
 
-        def all_layers(version: Any = kernels.score, layers: int = LAYERS) -> None:
-            for layer in range(layers):
-                version(
-                    queries[layer], keys[:, layer], values[:, layer], row, 0, gram, SCALE, 4, 7, out[layer]
-                )
+        def all_layers() -> None:
+            kernels.score(queries, keys, values, row, 0, gram, SCALE, 4, 7, out)
+
+        def reference_layer() -> None:
+            given = (queries[:1], keys, values, row, 0, gram[:1], SCALE, 4, 7, out[:1])
+            kernels.reference.score(*given)
 
         ms = bench.time(all_layers)
         graph_ms = bench.time(all_layers, graph=True)
-        torch_ms = bench.time(lambda: all_layers(kernels.reference.score, 1)) * LAYERS
-        # Keys twice, values once; two passes over the logits, and one D x D form per value and query head.
-        moved = LAYERS * tokens * HEADS * CELL_BYTES * 3
-        operations = LAYERS * Q_HEADS * tokens * (2 * 2 * window * DIM + 2 * DIM * DIM)
+        torch_ms = bench.time(reference_layer) * LAYERS
         case = f"{LAYERS} layers, {tokens} tokens, W {window}"
-        bench.record("score", case, ms, moved, operations, "torch", torch_ms)
-        bench.record("score", case + ", in a graph", graph_ms, moved, operations)
+        bench.record("score", case, ms, *score_work(tokens, window), "torch", torch_ms)
+        bench.record("score", case + ", in a graph", graph_ms, *score_work(tokens, window))
 
 
 def bench_select(bench: Bench) -> None:
@@ -68,27 +76,59 @@ def bench_select(bench: Bench) -> None:
 
 
 def bench_pack(bench: Bench) -> None:
-    tokens = 32_768
-    keys, values = random_pool(tokens)
-    slots = torch.randperm(tokens, device="cuda")
+    tokens, longest = 32_768, 6_554
+    keys, values = random_pool(tokens + longest)
+    every = torch.randperm(tokens + longest, device="cuda")
+    slots, others = every[:tokens], every[tokens:]
     for share in (0.05,) if bench.quick else (0.05, 0.2):
-        first = round(share * tokens)
-        kept, _ = kernels.select(torch.rand(LAYERS, HEADS, tokens, device="cuda"), CELLS * first)
-        ms = bench.time(lambda: kernels.pack(keys, values, slots, kept))
+        size = round(share * tokens)
+        kept, _ = kernels.select(torch.rand(LAYERS, HEADS, tokens, device="cuda"), CELLS * size)
         source = slots[kept % tokens] * CELLS + kept // tokens
+        for name, staged, view in (("apart", False, others[:size]), ("staged", True, slots[:size])):
+            target = (view[:, None] * CELLS + torch.arange(CELLS, device="cuda")).flatten()
 
-        def by_index() -> None:
-            for pool in (keys, values):
-                flat = pool.view(-1, DIM)
-                flat[: source.numel()] = flat.index_select(0, source)
+            def by_index() -> None:
+                for pool in (keys, values):
+                    flat = pool.view(-1, DIM)
+                    flat.index_copy_(0, target, flat.index_select(0, source))
 
-        moved = kept.numel() * 2 * 2 * CELL_BYTES + kept.nbytes
-        bench.record(
-            "pack",
-            f"{tokens} tokens, {share:.0%} kept",
-            ms,
-            moved,
-            0,
-            "index_select + copy",
-            bench.time(by_index),
-        )
+            ms = bench.time(lambda: kernels.pack(keys, values, slots, kept, view, staged))
+            # The saved cells of a staged packing are written and read once more: no part of the floor.
+            moved = kept.numel() * 2 * 2 * CELL_BYTES + kept.nbytes
+            case = f"{tokens} tokens, {share:.0%} kept, {name}"
+            bench.record("pack", case, ms, moved, 0, "index_select + index_copy_", bench.time(by_index))
+
+
+def bench_prune(bench: Bench) -> None:
+    """Scoring, selecting and packing as they follow a prompt's prefill."""
+    window, share = 32, 0.05
+    lengths = [32_768] if bench.quick else [1_024, 8_192, 32_768, 131_072]
+    keys, values = random_pool(round((1 + share) * lengths[-1]))
+    every = torch.randperm(len(keys), device="cuda")
+    queries, gram = score_inputs(window)
+    for tokens in lengths:
+        size = round(share * tokens)
+        slots, others = every[:tokens], every[tokens:][:size]
+        scores = torch.empty(LAYERS, HEADS, tokens, device="cuda")
+        scoring = score_work(tokens, window)
+        indices = 8 * CELLS * size
+        packing = CELLS * size * 2 * 2 * CELL_BYTES + indices
+
+        def score() -> None:
+            kernels.score(queries, keys, values, slots, 0, gram, SCALE, 4, 7, scores)
+
+        def prune(view: torch.Tensor, staged: bool) -> None:
+            score()
+            kernels.pack(keys, values, slots, kernels.select(scores, CELLS * size)[0], view, staged)
+
+        case = f"{tokens} tokens, {share:.0%} kept"
+        bench.record("prune", f"{case}, scoring", bench.time(score), *scoring)
+        select_ms = bench.time(lambda: kernels.select(scores, CELLS * size))
+        bench.record("prune", f"{case}, selecting", select_ms, scores.nbytes + indices)
+        kept, _ = kernels.select(scores, CELLS * size)
+        for name, staged, view in (("apart", False, others), ("staged", True, slots[:size])):
+            pack_ms = bench.time(lambda: kernels.pack(keys, values, slots, kept, view, staged))
+            bench.record("prune", f"{case}, packing {name}", pack_ms, packing)
+            moved = scoring[0] + 2 * scores.nbytes + indices + packing
+            ms = bench.time(lambda: prune(view, staged))
+            bench.record("prune", f"{case}, all three, {name}", ms, moved, scoring[1])

@@ -60,6 +60,20 @@ class DecodeBatch:
         self.compressed = False
         self.rows = self.plan = None
 
+    def compile(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Runs a step without a graph: one of any batch, length and layer later finds it compiled.
+
+        Args:
+            queries: ``[1, Hq, D]``, of any content.
+            keys, values: ``[slots, L, H, D]``, the whole KV pool.
+        """
+        self._views, self._longest = [None], 1
+        row = torch.zeros(1, dtype=torch.int64, device=queries.device)
+        self.prepare(row, row + 1)
+        assert self.rows is not None
+        kernels.decode(queries, keys, values, 0, self.rows, 1.0, self.plan)
+        self.end()
+
     def allocate(self, batch: int) -> None:
         """Makes the buffers that graphs of up to ``batch`` rows will read."""
         self._graph_tables, self._graph_rows = self._buffers(batch, self._req_to_token.shape[1])

@@ -1,5 +1,7 @@
 """From the queries of a prompt's window to a view: score, select, pack."""
 
+from itertools import product
+
 import torch
 
 import laprox_kernels as kernels
@@ -63,9 +65,8 @@ class Pruner:
         for tokens in kernels.lengths_of_every_kind(cells, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
             # Kept cells are a multiple of 16, or they are not.
-            for slots in (1, min(16, tokens)):
-                for staged in (False, True):
-                    self._pack(queries, Plan(0, tokens, slots, 0, None), row, row[:slots], staged, staged)
+            for slots, staged, positions in product((1, min(16, tokens)), (False, True), (False, True)):
+                self._pack(queries, Plan(0, tokens, slots, 0, None), row, row[:slots], staged, positions)
 
     def make_view(
         self,

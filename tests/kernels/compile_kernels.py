@@ -7,62 +7,43 @@ bytes.
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from launches import TARGETS, instead_of_launching, source, variant
 
 from laprox_kernels import Rows
-from laprox_kernels.gpu import decode, extend, layout, pack, score, select
+from laprox_kernels.gpu import decode, layout, pack, score, select
 
-TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
-TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-TYPES |= {torch.int32: "i32", torch.int64: "i64"}
-OPTIONS = {"num_warps", "num_stages", "launch_pdl"}
-seen: dict[tuple, int] = {}
-dependent = False
+targets = list(TARGETS)
+compiled: set[tuple] = set()
+shared: dict[tuple, int] = {}
 
 
-def compile_only(kernel, grid):
-    def launch(*arguments, **keywords):
-        options = {name: keywords.pop(name) for name in OPTIONS & keywords.keys()}
-        bound = dict(zip(kernel.arg_names, arguments, strict=False)) | keywords
-        signature, constants, attributes = {}, {}, {}
-        for index, parameter in enumerate(kernel.params):
-            value = bound[parameter.name]
-            if parameter.is_constexpr or value is None:
-                signature[parameter.name] = "constexpr"
-                constants[index,] = value
-                continue
-            if isinstance(value, torch.Tensor):
-                signature[parameter.name] = f"*{TYPES[value.dtype]}"
-            else:
-                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-            aligned = isinstance(value, torch.Tensor) or (value % 16 == 0 and not parameter.do_not_specialize)
-            if aligned:
-                attributes[index,] = [["tt.divisibility", 16]]
-        source = ASTSource(kernel, signature, constants, attributes)
-        for target in TARGETS[1:] if dependent else TARGETS:
-            made = triton.compile(source, target=target, options=options)
-            key = (kernel.__name__, target.arch)
-            seen[key] = max(seen.get(key, 0), made.metadata.shared)
-
-    return launch
+def compile_only(kernel, arguments, keywords):
+    for target in targets:
+        key = (target.arch, *variant(kernel, arguments, keywords, target))
+        if key in compiled:
+            continue
+        compiled.add(key)
+        code, options = source(kernel, arguments, keywords, target)
+        made = triton.compile(code, target=target, options=options)
+        name = (kernel.__name__, target.arch)
+        shared[name] = max(shared.get(name, 0), made.metadata.shared)
 
 
 def run(dtype, heads, group, dim, window):
     keys, values = torch.zeros((2, 600, 2, heads, dim), dtype=dtype)
     slots = torch.arange(1, 513)
-    queries = torch.zeros((window, heads * group, dim), dtype=dtype)
-    gram = torch.zeros((heads * group, dim, dim))
+    queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
+    gram = torch.zeros((2, heads * group, dim, dim))
+    joint = torch.zeros((2, heads * group, group, dim, dim))
     scores = torch.zeros((2, heads, 512))
     for form in ("mean", "joint"):
-        joint = torch.zeros((heads * group, group, dim, dim))
-        layer = keys[:, 0], values[:, 0], slots, 0, gram if form == "mean" else joint
-        score.score(queries, *layer, 0.1, 4, 7, scores[0], form)
+        given = joint if form == "joint" else gram
+        score.score(queries, keys, values, slots, 0, given, 0.1, 4, 7, scores, form)
     kept = torch.arange(2 * heads * 64)
     select.select(scores, len(kept))
-    pack.pack(keys, values, slots, kept)
-    pack.pack(keys, values, slots, kept, torch.zeros(len(kept)).int(), scores, torch.zeros(len(kept)))
+    for staged in (False, True):
+        for positions in (None, torch.zeros(len(kept)).int()):
+            pack.pack(keys, values, slots, kept, slots[:64], staged, positions)
     rows = Rows(
         torch.ones((3, 64), dtype=torch.int32),
         torch.ones(3, dtype=torch.int64),
@@ -72,18 +53,16 @@ def run(dtype, heads, group, dim, window):
     table = torch.ones((9, 64), dtype=torch.int32)
     layout.layout(table, torch.arange(3), torch.ones(3).long(), torch.zeros((3, 3)).long(), rows)
     plan = decode.plan(rows, 2, heads)
-    decode.decode(queries[:3], keys, values, 1, rows, 0.1, plan)
-    cu_new = torch.tensor([0, 4, 9, 13])
-    extend.extend(queries[:13], keys, values, 1, rows, torch.arange(13), cu_new, 5, 0.1)
+    decode.decode(queries[0, :3], keys, values, 1, rows, 0.1, plan)
 
 
 if __name__ == "__main__":
-    JITFunction.__getitem__ = compile_only
+    instead_of_launching(compile_only)
     run(torch.bfloat16, 8, 4, 128, 64)
     run(torch.bfloat16, 2, 7, 128, 64)
     run(torch.float16, 2, 3, 64, 32)
-    dependent = True
+    del targets[0]
     decode._dependent = lambda device: True
     run(torch.bfloat16, 8, 4, 128, 64)
-    for (name, arch), shared in sorted(seen.items()):
-        print(name, arch, shared)
+    for (name, arch), size in sorted(shared.items()):
+        print(name, arch, size)

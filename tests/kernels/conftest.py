@@ -12,6 +12,8 @@ if not torch.cuda.is_available():
             "Triton was imported before its interpreter was chosen: run `pytest tests/kernels` alone"
         )
     os.environ["TRITON_INTERPRET"] = "1"
+    # Threads cost more than they give: the interpreter's tensors are blocks of a few numbers.
+    torch.set_num_threads(1)
 
 POISON = {torch.int32: -(2**30), torch.int64: -(2**40)}
 

@@ -81,12 +81,9 @@ def row_cells(rows, row, layer, head, layers, heads):
     return torch.cat(parts)
 
 
-def attend(queries, keys, values, scale, seen=None):
-    """Attention ``[T, G, D]`` in float64 of ``[T, G, D]`` over ``[n, D]``; ``seen`` is bool ``[T, n]``."""
-    logits = torch.einsum("tgd,nd->tgn", queries.double(), keys.double()) * scale
-    if seen is not None:
-        logits = logits.masked_fill(~seen[:, None], float("-inf"))
-    return torch.einsum("tgn,nd->tgd", logits.softmax(dim=-1), values.double())
+def attend(queries, keys, values, scale):
+    """Attention ``[G, D]`` in float64 of ``[G, D]`` over ``[n, D]``."""
+    return (queries.double() @ keys.double().T * scale).softmax(dim=-1) @ values.double()
 
 
 def decode_oracle(queries, keys, values, layer, rows, scale):
@@ -99,25 +96,7 @@ def decode_oracle(queries, keys, values, layer, rows, scale):
             at = row_cells(rows, row, layer, head, layers, heads)
             k, v = keys.view(-1, dim)[at], values.view(-1, dim)[at]
             members = slice(head * group, (head + 1) * group)
-            out[row, members] = attend(queries[row : row + 1, members], k, v, scale)[0]
-    return out
-
-
-def extend_oracle(queries, keys, values, layer, rows, own, cu_new, scale):
-    tokens, q_heads, dim = queries.shape
-    layers, heads = keys.shape[1:3]
-    group = q_heads // heads
-    out = torch.zeros(tokens, q_heads, dim, dtype=torch.float64, device=queries.device)
-    for row in range(len(cu_new) - 1):
-        first, last = cu_new[row : row + 2].tolist()
-        for head in range(heads):
-            old = row_cells(rows, row, layer, head, layers, heads)
-            at = torch.cat([old, own[first:last] * layers * heads + layer * heads + head])
-            place = torch.arange(len(at), device=at.device)[None]
-            seen = place <= len(old) + torch.arange(last - first, device=at.device)[:, None]
-            members = slice(head * group, (head + 1) * group)
-            k, v = keys.view(-1, dim)[at], values.view(-1, dim)[at]
-            out[first:last, members] = attend(queries[first:last, members], k, v, scale, seen)
+            out[row, members] = attend(queries[row, members], k, v, scale)
     return out
 
 
@@ -132,7 +111,16 @@ def select_oracle(scores, k):
 
 
 def score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form):
-    """LaProx by its definition, in float64, from W_O itself: ``output`` is ``[Hq, D, hidden]``."""
+    """LaProx by its definition, in float64, from W_O itself: ``output`` is ``[L, Hq, D, hidden]``."""
+    layers = []
+    for layer in range(len(queries)):
+        given = queries[layer], keys[:, layer], values[:, layer], row, start, output[layer]
+        layers.append(score_layer_oracle(*given, scale, sinks, pooling, form))
+    return torch.stack(layers)
+
+
+def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form):
+    """``score_oracle`` of one layer: every argument without its L."""
     window, q_heads, _ = queries.shape
     heads, n = keys.shape[1], len(row)
     group, count = q_heads // heads, n - start - window - sinks

@@ -6,14 +6,16 @@ from kernel_cases import DEVICE, DTYPES, GPU, random_pool
 
 from laprox_kernels import reference
 from laprox_kernels.gpu.pack import pack
+from laprox_kernels.gpu.support import Unsupported
 
 LENGTH = 1500 if GPU else 60
 SHAPES = [(32, 8, 128), (3, 5, 64)] if GPU else [(2, 2, 64), (3, 1, 128)]
+VERSIONS = {"triton": pack, "reference": reference.pack}
 
 
 def choose(kind, cells, length, slots):
     number = cells * slots
-    if kind == "first":  # every source lies inside the target
+    if kind == "first":
         return (torch.arange(cells)[:, None] * length + torch.arange(slots)).flatten()
     if kind == "last":
         return (torch.arange(cells)[:, None] * length + torch.arange(length - slots, length)).flatten()
@@ -25,6 +27,21 @@ def choose(kind, cells, length, slots):
     return torch.randperm(cells * length)[:number].sort().values
 
 
+def place(where, row, kept, slots, others):
+    """Slots of a view: apart from those read, or among them."""
+    if where == "apart":
+        return others[:slots]
+    if where == "front":
+        return row[:slots].clone()
+    if where == "reversed":
+        return row.flip(0)[:slots]
+    if where == "most read":
+        # Every slot of the view is a source, of other cells than it receives wherever it can.
+        read = (kept % len(row)).bincount(minlength=len(row)).argsort(descending=True)
+        return row[read[:slots].roll(1)]
+    return torch.cat([row, others])[torch.randperm(len(row) + len(others), device=row.device)[:slots]]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
@@ -32,35 +49,79 @@ def choose(kind, cells, length, slots):
 def test_moves_cells_and_nothing_else(seed, kind, share, shape, dtype):
     layers, heads, dim = shape
     cells, slots = layers * heads, max(1, int(LENGTH * share))
-    keys, values = random_pool(LENGTH + 9, layers, heads, dim, dtype)
-    row = torch.randperm(LENGTH + 9, device=DEVICE)[:LENGTH]
+    keys, values = random_pool(2 * LENGTH + 9, layers, heads, dim, dtype)
+    every = torch.randperm(2 * LENGTH + 9, device=DEVICE)
+    # As in a server: behind a prefix, wherever in memory that is.
+    row, others = every[: LENGTH + 1][1:], every[LENGTH + 1 :]
     kept = choose(kind, cells, LENGTH, slots).to(DEVICE)
-    scores = torch.rand(layers, heads, LENGTH, device=DEVICE)
-
-    expected = []
-    for pool in (keys, values):
-        before = pool.clone()
-        after = pool.clone()
-        by_cell = before[row].permute(1, 2, 0, 3).reshape(cells * LENGTH, dim)[kept]
-        after[row[:slots]] = by_cell.view(slots, layers, heads, dim)
-        expected.append(after)
-
-    for version in (pack, reference.pack):
-        pools = keys.clone(), values.clone()
-        positions = torch.full_like(kept, -1, dtype=torch.int32)
-        kept_scores = torch.full_like(kept, float("nan"), dtype=torch.float32)
-        version(*pools, row, kept, positions=positions, scores=scores, kept_scores=kept_scores)
-        assert torch.equal(pools[0], expected[0])
-        assert torch.equal(pools[1], expected[1])
-        assert torch.equal(positions.long(), kept % LENGTH)
-        assert torch.equal(kept_scores, scores.flatten()[kept])
+    for where in ("apart", "front", "reversed", "most read", "anywhere"):
+        view = place(where, row, kept, slots, others)
+        expected = []
+        for pool in (keys, values):
+            by_cell = pool[row].permute(1, 2, 0, 3).reshape(cells * LENGTH, dim)[kept]
+            expected.append(pool.index_copy(0, view, by_cell.view(slots, layers, heads, dim)))
+        # What is apart may be staged too: the first of several requests to be packed does not know.
+        for staged in (False, True) if where == "apart" else (True,):
+            for version in VERSIONS.values():
+                pools = keys.clone(), values.clone()
+                positions = torch.full_like(kept, -1, dtype=torch.int32)
+                version(*pools, row, kept, view, staged, positions)
+                assert torch.equal(pools[0], expected[0]) and torch.equal(pools[1], expected[1])
+                assert torch.equal(positions.long(), kept % LENGTH)
+                pools = keys.clone(), values.clone()
+                version(*pools, row, kept, view, staged)
+                assert torch.equal(pools[0], expected[0]) and torch.equal(pools[1], expected[1])
 
 
-def test_nothing_kept_and_no_extras(seed):
+def test_nothing_kept(seed):
     keys, values = random_pool(8, 2, 2, 64, DTYPES[1])
-    before = keys.clone()
-    row = torch.arange(8, device=DEVICE)
-    pack(keys, values, row, torch.empty(0, dtype=torch.int64, device=DEVICE))
+    before, none = keys.clone(), torch.empty(0, dtype=torch.int64, device=DEVICE)
+    for version in VERSIONS.values():
+        version(keys, values, torch.arange(8, device=DEVICE), none, none)
     assert torch.equal(keys, before)
-    pack(keys, values, row, torch.arange(4, device=DEVICE) * 8 + 7)
-    assert torch.equal(keys[0], before[7])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_view_of_another_length_is_refused(seed, version, slots):
+    keys, values = random_pool(12, 2, 2, 64, DTYPES[1])
+    before = keys.clone()
+    kept = torch.arange(8, device=DEVICE)
+    with pytest.raises(ValueError, match="8 kept"):
+        VERSIONS[version](keys, values, torch.arange(4, device=DEVICE), kept, torch.arange(4, 4 + slots))
+    assert torch.equal(keys, before)
+
+
+def test_more_than_there_is_and_a_part_of_a_slot_are_refused(seed):
+    keys, values = random_pool(12, 2, 2, 64, DTYPES[1])
+    for kept, view in ((torch.arange(16), torch.arange(4, 8)), (torch.arange(7), torch.arange(4, 6))):
+        with pytest.raises(Unsupported, match=f"{len(kept)} kept"):
+            pack(keys, values, torch.arange(3, device=DEVICE), kept.to(DEVICE), view.to(DEVICE))
+
+
+if GPU:
+
+    def test_full_size_in_a_graph_without_a_host_sync(seed):
+        keys, values = random_pool(66_500, 32, 8, 128, torch.bfloat16)
+        assert keys.numel() > 2**31
+        row = torch.arange(66_499, 499, -1, device=DEVICE)
+        kept = torch.randperm(256 * 66_000, device=DEVICE)[: 256 * 400].sort().values
+        expected = keys.view(-1, 128)[row[kept % 66_000] * 256 + kept // 66_000]
+        for staged, view in ((False, torch.arange(1, 401, device=DEVICE)), (True, row[:400])):
+            kept_keys = keys[view].clone()
+            pack(keys, values, row, kept, view, staged)
+            assert torch.equal(keys[view].view(-1, 128), expected)
+            keys[view] = kept_keys
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                pack(keys, values, row, kept, view, staged)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            keys[view] = kept_keys
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                pack(keys, values, row, kept, view, staged)
+            keys[view] = kept_keys
+            graph.replay()
+            assert torch.equal(keys[view].view(-1, 128), expected)
+            keys[view] = kept_keys

@@ -2,91 +2,184 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, randint, random_pool, score_oracle
+from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, random_pool, score_oracle
 
 from laprox_kernels import reference
+from laprox_kernels.gpu import score as module
 from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu.support import Unsupported
 
-# heads, group, dim, window, positions, start, sinks, pooling
-CASES = [(2, 2, 64, 8, 300, 0, 4, 7), (1, 3, 64, 5, 200, 61, 0, 1), (2, 1, 64, 16, 150, 128, 4, 7)]
+# layers, heads, group, dim, window, positions, start, sinks, pooling
+CASES = [(2, 2, 2, 64, 8, 300, 0, 4, 7), (3, 1, 3, 64, 5, 200, 61, 0, 1), (1, 2, 1, 64, 16, 150, 128, 4, 7)]
 if GPU:
     CASES += [
-        (8, 4, 128, 32, 20_000, 0, 4, 7), (8, 4, 128, 64, 5_001, 1_234, 0, 5),
-        (4, 8, 128, 64, 3_000, 17, 1, 7),
-        (8, 1, 64, 32, 4_097, 1, 0, 7), (8, 4, 128, 32, 33, 0, 0, 7),
+        (2, 8, 4, 128, 32, 20_000, 0, 4, 7), (3, 8, 4, 128, 64, 5_001, 1_234, 0, 5),
+        (2, 4, 8, 128, 64, 3_000, 17, 1, 7),
+        (3, 8, 1, 64, 32, 4_097, 1, 0, 7), (2, 8, 4, 128, 32, 33, 0, 0, 7),
     ]  # fmt: skip
+SMALL = (3, 2, 2, 64, 8)
 
 
-def inputs(heads, group, dim, window, n, dtype):
-    layers, hidden = 3, heads * group * dim
-    pools = random_pool(n + 7, layers, heads, dim, dtype)
-    keys, values = (pool[:, randint(0, layers - 1)] for pool in pools)
+def inputs(layers, heads, group, dim, window, n, dtype):
+    """Queries, a pool, a row of it, and an output projection of another size in each layer."""
+    hidden = heads * group * dim
+    keys, values = random_pool(n + 7, layers, heads, dim, dtype)
     row = torch.randperm(n + 7, device=DEVICE)[:n]
-    queries = torch.randn(window, heads * group, dim, device=DEVICE, dtype=dtype) * 2
-    output = torch.randn(heads * group, dim, hidden, device=DEVICE) / hidden**0.5
+    queries = torch.randn(layers, window, heads * group, dim, device=DEVICE, dtype=dtype) * 2
+    size = torch.logspace(-2, 2, layers, device=DEVICE).view(-1, 1, 1, 1) / hidden**0.5
+    output = torch.randn(layers, heads * group, dim, hidden, device=DEVICE) * size
     return queries, keys, values, row, output
 
 
-def gram_of(output, heads, form):
+def gram_of(output, heads, form="mean"):
     output = output.double()
     if form != "joint":
-        return (output @ output.transpose(1, 2)).float()
-    grouped = output.view(heads, -1, *output.shape[1:])
-    return torch.einsum("hgdx,hfex->hgfde", grouped, grouped).flatten(0, 1).float()
+        return (output @ output.mT).float()
+    grouped = output.unflatten(1, (heads, -1))
+    return torch.einsum("lhgdx,lhfex->lhgfde", grouped, grouped).flatten(1, 2).float()
+
+
+def unwritten(layers, heads, length):
+    return torch.full((layers, heads, length), float("nan"), device=DEVICE)
 
 
 # The joint oracle forms every W x hidden product: at 20,000 positions that would be minutes.
 FORMS = [(case, form) for case in CASES for form in ("mean", "sum")]
-FORMS += [(case, "joint") for case in CASES if case[4] < 4_000]
+FORMS += [(case, "joint") for case in CASES if case[5] < 4_000]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("case", "form"), FORMS)
 def test_equals_the_definition(seed, case, form, dtype):
-    heads, group, dim, window, n, start, sinks, pooling = case
-    queries, keys, values, row, output = inputs(heads, group, dim, window, n, dtype)
+    layers, heads, group, dim, window, n, start, sinks, pooling = case
+    queries, keys, values, row, output = inputs(layers, heads, group, dim, window, n, dtype)
     scale = dim**-0.5
     expected = score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form)
     gram = gram_of(output, heads, form)
     candidates = slice(sinks, n - start - window)
     for version in (score, reference.score):
-        out = torch.full((heads, n - start), float("nan"), device=DEVICE)
+        out, again = (unwritten(layers, heads, n - start) for _ in range(2))
         version(queries, keys, values, row, start, gram, scale, sinks, pooling, out, form)
         assert torch.equal(out.isinf(), expected.isinf())
-        assert error(out[:, candidates], expected[:, candidates]) <= TOLERANCE[dtype]
-        again = torch.full_like(out, float("nan"))
-        version(queries, keys, values, row, start, gram, scale, sinks, pooling, again, form)
+        for layer in range(layers):
+            assert error(out[layer, :, candidates], expected[layer, :, candidates]) <= TOLERANCE[dtype]
         if version is score:
+            score(queries, keys, values, row, start, gram, scale, sinks, pooling, again, form)
             assert torch.equal(out, again)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["mean", "joint"])
+def test_however_many_layers_a_launch_serves(seed, form, dtype, monkeypatch):
+    """One layer alone is the same to the bit; more are to rounding: they share the splits of a launch."""
+    n, count = 90, 90 - 8 - 4
+    queries, keys, values, row, output = inputs(*SMALL, n, dtype)
+    gram = gram_of(output, 2, form)
+    real, launches = module.score_layers, []
+
+    def counted(queries, *arguments):
+        launches.append(len(queries))
+        real(queries, *arguments)
+
+    monkeypatch.setattr(module, "score_layers", counted)
+    outs = {}
+    for at_once, expected in {1: [1, 1, 1], 2: [2, 1], 3: [3], 40: [3]}.items():
+        launches.clear()
+        monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
+        outs[at_once] = unwritten(3, 2, n)
+        score(queries, keys, values, row, 0, gram, 0.1, 4, 7, outs[at_once], form)
+        assert launches == expected
+    for layer in range(3):
+        one = slice(layer, layer + 1)
+        pool = keys[:, one].contiguous(), values[:, one].contiguous()
+        alone = unwritten(1, 2, n)
+        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, 7, alone, form)
+        assert torch.equal(alone[0], outs[1][layer])
+    assert torch.equal(outs[3], outs[40])
+    for at_once in (2, 3):
+        torch.testing.assert_close(outs[at_once], outs[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
+    """Powers of two: what the size of a layer's projection may change is nothing but rounding."""
+    n = 90
+    queries, keys, values, row, output = inputs(*SMALL, n, dtype)
+    gram = gram_of(output, 2)
+    outs = []
+    for power in (0, 40):
+        # Far beyond what float16 holds, one way and the other.
+        sized = gram * torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1, 1)
+        outs.append(unwritten(3, 2, n))
+        score(queries, keys, values, row, 0, sized, 0.1, 4, 7, outs[-1])
+        sums = outs[-1][:, :, 4:82].double().sum((1, 2))
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=1e-5, atol=0)
+    torch.testing.assert_close(*outs, rtol=1e-6, atol=0)
+
+
 def test_all_protected_and_worthless_values(seed):
-    queries, keys, values, row, output = inputs(2, 2, 64, 8, 100, DTYPES[1])
-    gram = gram_of(output, 2, "mean")
-    out = torch.full((2, 9), float("nan"), device=DEVICE)
+    queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
+    gram = gram_of(output, 2)
+    out = unwritten(3, 2, 9)
     score(queries, keys, values, row, 91, gram, 0.1, 4, 7, out)
     assert out.isinf().all()
-    values.zero_()
-    out = torch.full((2, 100), float("nan"), device=DEVICE)
+    values[:, 1] = 0
+    out = unwritten(3, 2, 100)
     score(queries, keys, values, row, 0, gram, 0.1, 4, 7, out)
-    assert (out[:, 4:92] == 0).all()
+    assert (out[1, :, 4:92] == 0).all()
+    assert (out[::2, :, 4:92] > 0).all()
 
 
-def test_nan_stays_visible(seed):
-    queries, keys, values, row, output = inputs(2, 2, 64, 8, 100, DTYPES[1])
-    values[row[50], 1] = float("nan")
-    out = torch.zeros((2, 100), device=DEVICE)
-    score(queries, keys, values, row, 0, gram_of(output, 2, "mean"), 0.1, 4, 7, out)
-    assert out[:, 4:92].isnan().all()
+def test_nan_stays_visible_in_its_layer(seed):
+    queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
+    values[row[50], 2, 1] = float("nan")
+    out = torch.zeros((3, 2, 100), device=DEVICE)
+    score(queries, keys, values, row, 0, gram_of(output, 2), 0.1, 4, 7, out)
+    assert out[2, :, 4:92].isnan().all()
+    assert not out[:2].isnan().any()
 
 
 def test_what_is_not_served_is_named(seed):
-    queries, keys, values, row, output = inputs(2, 2, 64, 8, 100, DTYPES[1])
-    gram, out = gram_of(output, 2, "mean"), torch.zeros((2, 100), device=DEVICE)
+    queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
+    gram, out = gram_of(output, 2), torch.zeros((3, 2, 100), device=DEVICE)
+    given = (row, 0, gram, 0.1, 4)
     with pytest.raises(Unsupported, match="window 96"):
-        score(queries.repeat(12, 1, 1), keys, values, row, 0, gram, 0.1, 4, 7, out)
+        score(queries.repeat(1, 12, 1, 1), keys, values, *given, 7, out)
     with pytest.raises(Unsupported, match="pooling 6"):
-        score(queries, keys, values, row, 0, gram, 0.1, 4, 6, out)
+        score(queries, keys, values, *given, 6, out)
     with pytest.raises(Unsupported, match="gram"):
-        score(queries, keys, values, row, 0, gram, 0.1, 4, 7, out, "joint")
+        score(queries, keys, values, *given, 7, out, "joint")
+    with pytest.raises(Unsupported, match="gram"):
+        score(queries, keys, values, row, 0, gram[0], 0.1, 4, 7, out)
+    with pytest.raises(Unsupported, match="out"):
+        score(queries, keys, values, *given, 7, out[0])
+    with pytest.raises(Unsupported, match="contiguous False"):
+        score(queries, keys[:, ::2], values, *given, 7, out)
+
+
+if GPU:
+
+    def test_full_size_in_a_graph_without_a_host_sync(seed):
+        """Llama-3.1-8B's 32 layers over 40,000 positions: more than one launch, beyond 2^31 elements."""
+        queries, keys, values, row, _ = inputs(32, 8, 4, 128, 32, 66_500, torch.bfloat16)
+        assert keys.numel() > 2**31
+        row = row[:40_000].clone()
+        gram = torch.eye(128, device=DEVICE).expand(32, 32, 128, 128)
+        given = (queries, keys, values, row, 0, gram, 128**-0.5, 4, 7)
+        out, expected = unwritten(32, 8, 40_000), unwritten(32, 8, 40_000)
+        score(*given, out)
+        reference.score(*given, expected)
+        for layer in range(32):
+            assert error(out[layer, :, 4:-32], expected[layer, :, 4:-32]) <= TOLERANCE[torch.bfloat16]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            score(*given, expected)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(out, expected)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            score(*given, out)
+        out.fill_(float("nan"))
+        graph.replay()
+        assert torch.equal(out, expected)

@@ -37,13 +37,13 @@ UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
 
 
-@triton.jit(do_not_specialize=["dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
+@triton.jit(do_not_specialize=["ends_layer", "dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
 def _plan_kernel(
-    ends, dense, cu_cells, dense_stride, cu_row, cu_segment, first_layer, units,
+    ends, dense, cu_cells, ends_layer, dense_stride, cu_row, cu_segment, first_layer, units,
     HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
 ):  # fmt: skip
     layer = tl.program_id(0) + first_layer
-    ends += tl.program_id(0) * units
+    ends += tl.program_id(0) * ends_layer
     carry = tl.program_id(0) * 0
     for first in range(0, units, UNIT_BLOCK):
         unit = first + tl.arange(0, UNIT_BLOCK)
@@ -276,10 +276,12 @@ def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Ten
     """
     batch, segments = rows.cu_cells.shape[:2]
     units = batch * heads * (1 + segments)
-    ends = torch.empty((layers, units), dtype=torch.int32, device=rows.slots.device)
+    # Every layer begins at 16 bytes: Triton would compile decode anew where one does not.
+    aligned = triton.cdiv(units, 4) * 4
+    ends = torch.empty((layers, aligned), dtype=torch.int32, device=rows.slots.device)[:, :units]
     if units:
         _plan_kernel[(layers,)](
-            ends, rows.dense, rows.cu_cells, rows.dense.stride(0), *rows.cu_cells.stride()[:2],
+            ends, rows.dense, rows.cu_cells, aligned, rows.dense.stride(0), *rows.cu_cells.stride()[:2],
             first_layer, units, HEADS=heads, PARTS=1 + segments, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK,
         )  # fmt: skip
     return ends

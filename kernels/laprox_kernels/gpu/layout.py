@@ -12,7 +12,10 @@ BLOCK = 1024
 PROGRAMS_PER_ROW = 8
 
 
-@triton.jit(do_not_specialize=["table_row", "spans_row", "slots_row", "start_row"])
+@triton.jit(
+    do_not_specialize=["table_row", "spans_row", "slots_row", "start_row"],
+    do_not_specialize_on_alignment=["table_rows", "lengths"],
+)
 def _layout_kernel(
     table, table_rows, lengths, spans, slots, dense, segment_start,
     table_row, spans_row, slots_row, start_row,

@@ -121,8 +121,10 @@ def score_layers(
     totals = torch.empty((all_heads, parts, blocks), dtype=torch.float32, device=device)
     # float16 does not hold what a Gram matrix may: those of a layer are scaled to one, and its forms back.
     if dtype == torch.float16:
-        gram_scale = gram.abs().flatten(1).amax(dim=1).clamp_min(1e-30)
-        gram = (gram / gram_scale.view(-1, *[1] * (gram.dim() - 1))).to(dtype).contiguous()
+        # Nothing of float32 in between: what scoring holds is counted before the pool takes the rest.
+        gram_scale = torch.linalg.vector_norm(gram.flatten(1), float("inf"), dim=1).clamp_min_(1e-30)
+        scaled = torch.empty(gram.shape, dtype=dtype, device=device)
+        gram = torch.div(gram, gram_scale.view(-1, *[1] * (gram.dim() - 1)), out=scaled)
     else:
         gram_scale = torch.ones(layers, dtype=torch.float32, device=device)
         gram = gram.to(dtype).contiguous()

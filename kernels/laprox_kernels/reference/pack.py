@@ -25,6 +25,8 @@ def pack(
     """
     length = slots.numel()
     cells = keys.shape[1] * keys.shape[2]
+    if kept.numel() != cells * view.numel():
+        raise ValueError(f"pack: {kept.numel()} kept into {view.numel()} slots of {cells} cells")
     source = slots[kept % length] * cells + kept // length
     index = torch.arange(kept.numel(), device=kept.device)
     target = view[index // cells] * cells + index % cells

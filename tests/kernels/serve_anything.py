@@ -1,0 +1,95 @@
+"""Serves random requests, without a GPU and without running a kernel, and prints what Triton would compile.
+
+The first line is the number of kernels compiled at the start, every further one what a request was the
+first to need. A process of its own: the interpreter must be off. The arguments are the seed, layers, KV
+heads, query heads of each, tokens of the longest prompt.
+"""
+
+import random
+import sys
+from types import SimpleNamespace
+
+import torch
+from launches import instead_of_launching, variant
+
+import laprox_kernels
+from laprox_kernels import dispatch
+from laprox_kernels.gpu import decode, score, select
+from laprox_sglang.attention.decode_batch import DecodeBatch
+from laprox_sglang.config import Config
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.view import View
+
+seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:])
+DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
+# There is no model: its layers come from here, and SGLang need not be imported.
+layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
+sys.modules["laprox_sglang.gram"] = SimpleNamespace(
+    attention_layers=lambda model: [(layer, None)],
+    gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
+)
+from laprox_sglang.views.prune import Pruner  # noqa: E402
+
+CONFIG = Config(budget=0.1, window=16, min_tokens=100)
+rng = random.Random(seed)
+variants: set[tuple] = set()
+reached: set[tuple] = set()
+dispatch.on_gpu = lambda device: True
+for module in (score, select, decode):
+    module.multiprocessors = lambda device: 132
+decode._dependent = lambda device: True
+instead_of_launching(lambda *launch: reached.add(variant(*launch)))
+
+
+def new() -> set[tuple]:
+    """What was not compiled before."""
+    found = reached - variants
+    variants.update(reached)
+    reached.clear()
+    return found
+
+
+keys, values = torch.empty((2, LONGEST + 1, LAYERS, HEADS, DIM), dtype=DTYPE)
+table = torch.zeros((70, CONTEXT), dtype=torch.int32)
+queries = torch.zeros((LAYERS, CONFIG.window, HEADS * GROUP, DIM), dtype=DTYPE)
+laprox_kernels.check_serving = lambda *given: None
+
+# Long prompts take several launches.
+score.SCORE_BYTES = 2 * 4 * HEADS * GROUP * LONGEST // 3
+pruner = Pruner(CONFIG, None, keys, values, table, LONGEST, DTYPE)
+pruner.compile(queries)
+batch = DecodeBatch(table, LAYERS, HEADS)
+batch.compile(torch.zeros((1, HEADS * GROUP, DIM), dtype=DTYPE), keys, values)
+print(len(new()))
+
+for _ in range(150):
+    start = rng.choice([0, rng.randint(0, LONGEST - 100)])
+    end = rng.randint(start + 100, LONGEST)
+    slots = rng.randint(1, end - start)
+    plan = Plan(start, end, slots, rng.randint(0, 4), None)
+    offset = rng.randint(0, LONGEST - slots)
+    room = torch.arange(LONGEST)[offset : offset + slots]
+    pruner.make_view(plan, rng.randrange(70), queries, room, rng.random() < 0.5, rng.random() < 0.5)
+    for found in new():
+        print("prune", plan, *found)
+
+views = [None, View.of(Plan(3, 40, 5, 0, None), LAYERS, torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64))]
+batch.allocate(70)
+for _ in range(40):
+    rows, first = rng.randint(1, 69), rng.randint(0, 1)
+    # As a model has them: a part of the product with the fused projection.
+    fused = torch.zeros((rows, (GROUP + 2) * HEADS * DIM), dtype=DTYPE)
+    tokens = fused[:, : GROUP * HEADS * DIM].reshape(rows, HEADS * GROUP, DIM)
+    lengths = torch.randint(50, LONGEST, (rows + first,))[first:]
+    batch.begin([rng.choice(views) for _ in range(rows - 1)] + views[1:], lengths.tolist())
+    indices = torch.arange(rows + first)[first:]
+    if rng.random() < 0.5:
+        batch.prepare(indices, lengths)
+    else:
+        batch.prepare_graph(indices, lengths)
+        batch.make_plan()
+    for at in range(LAYERS):
+        laprox_kernels.decode(tokens, keys, values, at, batch.rows, 0.1, batch.plan)
+    batch.end()
+    for found in new():
+        print("decode", rows, *found)
