@@ -1,7 +1,8 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python -m benchmarks.checks [quality identity soak] [--quick] [--json FILE]
+    python -m benchmarks.checks [needles quality identity soak] [--quick] [--json FILE]
 
+needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
 quality   exact answers at 5 % against all KV
 identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
 soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches

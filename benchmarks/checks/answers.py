@@ -60,6 +60,54 @@ class Quality:
         ]
 
 
+class Needles:
+    """Exact answers of one server: every prompt pruned, then every prompt whole.
+
+    So decode graphs of both families answer, and the memory checks of ``NEEDLES_ENVIRONMENT`` see both.
+    """
+
+    NAME, PRUNED = "needles", "0.1"
+    POINTS = 3
+
+    def __init__(self, sizes: QualitySizes) -> None:
+        self._sizes = sizes
+        self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
+        self._pruned: list[Any] = []
+        self._whole: list[Any] = []
+        self._slots: tuple[int, int] = (0, 0)
+        self.requests = 2 * sizes.prompts
+
+    def ask(self, server: Server, tick: Tick) -> None:
+        for replies, options in ((self._pruned, {}), (self._whole, {"enabled": False})):
+            asked = [
+                {"ids": sample.prompt_ids(), "tokens": 4 * DIGITS, "laprox": options}
+                for sample in self._samples
+            ]
+            replies += server.generate_all(asked, self._sizes.at_once, tick)
+            server.flush()
+        totals = server.laprox()
+        self._slots = totals["available_slots"], totals["slots"]
+
+    def rows(self) -> list[Row]:
+        pruned, whole = (
+            per_cent([is_exact(*pair) for pair in zip(replies, self._samples, strict=True)])
+            for replies in (self._pruned, self._whole)
+        )
+        share = {
+            name: per_cent([facts(reply)["pruned"] for reply in replies])
+            for name, replies in (("pruned", self._pruned), ("whole", self._whole))
+        }
+        size = f"{len(self._samples)} prompts of {self._sizes.length:,} tokens"
+        available, slots = self._slots
+        return [
+            Row(self.NAME, f"exact answers, unpruned, {size}", whole, "%"),
+            Row(self.NAME, "exact answers, 10 %", pruned, "%", least=whole - self.POINTS),
+            Row(self.NAME, "prompts pruned, of those that should be", share["pruned"], "%", least=100),
+            Row(self.NAME, "prompts pruned, of those that should not", share["whole"], "%", most=0),
+            Row(self.NAME, "slots missing after a flush", slots - available, most=0),
+        ]
+
+
 class Identity:
     """Token ids of LaProx servers against those of stock."""
 

@@ -15,9 +15,8 @@ from benchmarks.checks.servers import Server, is_exact
 from benchmarks.checks.traffic import BUDGET, Seen, Traffic
 
 FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--chunked-prefill-size", "256")
-ENVIRONMENT = {
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
-    "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
+STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
+ENVIRONMENT = STRICT | {
     "SGLANG_TEST_RETRACT": "1",
     "SGLANG_TEST_RETRACT_INTERVAL": "8",
 }
