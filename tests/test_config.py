@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 
 from laprox_sglang.config import (
     ENVIRONMENT,
+    LARGEST,
     LONGEST_MESSAGE,
+    SYSTEM,
     Config,
     ConfigError,
     Options,
     budget_slots,
     check_budget,
+    check_keep_prefix,
     parse_budget,
+    parse_keep_prefix,
 )
 
 BAD_BUDGETS = [0, -1, -0.1, 0.0, 1.5, 2.0, math.nan, math.inf, -math.inf, True, False, "0.1", None, [0.1]]
@@ -136,6 +140,7 @@ def test_configuration_travels_through_the_environment():
         Config(budget=1),
         Config(budget=1.0),
         Config(budget=0.07, window=8, keep_prefix=5),
+        Config(keep_prefix=SYSTEM),
     ):
         read = Config.from_environment({ENVIRONMENT: config.to_json()})
         assert read == config and type(read.budget) is type(config.budget)
@@ -146,6 +151,7 @@ def test_configuration_travels_through_the_environment():
 @pytest.mark.parametrize(
     "text",
     ["", "0.1", "null", "[]", "{", "{'budget': 0.1}", '{"budget": "0.1"}', '{"budget": 0}', '{"budget": 1.5}',
+     '{"keep_prefix": "5"}', '{"keep_prefix": -1}',
      '{"budget": NaN}', '{"budget": true}', '{"budget": null}', '{"window": 1.5}', '{"window": 300}'],
 )  # fmt: skip
 def test_malformed_environment_is_refused_and_named(text):
@@ -171,7 +177,7 @@ def test_options_of_a_request():
 @pytest.mark.parametrize(
     "given",
     [0.1, "off", [], True, {"budgets": 0.1}, {"enabled": "no"}, {"enabled": 0}, {"enabled": None},
-     {"budget": "0.1"}, {"budget": True}, {"budget": [0.1]}, {"keep_prefix": 1.5}, {"keep_prefix": "4"},
+     {"budget": "0.1"}, {"budget": True}, {"budget": [0.1]}, {"keep_prefix": 1.5}, {"keep_prefix": True},
      {"return_kept": 1}, {"window": 8}],
     ids=repr,
 )  # fmt: skip
@@ -226,10 +232,47 @@ def test_a_request_gets_at_most_what_the_server_has(server, asked, fits):
     one_line(error)
 
 
-def test_negative_keep_prefix_of_a_request_is_refused():
-    Options(keep_prefix=0).check(Config(), 1000)
-    with pytest.raises(ConfigError, match="keep_prefix -1"):
-        Options(keep_prefix=-1).check(Config(), 1000)
+BAD_PREFIXES = [-1, LARGEST + 1, "", "System", "4", "all\n", True, 1.0, None, [1], "x" * 10**5]
+
+
+@pytest.mark.parametrize("keep", BAD_PREFIXES, ids=lambda keep: repr(keep)[:20])
+def test_bad_keep_prefix_is_refused(keep):
+    with pytest.raises(ConfigError, match="keep-prefix") as error:
+        check_keep_prefix(keep)
+    assert SYSTEM in one_line(error) and len(str(error.value)) < LONGEST_MESSAGE + 100
+    with pytest.raises(ConfigError):
+        Config(keep_prefix=keep)
+
+
+@pytest.mark.parametrize("keep", [-1, "4", "users"])
+def test_bad_keep_prefix_of_a_request_is_refused(keep):
+    with pytest.raises(ConfigError, match=f"keep-prefix {keep!r}"):
+        Options.of({"laprox": {"keep_prefix": keep}}).check(Config(), 1000)
+
+
+def test_a_keep_prefix_is_read_as_it_is_written():
+    for text, keep in {"0": 0, "12": 12, "system": SYSTEM, "-1": "-1", "1.5": "1.5", "٣": "٣"}.items():
+        parsed = parse_keep_prefix(text)
+        assert parsed == keep and type(parsed) is type(keep)
+
+
+@pytest.mark.parametrize(
+    ("server", "asked", "keep", "dense"),
+    [
+        (SYSTEM, None, SYSTEM, 0),
+        (SYSTEM, 7, 7, 7),
+        (SYSTEM, 0, 0, 0),
+        (5, None, 5, 5),
+        (5, 0, 0, 0),
+        (5, 7, 7, 7),
+        # The template has the last word on what it comes to; until then it is nothing.
+        (5, SYSTEM, SYSTEM, 0),
+    ],
+)
+def test_what_stays_dense(server, asked, keep, dense):
+    config, options = Config(keep_prefix=server), Options(keep_prefix=asked)
+    options.check(config, 1000)
+    assert options.keep_prefix_or(config) == keep and options.dense_tokens(config) == dense
 
 
 def test_configuration_is_frozen():

@@ -9,13 +9,13 @@ from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.server_args import ServerArgs
 
-from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind
+from laprox_kernels import SCORE_BYTES, Unsupported, check_serving, lengths_of_every_kind
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.config import ENVIRONMENT, Config, Options
 from laprox_sglang.needle import MODEL_PATH
-from laprox_sglang.views.memory import graph_rows, needs
+from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,
@@ -33,7 +33,7 @@ POOL = 788_603 * SLOT
 def server_args(**changes):
     decode = SimpleNamespace(backend="full", bs=[1, 2, 4, 64])
     given = {"max_prefill_tokens": 16384, "chunked_prefill_size": 8192, "max_running_requests": None}
-    given |= {"max_total_tokens": None}
+    given |= {"max_total_tokens": None, "prefill_max_requests": PREFILL_REQUESTS}
     return SimpleNamespace(cuda_graph_config=SimpleNamespace(decode=decode), **(given | changes))
 
 
@@ -41,10 +41,12 @@ def test_needs_at_the_headline_size():
     """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
     parts = needs(Config(budget=0.05), LLAMA, server_args(), 2, POOL)
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 8)  # 215 MB of cells, and their indices
-    assert parts["scores"] == 4 * 256 * (32768 + 16384)
-    assert parts["decode graphs"] == 64 * (4 * (32768 + 16) + 8 * 260)
-    assert parts["projected values"] == 32 * 32 * 128 * 128 * 4
-    assert sum(parts.values()) - parts["packing"] < POOL / 100
+    assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
+    assert parts["decode rows"] == 64 * (4 * (32768 + 16) + 8 * 260)
+    assert parts["projected values"] == 32 * 32 * 128 * 128 * (4 + 2)
+    # 8.4 MB a prompt, for a batch of 64, one that comes in chunks, and the one that is scored.
+    assert parts["window queries"] == (64 + 2) * 32 * 32 * 32 * 128 * 2
+    assert sum(parts.values()) < POOL / 100
 
 
 def test_buffers_follow_what_the_server_can_run():
@@ -53,16 +55,37 @@ def test_buffers_follow_what_the_server_can_run():
     args = server_args()
     args.cuda_graph_config.decode.backend = "disabled"
     assert graph_rows(args) == 0
-    assert score_tokens(1000, server_args(chunked_prefill_size=-1, max_prefill_tokens=300)) == 1300
-    assert score_tokens(1000, server_args(chunked_prefill_size=900, max_prefill_tokens=300)) == 1900
-    # A prompt is no longer than the pool, whether the memory or a flag limits it.
+    # Without graphs each step makes what its rows need, and there may be as many as run.
+    args.max_running_requests = 9
+    assert graph_rows(args) == 0
+    assert needs(Config(), LLAMA, args, 2, POOL)["decode rows"] == 9 * (4 * (32768 + 16) + 8 * 260)
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompts"),
+    [
+        ({}, 64),
+        ({"prefill_max_requests": None}, 64),
+        ({"prefill_max_requests": 5}, 5),
+        # Each computes its window of 32 at least, whatever is cached.
+        ({"max_prefill_tokens": 300, "chunked_prefill_size": -1}, 10),
+        ({"max_prefill_tokens": 300, "chunked_prefill_size": 900}, 29),
+        ({"max_prefill_tokens": None, "chunked_prefill_size": None}, 0),
+    ],
+)
+def test_prompts_of_one_prefill_batch_are_bounded(changes, prompts):
+    assert windows(Config(), server_args(**changes)) == prompts + 1
+
+
+def test_a_prompt_is_no_longer_than_the_pool():
+    """Whether the memory or a flag limits it."""
     cell = 256 * (2 * 128 * 2 + 8)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, args, 2, available)
         # A request may ask for a number of tokens: 2 % of the context, be it 66 % of its prompt.
         Options(budget=656).check(Config(budget=0.02), LLAMA.context_len)
         assert small["packing"] == 656 * cell
-        assert small["scores"] == 4 * 256 * (1000 + 16384)
+        assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
         assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 1000 * cell
 
 
@@ -161,5 +184,5 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     parts = needs(Config(), model_config_of(args), view, 4, POOL)
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
-    assert score_tokens(1000, view) == 1000 + max(view.max_prefill_tokens, view.chunked_prefill_size)
-    assert parts["projected values"] == 8 * 8 * 64 * 64 * 4 and all(part >= 0 for part in parts.values())
+    assert windows(Config(), view) > 1
+    assert parts["projected values"] == 8 * 8 * 64 * 64 * 8 and all(part >= 0 for part in parts.values())

@@ -330,7 +330,7 @@ def test_state_space_model_is_refused(model, monkeypatch):
     ids=["beams", "session", "budget"],
 )
 def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
-    given = {"sampling_params": None, "session_params": None} | request_
+    given = {"sampling_params": None, "session_params": None, "input_ids": None} | request_
     manager = SimpleNamespace(
         server_args=SimpleNamespace(_laprox=Config()), preferred_sampling_params=None, context_len=1000
     )
@@ -340,7 +340,7 @@ def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
     # A stock server is none of our business, and neither is one beam.
     check_options(None, SimpleNamespace(server_args=SimpleNamespace()), SimpleNamespace(**given), [1])
     for beams in (None, 1):
-        plain = SimpleNamespace(sampling_params={"beam_width": beams}, session_params=None)
+        plain = SimpleNamespace(sampling_params={"beam_width": beams}, session_params=None, input_ids=[1])
         check_options(None, manager, plain, [1])
 
 

@@ -1,29 +1,44 @@
 """The runtime between a real pool, allocator and cache: what it keeps, what it frees, what it reads."""
 
+from array import array
 from dataclasses import replace as replace_outcome
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from msgspec.structs import replace
+from sglang.srt.environ import envs
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
 
 from fakes import (
     CELLS,
     CONFIG,
     DIM,
+    LAYERS,
     QUERY_HEADS,
     TREES,
     Scheduler,
     expected_output,
     sglang_context,
-    stamp,
 )
 from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
 from laprox_patches.output import attach_facts
+from laprox_sglang.cache.tree import without
 from laprox_sglang.views.state import view_of
+from test_memory_properties import check
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
+OTHER = PROMPT[::-1]
+N, W = len(PROMPT), CONFIG.window
+KEEP = 12
+KEEPING = replace(CONFIG, keep_prefix=KEEP)
+# A prompt that fills most of a pool of 26 slots.
+BODY = [1, 2, 0, 3] * 4 + [2, 2]
+CORES = [tree for tree in TREES if tree != "off"]
+EVERY_CORE = pytest.mark.parametrize("tree", CORES)
 EVERY_CACHE = pytest.mark.parametrize("tree", TREES)
 EVERY_LOOP = pytest.mark.parametrize("overlap", [False, True], ids=["sync", "overlap"])
 
@@ -38,10 +53,43 @@ def available(scheduler: Scheduler) -> int:
     return scheduler.token_to_kv_pool_allocator.available_size()
 
 
+def pinned(scheduler: Scheduler) -> int:
+    """Slots that nobody else can have."""
+    return scheduler.pool.size - available(scheduler) - scheduler.tree_cache.evictable_size()
+
+
+def in_tree(scheduler: Scheduler) -> int:
+    return scheduler.tree_cache.total_size()[0]
+
+
+def evict(scheduler: Scheduler, tokens: int) -> None:
+    scheduler.tree_cache.evict(EvictParams(num_tokens=tokens))
+
+
+def hit(scheduler: Scheduler, tokens: list[int]) -> int:
+    """How much of a prompt the prefix cache holds."""
+    key = RadixKey(array("q", tokens))
+    return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
+
+
 def prefill(scheduler: Scheduler, chunk_size: int = 1024) -> None:
     """Steps until nobody waits and no prompt is half done; the prompts are pruned, nothing is decoded."""
     while scheduler.waiting_queue or scheduler.chunked_req:
         scheduler.step(chunk_size)
+        check(scheduler)
+
+
+def steps(scheduler: Scheduler, number: int) -> None:
+    for _ in range(number):
+        scheduler.step()
+        check(scheduler)
+        check_decoded(scheduler)
+
+
+def check_decoded(scheduler: Scheduler) -> None:
+    for req, view, tokens, output in scheduler.decoded:
+        expected = expected_output(view, tokens, req.rid)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
 def kept(req) -> tuple[list[int], list[int]]:
@@ -49,156 +97,539 @@ def kept(req) -> tuple[list[int], list[int]]:
     return view.positions.tolist(), view.cu_cells.tolist()
 
 
+def kept_alone(tokens=PROMPT, config=CONFIG, **options) -> tuple[list[int], list[int]]:
+    """What is kept of a prompt that nobody else had a part in."""
+    scheduler = Scheduler(200, config=config)
+    req = scheduler.arrive(tokens, **options)
+    prefill(scheduler)
+    return kept(req)
+
+
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, min_tokens=2, window=1, sink_tokens=0)])
 def test_what_a_gpu_compiles_at_the_start_runs(config):
     scheduler = Scheduler(100, config=config)
-    scheduler.laprox._compile(torch.zeros((config.window, QUERY_HEADS, DIM)))
+    scheduler.laprox.pruner.compile(torch.zeros((LAYERS, config.window, QUERY_HEADS, DIM)))
     prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
     prefill(scheduler)
-    fresh = Scheduler(100, config=config)
-    expected = fresh.arrive(PROMPT, 3)
-    prefill(fresh)
-    assert [kept(req) for req in prompts] == [kept(expected)] * 2
+    assert [kept(req) for req in prompts] == [kept_alone(config=config)] * 2
+
+
+# What a pruned request holds.
 
 
 @EVERY_CACHE
 @EVERY_LOOP
-@pytest.mark.parametrize("budget", [0.2, 0.4, 17, 39 / 40])
-def test_a_pruned_range_holds_exactly_m_slots(tree, overlap, budget):
-    scheduler = Scheduler(100, config=replace(CONFIG, budget=budget), tree=tree, overlap=overlap)
-    req = scheduler.arrive(PROMPT)
-    before = available(scheduler)
+@pytest.mark.parametrize("budget", [0.2, 0.4, 17, 27 / 28])
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_a_pruned_request_pins_its_prefix_its_view_and_its_tail(tree, overlap, budget, keep):
+    config = replace(CONFIG, budget=budget, keep_prefix=keep)
+    scheduler = Scheduler(100, config=config, tree=tree, overlap=overlap)
+    req, cache = scheduler.arrive(PROMPT), scheduler.tree_cache
     prefill(scheduler)
-    view = view_of(req)
-    assert before - available(scheduler) == view.slots == req.laprox.plan.slots < len(PROMPT)
-    assert req.laprox.outcome.slots_before == len(PROMPT) and req.laprox.outcome.slots_after == view.slots
-    scheduler.step()
-    # One token has been decoded; with overlap nothing else has happened either.
-    assert before - available(scheduler) == view.slots + 1
+    view, whole = view_of(req), tree != "off"
+    assert (view.start, view.end) == (keep, N) and view.slots == req.laprox.plan.slots < N - keep
+    for tail in range(3):
+        assert pinned(scheduler) == keep + view.slots + tail
+        # All else of the prompt is ordinary cache, beside which the view has slots of its own.
+        assert cache.protected_size() == whole * keep
+        assert cache.evictable_size() == whole * (N - keep)
+        assert available(scheduler) == 100 - view.slots - tail - (N if whole else keep)
+        steps(scheduler, 1)
     scheduler.run_until_idle()
-    assert available(scheduler) == before and req.laprox.view is None
-    assert scheduler.laprox.totals.slots_freed == len(PROMPT) - view.slots
+    check(scheduler)
+    assert req.laprox.view is None and pinned(scheduler) == 0
+    # What was generated over the view is nowhere.
+    assert (in_tree(scheduler), available(scheduler)) == (whole * N, 100 - whole * N)
+    assert scheduler.laprox.totals.slots_freed == N - keep - view.slots
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_what_a_view_stands_for_can_be_evicted_while_it_is_read(tree, overlap, keep):
+    config = replace(CONFIG, keep_prefix=keep)
+    scheduler = Scheduler(100, config=config, tree=tree, overlap=overlap)
+    req = scheduler.arrive(PROMPT, 9)
+    prefill(scheduler)
+    steps(scheduler, 1)
+    evict(scheduler, 100)
+    assert in_tree(scheduler) == keep and view_of(req)
+    # Others write into the slots that the view was packed from.
+    scheduler.arrive(OTHER, 3, enabled=False)
+    steps(scheduler, 4)
+    assert len(req.output_ids) > 3
+    scheduler.run_until_idle()
+    # Gone is gone: nothing is put back at the end.
+    assert hit(scheduler, PROMPT) == keep
 
 
 @EVERY_CACHE
-def test_freed_columns_are_zero_and_the_segment_is_whole(tree):
-    scheduler = Scheduler(100, tree=tree)
+def test_columns_behind_the_view_are_zero_and_the_view_is_whole(tree):
+    scheduler = Scheduler(100, config=KEEPING, tree=tree)
     req = scheduler.arrive(PROMPT)
     prefill(scheduler)
     row, view = scheduler.rows[req.kv.req_pool_idx], view_of(req)
-    assert not row[view.slots : len(PROMPT)].any() and bool(row[: view.slots].all())
+    end = view.start + view.slots
+    assert not row[end:N].any() and bool(row[:end].all())
     view.check_integrity(row)
-    for column in (0, view.slots, len(PROMPT) - 1):
+    for column, slot in [(KEEP, 0), (end - 1, 0), (end, 7), (N - 1, 7), (KEEP + 1, int(row[KEEP]))]:
         broken = row.clone()
-        broken[column] = 0 if column == 0 else 7
+        broken[column] = slot
         with pytest.raises(AssertionError):
             view.check_integrity(broken)
-    broken = row.clone()
-    broken[1] = broken[0]
-    with pytest.raises(AssertionError):
-        view.check_integrity(broken)
+
+
+@EVERY_CACHE
+def test_the_cache_checks_itself(tree):
+    scheduler = Scheduler(100, tree=tree)
+    scheduler.arrive(PROMPT)
+    scheduler.run_until_idle()
+    cache = scheduler.tree_cache
+    cache.check_integrity()
+    if tree == "off":
+        return
+    with mock.patch.object(cache, "evictable_size", lambda: N - 1), pytest.raises(AssertionError):
+        cache.check_integrity()
+
+
+def test_ranges_without_a_gap():
+    for start in range(6):
+        for end in range(start, 6):
+            ranges = without([(0, 2), (3, 5)], start, end)
+            assert all(a < b for a, b in ranges)
+            columns = [column for a, b in ranges for column in range(a, b)]
+            assert columns == [column for column in (0, 1, 3, 4) if not start <= column < end]
+
+
+# What the tree offers to the next.
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("chunk_size", [5, 1024])
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_the_next_turn_hits_the_whole_exact_history(tree, overlap, chunk_size, keep):
+    config = replace(CONFIG, keep_prefix=keep)
+    scheduler = Scheduler(200, config=config, tree=tree, overlap=overlap)
+    prompt, history = PROMPT[:30], 0
+    for question in [[], [3, 3, 1], [0], [2, 2, 2, 2]]:
+        prompt = [*prompt, *question]
+        req = scheduler.arrive(prompt, 5)
+        prefill(scheduler, chunk_size)
+        assert view_of(req).end == len(prompt)
+        # Nothing of the answer is in it, and the answer and the question are more than a window.
+        assert req.cached_tokens == history
+        scheduler.run_until_idle(chunk_size)
+        check(scheduler)
+        assert in_tree(scheduler) == scheduler.tree_cache.evictable_size() == len(prompt)
+        history = len(prompt)
+        prompt += req.output_ids
+        assert len(req.output_ids) == 5 and hit(scheduler, prompt) == history
+    # Every turn is a first turn: what is kept is what a request that had never been here keeps.
+    again = scheduler.arrive(prompt)
+    prefill(scheduler)
+    assert kept(again) == kept_alone(prompt, config)
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("more", [0, 1, 2, 3, 4])
+def test_a_hit_leaves_the_window_to_compute(tree, overlap, more):
+    scheduler = Scheduler(200, tree=tree, overlap=overlap)
+    scheduler.arrive(PROMPT)
+    scheduler.run_until_idle()
+    req = scheduler.arrive(PROMPT + [2] * more)
+    prefill(scheduler)
+    assert req.cached_tokens == min(N, N + more - W)
+    assert kept(req) == kept_alone(PROMPT + [2] * more)
+    # What was computed again is not there twice.
+    assert in_tree(scheduler) == N + more and pinned(scheduler) == view_of(req).slots
+
+
+@EVERY_CORE
+@pytest.mark.parametrize(
+    ("new_tokens", "options", "reason"),
+    [
+        (4, {"enabled": False}, "disabled"),
+        (1, {}, "no_decode"),
+        (4, {"keep_prefix": N - 7}, "short"),
+        (4, {"keep_prefix": N}, "short"),
+        (4, {"budget": 1.0}, "within_budget"),
+    ],
+)
+def test_a_prompt_that_stays_whole_is_stock(tree, new_tokens, options, reason):
+    scheduler = Scheduler(200, tree=tree)
+    for cached in (0, N - 1):
+        req = scheduler.arrive(PROMPT, new_tokens, **options)
+        prefill(scheduler)
+        assert req.laprox.outcome.plan.reason == reason and view_of(req) is None
+        # SGLang leaves one token for the logits.
+        assert req.cached_tokens == cached
+        if not req.finished():
+            assert pinned(scheduler) == scheduler.tree_cache.protected_size() == N
+        scheduler.run_until_idle()
+        check(scheduler)
+        # The last token was never fed back, so it has no KV.
+        assert hit(scheduler, [*PROMPT, *req.output_ids]) == N + new_tokens - 1
+    assert scheduler.laprox.totals.prunes == scheduler.laprox.totals.slots_freed == 0
+
+
+@EVERY_LOOP
+def test_a_request_that_is_kept_out_of_the_tree_stays_whole(overlap):
+    scheduler = Scheduler(100, overlap=overlap)
+    req = scheduler.arrive(PROMPT)
+    req.skip_radix_cache_insert = True
+    prefill(scheduler)
+    assert req.laprox.outcome.plan.reason == "uncacheable" and view_of(req) is None
+    scheduler.run_until_idle()
+    assert available(scheduler) == 100 and in_tree(scheduler) == 0
+
+
+# What is kept of a prompt is its own affair.
 
 
 @EVERY_CACHE
 @EVERY_LOOP
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 5, 7, 39, 40, 2048])
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 5, 7, N - 1, N, 2048])
 def test_the_same_cells_are_kept_whatever_the_chunks(tree, overlap, chunk_size):
-    whole = Scheduler(100, tree=tree)
-    expected = whole.arrive(PROMPT)
-    prefill(whole)
     scheduler = Scheduler(100, tree=tree, overlap=overlap)
     req = scheduler.arrive(PROMPT)
     prefill(scheduler, chunk_size)
-    assert kept(req) == kept(expected)
-    assert req.laprox.window_queries is None, "the window outlives its use"
-
-
-def test_the_same_cells_are_kept_beside_other_requests():
-    alone = Scheduler(200)
-    expected = alone.arrive(PROMPT)
-    prefill(alone)
-    scheduler = Scheduler(200)
-    others = [scheduler.arrive([1, 1, 2]), scheduler.arrive(PROMPT[::-1])]
-    req = scheduler.arrive(PROMPT)
-    scheduler.arrive([2] * 30, enabled=False)
-    prefill(scheduler, 33)
-    assert kept(req) == kept(expected)
-    assert view_of(others[0]) is None and view_of(others[1]) is not None
-
-
-def test_a_prefix_hit_leaves_the_prefix_alone():
-    scheduler = Scheduler(200)
-    first = scheduler.arrive(PROMPT[:15], enabled=False, max_new_tokens=1)
-    scheduler.run_until_idle()
-    tree = scheduler.tree_cache
-    shared = tree.evictable_size()
-    assert first.finished() and shared == 15
-    before = available(scheduler)
-    keys = scheduler.pool.keys.clone()
-    req = scheduler.arrive(PROMPT)
-    prefill(scheduler)
-    view = view_of(req)
-    assert (view.start, view.end) == (15, 40) and req.laprox.plan.sinks == 0
-    assert before - available(scheduler) == view.slots
-    owned = scheduler.rows[req.kv.req_pool_idx, :15].long()
-    assert torch.equal(scheduler.pool.keys[owned], keys[owned])
-    assert (tree.protected_size(), tree.evictable_size()) == (15, 0)
-    assert min(view.positions.tolist()) >= 15
-    scheduler.run_until_idle()
-    assert (tree.protected_size(), tree.evictable_size()) == (0, 15) and available(scheduler) == before
-
-
-@EVERY_LOOP
-@pytest.mark.parametrize("chunk_size", [3, 7, 1024])
-def test_kept_prefix_enters_the_tree_whole_and_is_hit(overlap, chunk_size):
-    scheduler = Scheduler(200, config=replace(CONFIG, keep_prefix=12), overlap=overlap)
-    first = scheduler.arrive(PROMPT)
-    scheduler.run_until_idle(chunk_size)
-    tree = scheduler.tree_cache
-    assert (tree.evictable_size(), *tree.total_size()) == (12, 12, 0) and available(scheduler) == 200 - 12
-    second = scheduler.arrive(PROMPT[:12] + [3] * 20)
-    prefill(scheduler)
-    assert first.cached_tokens == 0 and second.cached_tokens == 12
-    assert view_of(second).start == 12
-    for position in range(12):
-        slot = scheduler.rows[second.kv.req_pool_idx, position]
-        assert torch.equal(scheduler.pool.keys[slot], stamp(tuple(PROMPT[: position + 1]))[0])
-
-
-@EVERY_LOOP
-def test_two_requests_that_insert_the_same_prefix_at_once(overlap):
-    scheduler = Scheduler(200, config=replace(CONFIG, keep_prefix=12), overlap=overlap)
-    # Both are in one batch, so that neither can hit the other.
-    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(PROMPT[:12] + [3] * 20)]
-    prefill(scheduler)
-    scheduler.step()
-    assert all(req.cached_tokens == 0 and req.kv.cache_protected_len == 12 for req in reqs)
-    rows = [scheduler.rows[req.kv.req_pool_idx, :12].tolist() for req in reqs]
-    assert rows[0] == rows[1] and scheduler.tree_cache.total_size() == (12, 0)
-    assert available(scheduler) == 200 - 12 - sum(view_of(req).slots + 1 for req in reqs)
-    scheduler.run_until_idle()
-    assert available(scheduler) == 200 - 12 and scheduler.tree_cache.evictable_size() == 12
+    assert kept(req) == kept_alone()
+    assert req.laprox.queries is None, "the window outlives its use"
 
 
 @EVERY_CACHE
 @EVERY_LOOP
-def test_a_retracted_request_comes_back_with_its_output_and_is_pruned_again(tree, overlap):
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_identical_prompts_are_pruned_alike(tree, overlap, keep):
+    """Twins of one batch, which cannot hit each other, and those that come later and do."""
+    config = replace(CONFIG, keep_prefix=keep)
+    scheduler = Scheduler(200, config=config, tree=tree, overlap=overlap)
+    reqs = [scheduler.arrive(PROMPT, 12) for _ in range(2)]
+    prefill(scheduler)
+    assert [req.cached_tokens for req in reqs] == [0, 0]
+    reqs.append(scheduler.arrive(PROMPT, 12))
+    prefill(scheduler)
+    tail = pinned(scheduler)
+    assert reqs[2].cached_tokens == (N - W if tree != "off" else 0)
+    assert [kept(req) for req in reqs] == [kept_alone(config=config)] * 3
+    slots = view_of(reqs[0]).slots
+    if tree != "off":
+        # The prompt is there once, and its prefix is pinned once.
+        assert in_tree(scheduler) == N and scheduler.tree_cache.protected_size() == keep
+        assert tail - keep - 3 * slots == sum(req.kv.kv_allocated_len - N for req in reqs)
+    steps(scheduler, 2)
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0
+
+
+@EVERY_CORE
+@EVERY_LOOP
+def test_the_same_cells_are_kept_whoever_came_before(tree, overlap):
+    scheduler = Scheduler(300, tree=tree, overlap=overlap)
+    expected = kept_alone()
+    for before in (PROMPT[:5], PROMPT[:20], PROMPT, [*PROMPT, 1], OTHER):
+        for enabled in (True, False):
+            scheduler.arrive(before, 2, enabled=enabled)
+            scheduler.run_until_idle()
+            req = scheduler.arrive(PROMPT)
+            prefill(scheduler)
+            assert kept(req) == expected
+            scheduler.run_until_idle()
+            evict(scheduler, 13)
+            if before == PROMPT:
+                # Nothing is left at all.
+                evict(scheduler, 300)
+
+
+@EVERY_CACHE
+@pytest.mark.parametrize("chunk_size", [33, 1024])
+def test_the_same_cells_are_kept_beside_other_requests(tree, chunk_size):
+    scheduler = Scheduler(300, rows=8, tree=tree)
+    short, other = scheduler.arrive([1, 1, 2], 9), scheduler.arrive(OTHER, 9)
+    req = scheduler.arrive(PROMPT, 9)
+    whole = scheduler.arrive([*PROMPT[:20], 2, 2, 1], 9, enabled=False)
+    same = scheduler.arrive(PROMPT, 9, enabled=False)
+    prefill(scheduler, chunk_size)
+    assert kept(req) == kept_alone()
+    assert view_of(other) and not any(view_of(each) for each in (short, whole, same))
+    steps(scheduler, 2)
+
+
+@EVERY_CACHE
+def test_prompts_that_miss_what_is_there_are_pruned_alike(tree):
+    """Logits of a whole prompt were asked for, say: all of it is computed again, and published again."""
+    scheduler = Scheduler(300, tree=tree, config=KEEPING)
+    scheduler.arrive(PROMPT, 20)
+    prefill(scheduler)
+    with envs.SGLANG_RADIX_FORCE_MISS.override(True):
+        req = scheduler.arrive(PROMPT)
+        prefill(scheduler)
+    assert req.cached_tokens == 0 and kept(req) == kept_alone(config=KEEPING)
+    if tree != "off":
+        assert in_tree(scheduler) == N and scheduler.tree_cache.protected_size() == KEEP
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("first_keeps_all", [False, True])
+def test_a_dense_prefix_that_ends_inside_a_node_that_others_hold(tree, overlap, first_keeps_all):
+    scheduler = Scheduler(200, config=KEEPING, tree=tree, overlap=overlap)
+    holder = scheduler.arrive(PROMPT, 20, enabled=not first_keeps_all, keep_prefix=20)
+    prefill(scheduler)
+    req = scheduler.arrive(PROMPT, 3)
+    prefill(scheduler)
+    locked = N if first_keeps_all else 20
+    assert req.kv.cache_protected_len == KEEP and scheduler.tree_cache.protected_size() == locked
+    assert kept(req) == kept_alone(config=KEEPING)
+    steps(scheduler, 5)
+    assert req.finished() and not holder.finished()
+    assert scheduler.tree_cache.protected_size() == locked
+    scheduler.run_until_idle()
+    check(scheduler)
+    assert pinned(scheduler) == 0
+
+
+@EVERY_CORE
+@pytest.mark.parametrize("name", ["extra_key", "cache_salt"])
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_namespaces_of_the_tree_stay_apart(tree, name, keep):
+    scheduler = Scheduler(300, config=replace(CONFIG, keep_prefix=keep), tree=tree)
+    expected = kept_alone(config=scheduler.laprox.config)
+    reqs = [scheduler.arrive(PROMPT, 9) for _ in range(3)]
+    for req, namespace in zip(reqs, ("a", "b", None), strict=True):
+        setattr(req, name, namespace)
+    scheduler.step()
+    assert [req.cached_tokens for req in reqs] == [0] * 3 and [kept(req) for req in reqs] == [expected] * 3
+    assert scheduler.tree_cache.protected_size() == 3 * keep and in_tree(scheduler) == 3 * N
+    again = scheduler.arrive(PROMPT)
+    setattr(again, name, "b")
+    scheduler.step()
+    assert again.cached_tokens == N - W and kept(again) == expected
+    assert in_tree(scheduler) == 3 * N
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0
+    scheduler.tree_cache.check_integrity()
+
+
+def nodes(scheduler: Scheduler) -> int:
+    stack, number = [scheduler.tree_cache.tree_core.root_node], 0
+    while stack:
+        children = stack.pop().children.values()
+        number += len(children)
+        stack += children
+    return number
+
+
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_caps_do_not_splinter_the_tree(keep):
+    scheduler = Scheduler(300, config=replace(CONFIG, keep_prefix=keep), tree="python")
+    numbers = []
+    for i in range(6):
+        scheduler.arrive(PROMPT, enabled=i != 3)
+        scheduler.run_until_idle(7)
+        if i != 3:
+            numbers.append(nodes(scheduler))
+    # Where the chunks ended, where the prefix ends, where the window begins; the opted-out one's answer.
+    assert numbers[0] <= 2 + N // 7 + 1
+    assert max(numbers) <= numbers[0] + 3 and numbers[2] == numbers[1] and numbers[4] == numbers[3]
+    # A conversation: where each turn ends, and where its window begins.
+    before, prompt = nodes(scheduler), list(PROMPT)
+    for _ in range(4):
+        req = scheduler.arrive(prompt, 3)
+        scheduler.run_until_idle()
+        prompt += [*req.output_ids, 1]
+    assert nodes(scheduler) - before <= 2 * 4 + 1
+
+
+# Room.
+
+
+@EVERY_LOOP
+def test_freed_slots_admit_who_waits(overlap):
+    """One prompt nearly fills the pool; the next gets in as soon as the first is pruned."""
+    scheduler = Scheduler(72, overlap=overlap)
+    first, second = scheduler.arrive(PROMPT, 9), scheduler.arrive(OTHER, 9)
+    full = []
+    finish = scheduler.laprox.finish
+
+    def spy(*args):
+        full.append(scheduler.running_batch.batch_is_full)
+        return finish(*args)
+
+    scheduler.laprox.finish = spy
+    scheduler.step()
+    assert full == [True] and not scheduler.running_batch.batch_is_full
+    assert view_of(first) is not None and view_of(second) is None
+    scheduler.step()
+    assert view_of(second) is not None and view_of(first) is not None, "both run at once"
+    check(scheduler)
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize(("size", "pruned"), [(26, False), (60, True)], ids=["no room", "room"])
+def test_a_view_that_would_free_nothing_needs_room(tree, overlap, size, pruned):
+    """Somebody else reads the same prompt whole."""
+    scheduler = Scheduler(size + overlap, config=replace(CONFIG, budget=0.5), tree=tree, overlap=overlap)
+    event = scheduler.tp_worker.last_shared_read_runner.shared_read_done_event = object()
+    whole = scheduler.arrive(BODY, 2 + overlap, enabled=False)
+    # With overlap its prompt enters the tree one step later.
+    steps(scheduler, 1 + overlap)
+    req = scheduler.arrive(BODY, 2)
+    steps(scheduler, 1)
+    assert view_of(whole) is None and not whole.finished()
+    assert (req.laprox.outcome.plan.reason, view_of(req) is not None) == (
+        (None, True) if pruned else ("no_room", False)
+    )
+    assert scheduler.laprox.totals.prunes == pruned
+    if pruned:
+        # It has cost what the view takes, and is said to.
+        assert scheduler.laprox.totals.slots_freed == -view_of(req).slots
+    else:
+        assert req.laprox.outcome.plan.slots == len(BODY) and req.laprox.queries is None
+        assert req.kv.cache_protected_len == scheduler.tree_cache.protected_size() == len(BODY)
+        assert scheduler.tp_worker.last_shared_read_runner.shared_read_done_event is event
+    scheduler.run_until_idle()
+    check(scheduler)
+    assert pinned(scheduler) == 0 and len(req.output_ids) == 2
+    assert hit(scheduler, [*BODY, *req.output_ids]) >= len(BODY) + (not pruned)
+
+
+@EVERY_CORE
+def test_a_view_that_would_free_nothing_leaves_a_prompt_in_chunks_its_room(tree):
+    """The same once more, but what there is room for is promised to a prompt that comes in chunks."""
+    reasons = []
+    for rest in (0, 50):
+        scheduler = Scheduler(60, config=replace(CONFIG, budget=0.5), tree=tree)
+        scheduler.arrive(BODY, 9, enabled=False)
+        steps(scheduler, 1)
+        finish = scheduler.laprox.finish
+        scheduler.laprox.finish = lambda tree, reserve, stream, rest=rest, to=finish: to(tree, rest, stream)
+        req = scheduler.arrive(BODY, 9)
+        steps(scheduler, 1)
+        reasons.append(req.laprox.outcome.plan.reason)
+    assert reasons == [None, "no_room"]
+
+
+def test_what_a_prompt_in_chunks_still_needs_is_reserved():
+    scheduler = Scheduler(200)
+    reserves = []
+    finish = scheduler.laprox.finish
+
+    def spy(tree, reserve, stream):
+        reserves.append(reserve)
+        return finish(tree, reserve, stream)
+
+    scheduler.laprox.finish = spy
+    scheduler.arrive(PROMPT[:10])
+    scheduler.arrive(OTHER)
+    prefill(scheduler, 25)
+    assert reserves == [25, 0]
+
+
+@EVERY_CACHE
+@EVERY_LOOP
+@pytest.mark.parametrize("chunk_size", [7, 1024])
+@pytest.mark.parametrize("keep", [0, KEEP])
+def test_a_pool_that_is_short_of_a_view_gives_up_what_it_stands_for(tree, overlap, chunk_size, keep):
+    config = replace(CONFIG, keep_prefix=keep)
+    scheduler = Scheduler(N + 6, config=config, tree=tree, overlap=overlap)
+    req = scheduler.arrive(PROMPT, 4)
+    prefill(scheduler, chunk_size)
+    slots = view_of(req).slots
+    assert scheduler.laprox.totals.staged == 1 and slots > 6
+    assert kept(req) == kept_alone(config=config)
+    assert pinned(scheduler) == keep + slots and in_tree(scheduler) < N
+    steps(scheduler, 2)
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0 and scheduler.laprox.totals.slots_freed == N - keep - slots
+
+
+@EVERY_CACHE
+@EVERY_LOOP
+def test_prompts_of_one_batch_take_their_views_from_each_other(tree, overlap):
+    """All room is taken before anything is packed: slots of the second are what the first is packed from."""
+    scheduler = Scheduler(2 * N + 12, tree=tree, overlap=overlap)
+    reqs = [scheduler.arrive(PROMPT, 3), scheduler.arrive(OTHER, 3)]
+    sources, finish = [], scheduler.laprox.finish
+
+    def spy(*args):
+        sources.append([set(scheduler.rows[req.kv.req_pool_idx, :N].tolist()) for req in reqs])
+        return finish(*args)
+
+    scheduler.laprox.finish = spy
+    scheduler.step()
+    check(scheduler)
+    taken = set(scheduler.rows[reqs[1].kv.req_pool_idx, : view_of(reqs[1]).slots].tolist())
+    assert taken & sources[0][0], "no such batch"
+    assert [kept(req) for req in reqs] == [kept_alone(PROMPT), kept_alone(OTHER)]
+    steps(scheduler, 2)
+
+
+# Requests that leave before they end.
+
+
+@EVERY_CACHE
+@EVERY_LOOP
+@pytest.mark.parametrize("ran", [1, 3, 6])
+def test_a_retracted_request_comes_back_with_its_output_and_is_pruned_again(tree, overlap, ran):
     scheduler = Scheduler(200, tree=tree, overlap=overlap)
     req = scheduler.arrive(PROMPT, max_new_tokens=9)
     prefill(scheduler)
-    for _ in range(3):
-        scheduler.step()
+    steps(scheduler, ran)
     scheduler.retract_everything()
-    assert available(scheduler) == 200 and not req.laprox.will_prune and view_of(req) is None
+    whole = tree != "off"
+    assert req.laprox.plan is None and view_of(req) is None
+    assert pinned(scheduler) == 0 and available(scheduler) == 200 - whole * N
     output = len(req.output_ids)
-    assert output > 1
-    prefill(scheduler)
-    assert view_of(req).end == len(PROMPT) + output
-    assert 200 - available(scheduler) == view_of(req).slots
+    assert output >= 1
+    batch = scheduler.step()
+    # Its exact prompt is there: output and window are computed again.
+    assert batch.prefix_lens == [whole * min(N, N + output - W)]
+    assert view_of(req).end == N + output and in_tree(scheduler) == whole * (N + output)
+    assert kept(req) == kept_alone([*PROMPT, *req.true_ids[N : N + output]])
+    assert pinned(scheduler) == view_of(req).slots
     scheduler.run_until_idle()
-    assert len(req.output_ids) == 9 and available(scheduler) == 200
+    check(scheduler)
+    assert len(req.output_ids) == 9 and pinned(scheduler) == 0
     released = scheduler.laprox.totals.released
     assert (released["retracted"], released["finished"], scheduler.laprox.totals.prunes) == (1, 1, 2)
+
+
+@EVERY_CACHE
+@EVERY_LOOP
+def test_a_pool_that_is_full_retracts_pruned_requests(tree, overlap):
+    scheduler = Scheduler(200, tree=tree, overlap=overlap)
+    reqs = [scheduler.arrive(tokens, 6) for tokens in (PROMPT, OTHER, PROMPT)]
+    prefill(scheduler)
+    for retract in (True, False, True, False, True):
+        scheduler.step(retract=retract)
+        check(scheduler)
+    scheduler.run_until_idle()
+    check(scheduler)
+    assert all(len(req.output_ids) == 6 for req in reqs) and pinned(scheduler) == 0
+    assert scheduler.laprox.totals.released["retracted"] >= 2
+
+
+@EVERY_CACHE
+@EVERY_LOOP
+@pytest.mark.parametrize("done", [[10], [37, 2]])
+def test_a_prompt_that_is_retracted_between_its_chunks_starts_again(tree, overlap, done):
+    scheduler = Scheduler(200, tree=tree, overlap=overlap)
+    req = scheduler.arrive(PROMPT)
+    for chunk in done:
+        scheduler.step(chunk)
+    assert (req.laprox.queries is not None) == (sum(done) > N - W)
+    scheduler.retract_everything()
+    assert req.laprox.queries is None and pinned(scheduler) == 0
+    prefill(scheduler, 7)
+    assert kept(req) == kept_alone()
+    scheduler.run_until_idle()
+    assert len(req.output_ids) == 4 and pinned(scheduler) == 0
 
 
 def test_a_request_retracted_before_its_last_token_is_not_pruned_again():
@@ -221,47 +652,142 @@ def test_abort_in_the_middle_of_a_prompt(tree, overlap):
     req = scheduler.arrive(PROMPT)
     scheduler.step(37)
     scheduler.step(2)
-    assert req.laprox.window_queries is not None
+    assert req.laprox.queries is not None
     scheduler.abort(req)
     scheduler.run_until_idle()
-    assert available(scheduler) == 200 and req.laprox.window_queries is None
+    check(scheduler)
+    assert pinned(scheduler) == 0 and req.laprox.queries is None
     assert dict(scheduler.laprox.totals.released) == {"aborted_mid_prefill": 1}
     assert scheduler.laprox.totals.prunes == 0
 
 
 @EVERY_CACHE
 @EVERY_LOOP
-@pytest.mark.parametrize("steps", [0, 2])
-def test_abort_of_a_running_request(tree, overlap, steps):
+@pytest.mark.parametrize("ran", [0, 2])
+def test_abort_of_a_running_request(tree, overlap, ran):
     scheduler = Scheduler(200, tree=tree, overlap=overlap)
     req = scheduler.arrive(PROMPT, max_new_tokens=20)
     prefill(scheduler)
-    for _ in range(steps):
-        scheduler.step()
+    steps(scheduler, ran)
     scheduler.abort(req)
     scheduler.run_until_idle()
-    assert available(scheduler) == 200 and len(req.output_ids) < 20
+    check(scheduler)
+    assert pinned(scheduler) == 0 and len(req.output_ids) < 20
+    assert in_tree(scheduler) == (N if tree != "off" else 0)
     assert dict(scheduler.laprox.totals.released) == {"aborted_running": 1}
 
 
-def test_a_request_that_stays_whole_is_cached_as_in_stock():
-    scheduler = Scheduler(200)
-    req = scheduler.arrive(PROMPT, enabled=False)
+@EVERY_CACHE
+@EVERY_LOOP
+def test_a_request_that_ends_with_its_first_token(tree, overlap):
+    """A stop token, which nobody could know of when the view was made."""
+    scheduler = Scheduler(200, tree=tree, overlap=overlap)
+    req = scheduler.arrive(PROMPT, 9)
+    req.sampling_params.stop_token_ids = {0, 1, 2, 3}
+    req.sampling_params.ignore_eos = False
     scheduler.run_until_idle()
-    assert req.laprox.outcome.view is None and req.laprox.outcome.plan.reason == "disabled"
-    # The last token was never fed back, so it has no KV.
-    assert scheduler.tree_cache.evictable_size() == len(PROMPT) + len(req.output_ids) - 1
+    check(scheduler)
+    assert len(req.output_ids) == 1 and scheduler.laprox.totals.prunes == 1
+    assert pinned(scheduler) == 0 and in_tree(scheduler) == (N if tree != "off" else 0)
 
 
-def test_freed_slots_admit_who_waits():
-    """One prompt nearly fills the pool; the next gets in as soon as the first is pruned."""
-    scheduler = Scheduler(72)
-    first, second = scheduler.arrive(PROMPT, 9), scheduler.arrive(PROMPT[::-1], 9)
+# The least recently used goes first.
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("end", ["finish", "abort", "retract"])
+def test_a_history_is_used_until_its_request_ends(tree, overlap, end):
+    scheduler = Scheduler(200, tree=tree, overlap=overlap)
+    touched, touch = [], scheduler.tree_cache.touch_prefix
+    req = scheduler.arrive(PROMPT, 12)
+    prefill(scheduler)
+    other = scheduler.arrive(OTHER, 2)
+    while not other.finished():
+        scheduler.step()
+    scheduler.tree_cache.touch_prefix = lambda key: touched.append(len(key)) or touch(key)
+    if end == "retract":
+        scheduler.retract_everything()
+    else:
+        if end == "abort":
+            scheduler.abort(req)
+        scheduler.run_until_idle()
+    # As stock, which inserts what has ended, and does not insert what it retracts.
+    assert touched == ([] if end == "retract" else [N])
+    assert in_tree(scheduler) == 2 * N
+    evict(scheduler, 1)
+    assert (hit(scheduler, PROMPT) == N) == (end != "retract")
+    assert (hit(scheduler, OTHER) == N) == (end == "retract")
+
+
+# What SGLang does next to it.
+
+
+@EVERY_CACHE
+def test_a_checkpoint_of_a_request_with_a_view_does_nothing(tree):
+    scheduler = Scheduler(200, config=KEEPING, tree=tree)
+    req = scheduler.arrive(PROMPT, 9)
+    prefill(scheduler)
+    steps(scheduler, 2)
+    cache, row = scheduler.tree_cache, scheduler.rows[req.kv.req_pool_idx]
+    before, lock = row.clone(), req.lock
+
+    def state():
+        return (
+            available(scheduler),
+            cache.protected_size(),
+            cache.evictable_size(),
+            req.kv.cache_protected_len,
+        )
+
+    expected = state()
+    cache.checkpoint(req, up_to=req.extend_end)
+    cache.checkpoint(req, up_to=req.kv.kv_committed_len)
+    assert torch.equal(row, before) and req.lock is lock and state() == expected
+    check(scheduler)
+
+
+@EVERY_LOOP
+def test_who_waits_for_the_reads_of_a_prefill_waits_for_its_packing(overlap):
+    scheduler = Scheduler(200, overlap=overlap)
+    runner = scheduler.tp_worker.last_shared_read_runner
+    event = runner.shared_read_done_event = object()
+    scheduler.arrive(PROMPT[:7])
+    scheduler.arrive(PROMPT, enabled=False)
+    steps(scheduler, 2)
+    assert runner.shared_read_done_event is event, "nothing was packed"
+    scheduler.arrive(OTHER, 9)
+    scheduler.step(21)
+    assert runner.shared_read_done_event is event, "its prompt is not complete"
+    prefill(scheduler)
+    assert runner.shared_read_done_event is None
+    runner.shared_read_done_event = event
+    steps(scheduler, 1)
+    assert runner.shared_read_done_event is event
+
+
+@EVERY_LOOP
+def test_slots_of_a_view_are_kept_alive_for_the_other_stream(overlap):
+    scheduler = Scheduler(200, overlap=overlap)
+    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(OTHER)]
+    prefill(scheduler)
+    (recorded,) = scheduler.batch_record_buf
+    rows = [scheduler.rows[req.kv.req_pool_idx, : view_of(req).slots].tolist() for req in reqs]
+    assert [slots.tolist() for slots in recorded] == (rows if overlap else [])
+
+
+def test_packing_waits_for_what_the_schedule_has_enqueued():
+    scheduler = Scheduler(200, overlap=True)
+    order = []
+    scheduler.forward_stream.wait_stream.side_effect = lambda stream: order.append(stream)
+    make_view = scheduler.laprox.pruner.make_view
+    scheduler.laprox.pruner.make_view = lambda *args: order.append("pack") or make_view(*args)
+    scheduler.arrive(PROMPT)
     scheduler.step()
-    assert view_of(first) is not None and view_of(second) is None
-    assert not scheduler.running_batch.batch_is_full
-    scheduler.step()
-    assert view_of(second) is not None and view_of(first) is not None, "both run at once"
+    assert order == [scheduler.schedule_stream, "pack"]
+
+
+# What a decode step reads.
 
 
 @EVERY_LOOP
@@ -314,12 +840,25 @@ def test_a_captured_step_reads_its_own_copies(overlap):
     assert {1, 2, 3} <= sizes
 
 
-def test_a_batch_of_whole_requests_is_left_to_stock():
-    scheduler = Scheduler(200)
-    scheduler.arrive(PROMPT, enabled=False)
+@EVERY_LOOP
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_batch_of_whole_requests_is_left_to_stock(overlap, graphs):
+    """Whatever was decoded before it."""
+    scheduler = Scheduler(300, overlap=overlap, graphs=graphs)
+    decode = scheduler.laprox.decode
+    whole, pruned = scheduler.arrive(PROMPT, 20, enabled=False), scheduler.arrive(OTHER, 4)
     prefill(scheduler)
+    while not pruned.finished():
+        scheduler.step()
+    steps(scheduler, 2)
+    assert not whole.finished() and not decode.compressed
+    assert decode.rows is None and decode.plan is None and not scheduler.decoded
+    # A prefill in between leaves nothing either.
+    scheduler.arrive(OTHER, 2)
     scheduler.step()
-    assert scheduler.laprox.decode.rows is None and not scheduler.decoded
+    assert decode.rows is None and not decode.compressed
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0
 
 
 def test_the_busy_leak_check_holds_only_with_our_correction():
@@ -329,7 +868,8 @@ def test_the_busy_leak_check_holds_only_with_our_correction():
     scheduler.step()
     checker = scheduler.invariant_checker
     stock_sizes = checker._get_total_uncached_sizes()
-    assert without_spared(stock_sizes, checker) == (stock_sizes[0] - view_of(req).freed, 0)
+    spared = N - view_of(req).slots
+    assert without_spared(stock_sizes, checker) == (stock_sizes[0] - spared, 0) and spared > 0
     scheduler.check_busy()
     with pytest.raises(AssertionError, match="Leak"):
         checker.self_check_during_busy()
@@ -348,14 +888,33 @@ def test_the_busy_leak_check_knows_a_prompt_between_its_chunks():
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_capture_leaves_nothing_to_the_first_prefill(graphs):
     """The last graph that is captured may be one of compressed batches."""
-    scheduler, fresh = Scheduler(200, graphs=graphs), Scheduler(200, graphs=graphs)
-    scheduler.laprox.decode.begin_capture(True)
-    reqs = [each.arrive(PROMPT) for each in (scheduler, fresh)]
-    for each in (scheduler, fresh):
-        prefill(each)
-    assert kept(reqs[0]) == kept(reqs[1])
+    scheduler = Scheduler(200, graphs=graphs)
+    capture(scheduler)
+    req = scheduler.arrive(PROMPT)
+    prefill(scheduler)
+    assert kept(req) == kept_alone()
+    steps(scheduler, 1)
     scheduler.run_until_idle()
-    assert available(scheduler) == 200
+    assert pinned(scheduler) == 0
+
+
+def capture(scheduler: Scheduler) -> None:
+    """A graph of a compressed batch, of one row."""
+    decode = scheduler.laprox.decode
+    decode.begin_capture(True)
+    decode.prepare_graph(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+    decode.make_plan()
+    assert decode.rows is not None
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_capture_leaves_nothing_to_a_decode_step(graphs):
+    scheduler = Scheduler(200, graphs=graphs)
+    scheduler.arrive(PROMPT, 9, enabled=False)
+    prefill(scheduler)
+    capture(scheduler)
+    steps(scheduler, 2)
+    assert scheduler.laprox.decode.rows is None and not scheduler.decoded
 
 
 def test_new_weights_give_new_scores():

@@ -151,7 +151,7 @@ from sglang.srt.plugins import load_plugins
 load_plugins()
 from sglang.srt.plugins.hook_registry import HookRegistry
 import sys
-ours = [name for name in ("laprox_sglang.radix_cache", "laprox_patches.seams") if name in sys.modules]
+ours = [name for name in ("laprox_sglang.cache.tree", "laprox_patches.seams") if name in sys.modules]
 print(json.dumps([sorted(HookRegistry._patched), ours]))
 """
 
