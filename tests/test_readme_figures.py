@@ -16,24 +16,19 @@ def results(name):
 @pytest.mark.parametrize(
     ("workload", "figure", "cells"),
     [
-        ("a", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:.0f} | {ratio:.2f} |"),
-        ("a", "peak_concurrency", "| requests at once | {stock} | {laprox}, all there were | {ratio:.2f} |"),
-        ("a", "itl_p50", "| time between tokens, median | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.2f} |"),
-        ("a-itl", "itl_p50", "given 26 requests only | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.2f} |"),
-        ("b", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
-        ("b", "peak_concurrency", "| requests at once | {stock} | {laprox}, all there were | {ratio:.1f} |"),
-        ("b", "itl_p50", "| time between tokens, median | {stock:.2f} ms | {laprox:.2f} ms | {ratio:.2f} |"),
-        ("b-itl", "itl_p50", "given 7 requests only | {stock:.2f} ms | {laprox:.2f} ms | {ratio:.3f} |"),
-        (
-            "b-full",
-            "peak_concurrency",
-            "at once | {stock} | {laprox}, then stopped | {ratio:.1f} |",
-        ),
-        ("c", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
-        ("c", "prefix_hit_tokens", "from the prefix cache | {stock:,} | {laprox:,} | {ratio:.2f} |"),
-        ("d", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:.0f} | **{ratio:.2f}** |"),
-        ("e", "output_tok_s", "| output tokens/s | {stock:,.0f} | {laprox:,.0f} | {ratio:.3f} ("),
-        ("ttft", "ttft_p50", "| time to first token | {stock:,.0f} ms | {laprox:,.0f} ms | {ratio:.3f} ("),
+        ("f", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
+        ("f", "itl_p50", "| time between tokens, median | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.2f} |"),
+        ("f", "ttft_p50", "of all turns | {stock:,.0f} ms | {laprox:,.0f} ms | **{ratio:.2f}** |"),
+        ("f", "slots_mean", "| slots pinned, mean | {stock:,} | {laprox:,} | {ratio:.2f} |"),
+        ("f", "prefix_hit_tokens", "from the prefix cache | {stock:,} | {laprox:,} | {ratio:.2f} |"),
+        ("d", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:.0f} | {ratio:.2f} |"),
+        ("d", "ttft_p50", "median | {stock:.0f} ms | {laprox:.0f} ms | **{ratio:.2f}** |"),
+        ("q", "output_tok_s", "| output tokens/s | {stock:,.0f} | {laprox:,.0f} | {ratio:.2f} |"),
+        ("q", "itl_p50", "| time between tokens, median | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.3f} |"),
+        ("c-open", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
+        ("c-open", "peak_concurrency", "at once | {stock} | {laprox}, all there were | {ratio:.2f} |"),
+        ("e", "output_tok_s", "| output tokens/s | {stock:,.0f} | {laprox:,.0f} | {ratio:.3f} |"),
+        ("ttft", "ttft_p50", "| time to first token | {stock:,.0f} ms | {laprox:,.0f} ms | {ratio:.3f} |"),
     ],
 )
 def test_serving(workload, figure, cells):
@@ -42,26 +37,26 @@ def test_serving(workload, figure, cells):
     assert cells.format(stock=stock, laprox=laprox, ratio=row["ratio"][figure]) in README
 
 
-def test_kernels():
-    rows = results("kernels")["rows"]
-    plain = {row["case"]: {} for row in rows if "no compressed row" in row["case"]}
-    for row in rows:
-        if row["case"] in plain:
-            plain[row["case"]]["same" if "same pool" in row["vs"] else "stock"] = row["ratio_vs"]
-    assert len(plain) == 4
-    for case, ratio in plain.items():
-        size = case.partition(",")[0].replace("x", "×").replace("8192", "8,192").replace("1638", "1,638")
-        assert f"| {size} | {ratio['same']:.3f} | {ratio['stock']:.3f} |" in README
-    pack = next(row for row in rows if row["kernel"] == "pack" and "5% kept" in row["case"])
-    assert f"| {pack['ms']:.2f} ms | {1 / pack['ratio_floor']:.0%}".replace("%", " % of copy") in README
+def test_serving_of_one_side():
+    row = next(row for row in results("serving")["rows"] if row["workload"] == "b")
+    assert f"LaProx {row['laprox']['output_tok_s']:,.0f} tokens/s" in README
+    old = next(row for row in results("sglang-0.5.17/serving")["rows"] if row["workload"] == "b")
+    assert f"({old['stock']['output_tok_s']:.0f} with SGLang" in README
+    assert (
+        f"{old['ratio']['output_tok_s']:.2f} times less than LaProx's {old['laprox']['output_tok_s']:,.0f}"
+        in README
+    )
+
+
+def test_pruning_time():
+    rows = {row["case"]: row["ms"] for row in results("kernels-prune")["rows"]}
+    for tokens in (1024, 8192, 32768, 131072):
+        parts = [rows[f"{tokens} tokens, 5% kept, {part}"] for part in
+                 ("scoring", "selecting", "packing apart", "all three, apart")]  # fmt: skip
+        assert " | ".join(["", *(f"{part:.2f} ms" for part in parts), ""]).strip() in README
 
 
 def test_checks():
     value = {row["what"]: row["value"] for row in results("checks")["rows"]}
-    for what, name in [("requests in 300 s", "requests"), ("prunings",) * 2, ("retractions",) * 2]:
-        assert f"{value[what]:,} {name}" in README
-    aborts = sum(
-        value[f"aborts {when}"] for when in ("in the queue", "amid a chunked prefill", "while decoding")
-    )
-    assert f"{aborts:,} aborts" in README
-    assert f"GPU memory {value['GPU memory: largest, above the first']:.0f} MiB above" in README
+    whole = value["exact answers, unpruned, 256 prompts of 4,096 tokens"]
+    assert f"{whole:.1f} % exact unpruned, {value['exact answers, 10 %']:.1f} % at" in README

@@ -7,7 +7,7 @@ from benchmarks.serving.workloads import LAPROX, SERVERS, STOCK
 
 COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb"}
 NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %"}
-OVER_TIME = ("b", "a", "c")
+OVER_TIME = ("b", "a", "c-open", "f")
 
 
 def draw(content: dict[str, Any], path: Path) -> list[Path]:
@@ -46,7 +46,8 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         axes[0][0].set_ylabel("KV slots in use, thousands")
         axes[1][0].set_ylabel("requests running")
         # Outside: in some column a line runs through every corner.
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
+        fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
+        figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
         pictures.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
     lengths = sorted(int_length(name) for name, row in rows.items() if name.startswith("sweep-"))

@@ -68,6 +68,7 @@ def plan_of(req: Any, config: Config) -> Plan:
     # Not the length of the ids to match, nor that of the chunk at hand: stale here, cut short there.
     end = len(req.origin_input_ids) + len(req.output_ids)
     if state.plan is None or state.plan.end != end:
+        assert state.view is None, "a request that reads a view is planned anew"
         new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
         plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
         state.settle(plan)
