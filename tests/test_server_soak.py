@@ -19,7 +19,7 @@ from laprox_sglang.needle import Task, Turn
 from prompts import OPTED_OUT, talk
 from server import Server
 
-POOL = 4000
+POOL = 2000
 # On each of the tree's cores.
 ROUNDS = 6
 TOKENS = 12
@@ -27,16 +27,17 @@ BUDGET = 0.2
 FLAGS = (
     "--enable-laprox",
     *("--laprox-budget", str(BUDGET)),
-    *("--chunked-prefill-size", "256"),
+    *("--chunked-prefill-size", "128"),
 )
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 IDLE_SECONDS = 20
+LENGTH = (280, 740)
 # A prompt of so many tokens leaves no room for a view of it beside it.
-TWIN = (3420, 3500)
+TWIN = (1720, 1750)
 # What requests that stay to the end ask for; what most of them ask for is left to the server.
 WHOLE: list[tuple[str, int, Any]] = [
     ("disabled", TOKENS, OPTED_OUT),
-    ("within_budget", TOKENS, {"budget": 2000}),
+    ("within_budget", TOKENS, {"budget": 1000}),
     ("no_decode", 1, None),
 ]
 
@@ -130,21 +131,21 @@ class Soak:
     def run_round(self, number: int) -> None:
         for i in range(9):
             _, tokens, options = WHOLE[i] if i < len(WHOLE) else ("", TOKENS, None)
-            ids = self.prompt(*((50, 240) if i == 8 else (320, 1490)))
+            ids = self.prompt(*((50, 200) if i == 8 else LENGTH))
             self.start(partial(self.complete, ids, tokens, options))
         for _ in range(2):
-            turns = Task(self.draw.random()).conversation([self.draw.randint(24, 60), 8, 8])
+            turns = Task(self.draw.random()).conversation([self.draw.randint(24, 30), 4, 4])
             self.start(partial(self.converse, turns), requests=3)
         for _ in range(3):
-            self.start(partial(self.abort_running, self.prompt(320, 600)))
+            self.start(partial(self.abort_running, self.prompt(280, 400)))
         self.server.wait_for("waiting")
         for _ in range(3):
-            self.start(partial(self.abort_waiting, self.prompt(320, 1490)))
+            self.start(partial(self.abort_waiting, self.prompt(*LENGTH)))
         self.wait()
         self.check_idle()
         for _ in range(2):
             # Alone on the server, so that it is this one that is cut into chunks.
-            self.start(partial(self.abort_mid_prefill, self.prompt(1400, 1490)))
+            self.start(partial(self.abort_mid_prefill, self.prompt(700, 740)))
             self.wait()
         self.start(partial(self.twins, self.prompt(*TWIN)), requests=2)
         self.wait()
