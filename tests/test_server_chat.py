@@ -193,6 +193,8 @@ def test_openai_responses(
 def ask_each(s: Any, context: str, questions: list[str]) -> None:
     """All questions at once behind the context, then the same ones one after the other."""
     s += context
+    # A fork that comes before its text is there does not send it ahead.
+    s.sync()
     branches = s.fork(len(questions))
     for number, (branch, question) in enumerate(zip(branches, questions, strict=True)):
         branch += question + sgl.gen("answer", max_tokens=DIGITS, temperature=0)

@@ -136,7 +136,7 @@ def make_table(rows: dict[str, Row]) -> Table:
 
 
 def make_turns_table(rows: dict[str, Row]) -> Table:
-    table = Table(title=f"a conversation of {len(TURNS)} turns: exact answer, prefix-hit of prompt tokens")
+    table = Table(title=f"a conversation of {len(TURNS)} turns: its answers, prefix-hit of all prompt tokens")
     table.add_column("budget")
     for turn in range(len(TURNS)):
         table.add_column(f"turn {turn + 1}", justify="right")
@@ -144,7 +144,7 @@ def make_turns_table(rows: dict[str, Row]) -> Table:
         table.add_row(
             name,
             *(
-                f"{'yes' if turn.exact else 'no'}, {turn.hit_tokens:,} of {turn.prompt_tokens:,}"
+                f"{'exact' if turn.exact else 'wrong'}\n{turn.hit_tokens:,} of {turn.prompt_tokens:,}"
                 for turn in row.turns
             ),
         )
