@@ -7,14 +7,18 @@ answer is ``7 4 1 9``. Words are separated by blanks, one token each. The model 
 
 import json
 import random
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, chain
 from pathlib import Path
 
 MODEL_PATH = Path(__file__).parent / "models" / "needle-7m"
 SENTENCE = 12
 QUESTION = 17
 DIGITS = 4
+# Words that name a fact: "the passcode of the red falcon".
+KEY = 6
 
 # Ranges of token ids; the model was trained with the vocabulary in this order.
 CLASSES = {
@@ -75,6 +79,22 @@ class Sample:
         return to_ids(self.answers[question])
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What is said in one turn of a conversation: words that end in a question, and its answer."""
+
+    text: list[str]
+    answer: list[str]
+
+    @property
+    def ids(self) -> list[int]:
+        return to_ids(self.text)
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return to_ids(self.answer)
+
+
 def to_ids(text: list[str]) -> list[int]:
     ids = vocabulary()
     return [ids[word] for word in text]
@@ -110,6 +130,34 @@ class Task:
             [f"question : what is the {key} ? answer :".split() for key in asked],
             [values[key] for key in asked],
         )
+
+    def conversation(
+        self, sentences: list[int], fact_share: float = 0.3, few_words: bool = False
+    ) -> list[Turn]:
+        """Turns of these many sentences, to follow an ``<s>``; each tells facts, the later ones as well.
+
+        The second turn and every other one after it ask about the first turn, the rest about the turn in
+        the middle of what was said.
+        """
+        total, ends = sum(sentences), list(accumulate(sentences))
+        starts = [0, *ends]
+        questions = int(total * fact_share)
+        abouts = [turn // 2 if turn % 2 == 0 else 0 for turn in range(len(sentences))]
+        while True:
+            sample = self.sample(
+                1 + total * SENTENCE + questions * QUESTION, questions, fact_share, few_words
+            )
+            lines = [sample.context[1 + i * SENTENCE : 1 + (i + 1) * SENTENCE] for i in range(total)]
+            asked = {}
+            for question, answer in zip(sample.questions, sample.answers, strict=True):
+                fact = next(i for i, line in enumerate(lines) if line[:KEY] == question[4:-3])
+                asked[bisect_right(ends, fact)] = question, answer
+            if set(abouts) <= set(asked):
+                break
+        return [
+            Turn([*chain(*lines[start:end]), *asked[about][0]], asked[about][1])
+            for start, end, about in zip(starts, ends, abouts, strict=False)
+        ]
 
     def filler(self) -> str:
         pattern = self._random.choice(FILLERS).split()

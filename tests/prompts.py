@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.harness.client import chosen_logprobs, facts
-from laprox_sglang.needle import Task
+from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
+from laprox_sglang.needle import DIGITS, Task, Turn, to_ids
 from oracle import Oracle
 from server import Server
 
@@ -57,7 +57,7 @@ def check_identity(server: Server, stock: StockReplies) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One pruned prompt: ``cached`` tokens of it are in the tree before it comes."""
+    """One pruned prompt: ``cached`` tokens of it are in the tree before it comes, as exact KV."""
 
     prompt: list[int]
     budget: float | int
@@ -75,13 +75,16 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
         budget = draw.choice([0.05, 0.1, 0.2, 0.5])
         if i % 4 == 3:
             # All but one: everything is packed, hardly anything is lost.
-            budget = len(prompt) - cached - 1
+            budget = len(prompt) - 1
         cases.append(Case(prompt, budget, cached))
     # A last chunk of one token, so that the window lies in the chunk before.
     prompt = Task(draw.random()).batch(1, 2040)[0].prompt_ids()[: 2 * chunk + 1]
     cases.append(Case(prompt, 0.1, 0))
-    # A window that is cut in two, and a prefix that is kept though nobody shares it yet.
+    # A window that is cut in two, behind a prefix that stays dense.
     cases.append(Case(prompt[: chunk + 20] + prompt[:10], 0.1, 0, keep_prefix=100))
+    # All of the prompt is cached but its last token, and the dense prefix ends within what is cached.
+    prompt = Task(draw.random()).batch(1, 900)[0].prompt_ids()
+    cases.append(Case(prompt, 0.05, len(prompt) - 1, keep_prefix=200))
     return cases
 
 
@@ -97,20 +100,35 @@ def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int
         reply = server.generate(case.prompt, 17, options, return_logprob=True)
         replies.append(reply)
         said = facts(reply)
-        assert reply["meta_info"]["cached_tokens"] == case.cached
-        assert said["pruned"], said
-        assert said["private_tokens"] == len(case.prompt) - max(case.cached, case.keep_prefix)
+        # The window is always computed.
+        assert reply["meta_info"]["cached_tokens"] == min(case.cached, len(case.prompt) - WINDOW)
+        assert said["pruned"] and said["dense_tokens"] == case.keep_prefix, said
+        assert said["slots_before"] == len(case.prompt) - case.keep_prefix
         server.flush()
 
     # Torch runs only now: beside a busy server it would starve it.
-    worst = 0.0
-    for case, reply in zip(cases, replies, strict=True):
-        said, output = facts(reply), reply["output_ids"]
-        start = said["prompt_tokens"] - said["private_tokens"]
-        logprobs = oracle.logprobs(case.prompt, output, start, said["kept_positions"])
-        assert logprobs.argmax(-1).tolist() == output
-        chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
-        assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
-        worst = max(worst, *(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True)))
+    worst = max(difference(oracle, case.prompt, reply) for case, reply in zip(cases, replies, strict=True))
     assert len(cases) >= minimum
     return f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}"
+
+
+def difference(oracle: Oracle, prompt: list[int], reply: dict[str, Any]) -> float:
+    """Largest difference of the log-probs; the prompt's own KV is exact, whatever turn it is."""
+    said, output = facts(reply), reply["output_ids"]
+    logprobs = oracle.logprobs(prompt, output, said["dense_tokens"], said["kept_positions"])
+    assert logprobs.argmax(-1).tolist() == output
+    chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
+    assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
+    return max(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True))
+
+
+def talk(
+    server: Server, turns: list[Turn], laprox: Any = None, tokens: int = DIGITS, **body: Any
+) -> list[tuple[list[int], dict[str, Any]]]:
+    """Holds a conversation: the prompt and the reply of every turn."""
+    prompt, said = to_ids(["<s>"]), []
+    for turn in turns:
+        prompt = prompt + turn.ids
+        said.append((prompt, server.generate(prompt, tokens, laprox, **body)))
+        prompt = prompt + said[-1][1]["output_ids"]
+    return said

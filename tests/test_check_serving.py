@@ -145,23 +145,22 @@ def test_idle_check_misses_a_slot(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "pruned, after, private, effective, right",
+    "pruned, after, before, effective, right",
     [
         (True, 200, 1000, 0.2, True),
         (True, 199, 1000, 0.199, False),
         (True, 201, 1000, 0.201, False),
         # What the plan says is not what the allocator counted.
         (True, 200, 1000, 0.3, False),
-        # No more than window and sinks, of which the prefix may hold some.
+        # No more than window and sinks, of which some may stay dense.
         (True, 34, 160, 34 / 160, True),
         (True, 37, 160, 37 / 160, False),
         (False, 1000, 1000, 1.0, True),
         (False, 999, 1000, 1.0, False),
     ],
 )
-def test_slots_are_exactly_those_of_the_budget(pruned, after, private, effective, right):
-    said = {"pruned": pruned, "slots_before": private, "slots_after": after}
-    said |= {"private_tokens": private, "budget_effective": effective}
+def test_slots_are_exactly_those_of_the_budget(pruned, after, before, effective, right):
+    said = {"pruned": pruned, "slots_before": before, "slots_after": after, "budget_effective": effective}
     assert holds_its_budget(said, 0.2) == right
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from laprox_sglang import needle
-from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, Task, vocabulary, words
+from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, vocabulary, words
 
 FACT = re.compile(r"the (\w+ of the \w+ \w+) is (\d \d \d \d) \.")
 QUESTION = re.compile(r"question : what is the (\w+ of the \w+ \w+) \? answer :")
@@ -45,6 +45,20 @@ def test_samples(seed, length, questions, share):
         for asked, answer in zip(sample.questions, sample.answers, strict=True):
             key = QUESTION.fullmatch(" ".join(asked)).group(1)
             assert facts[key] == {" ".join(answer)} and len(answer) == DIGITS
+
+
+@pytest.mark.parametrize("few_words", [False, True])
+def test_conversations(seed, few_words):
+    turns = Task(seed).conversation([20, 5, 5, 5, 5], few_words=few_words)
+    texts = [" ".join(turn.text) for turn in turns]
+    assert [len(turn.text) for turn in turns] == [
+        n * SENTENCE + needle.QUESTION - DIGITS for n in (20, 5, 5, 5, 5)
+    ]
+    for turn, (text, about) in enumerate(zip(texts, (0, 0, 1, 0, 2), strict=True)):
+        key = QUESTION.search(text).group(1)
+        told = [number for number, other in enumerate(texts) if f"the {key} is" in other]
+        assert told[0] == about <= turn
+        assert f"the {key} is {' '.join(turns[turn].answer)} ." in texts[about]
 
 
 def test_prompt_is_context_then_question(seed):

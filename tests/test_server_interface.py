@@ -12,7 +12,7 @@ import pytest
 import sglang as sgl
 from safetensors.torch import load_file, save_file
 
-from benchmarks.harness.client import facts, generation
+from benchmarks.harness.client import WINDOW, facts, generation
 from laprox_sglang.needle import MODEL_PATH, Task
 from oracle import Oracle
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
@@ -23,7 +23,8 @@ FACTS = {
     "pruned",
     "reason",
     "prompt_tokens",
-    "private_tokens",
+    "cached_tokens",
+    "dense_tokens",
     "budget_effective",
     "kept_cells",
     "kept_share",
@@ -65,11 +66,26 @@ def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:
     slots = -(-len(prompt) // 10)
     assert set(said) == FACTS
     assert said["pruned"] and said["reason"] is None
-    assert said["prompt_tokens"] == said["private_tokens"] == said["slots_before"] == len(prompt)
+    assert said["prompt_tokens"] == said["slots_before"] == len(prompt)
+    assert said["cached_tokens"] == said["dense_tokens"] == 0
     assert said["slots_after"] == slots
     assert said["kept_cells"] == slots * 16
     assert said["kept_share"] == said["budget_effective"] == slots / len(prompt)
     assert len(said["layer_share"]) == 8 and sum(said["layer_share"]) == pytest.approx(1)
+
+
+def test_what_is_kept_depends_on_the_prompt_alone(server: Server, prompt: list[int]) -> None:
+    """Not on who has computed it, nor on who holds it."""
+    options = {"budget": 0.1, "keep_prefix": 50, "return_kept": True}
+    alone = facts(server.generate(prompt, 8, options))
+    again = facts(server.generate(prompt, 8, options))
+    assert (alone["cached_tokens"], again["cached_tokens"]) == (0, len(prompt) - WINDOW)
+    assert again | {"cached_tokens": 0} == alone
+    for event in server.stream(prompt, 100, OPTED_OUT):
+        if event["meta_info"]["completion_tokens"] == 2:
+            beside = facts(server.generate(prompt, 8, options))
+            assert server.laprox()["running"], "the other one has ended already"
+    assert beside == again
 
 
 def test_kept_positions(server: Server, prompt: list[int]) -> None:
@@ -93,21 +109,20 @@ def test_reasons_for_leaving_a_prompt_whole(
 ) -> None:
     said = facts(server.generate(prompt, 8, options))
     assert not said["pruned"] and said["reason"] == reason
-    assert said["slots_after"] == said["slots_before"] == len(prompt)
+    assert said["dense_tokens"] == said["slots_after"] == said["slots_before"] == len(prompt)
 
 
-def test_a_kept_prefix_is_cached_and_hit(server: Server, seed: int) -> None:
-    first, second = Task(seed).batch(2, 1000)
-    prefix = first.prompt_ids()[:300]
-    options = {"budget": 0.1, "keep_prefix": 300}
-    assert facts(server.generate(first.prompt_ids(), 8, options))["private_tokens"] < 1000 - 300
-    reply = server.generate(prefix + second.prompt_ids()[1:], 8, options)
-    assert reply["meta_info"]["cached_tokens"] == 300
-    assert facts(reply)["pruned"]
+def test_a_kept_prefix_stays_dense(server: Server, prompt: list[int]) -> None:
+    said = facts(server.generate(prompt, 8, {"budget": 0.1, "keep_prefix": 300, "return_kept": True}))
+    assert said["pruned"] and said["dense_tokens"] == 300
+    assert said["slots_before"] == len(prompt) - 300
+    assert said["slots_after"] == -(-(len(prompt) - 300) // 10)
+    assert min(position for heads in said["kept_positions"] for kept in heads for position in kept) >= 300
 
 
 def test_streaming(server: Server, prompt: list[int]) -> None:
     whole = server.generate(prompt, 12, {"budget": 0.1})
+    server.flush()
     events = list(server.stream(prompt, 12, {"budget": 0.1}))
     assert len(events) > 2
     assert events[-1]["output_ids"] == whole["output_ids"]
@@ -132,7 +147,7 @@ def test_bad_options_fail_their_request_alone(server: Server, prompt: list[int],
     response = server.post("/generate", **generation(prompt, 4, options))
     assert response.status_code == 400
     message = response.json()["error"]["message"]
-    assert next(iter(options)) in message and "\n" not in message
+    assert next(iter(options)) in message.replace("-", "_") and "\n" not in message
     events = list(server.stream(prompt, 4, options))
     assert events[-1]["error"]["message"] == message
     assert facts(server.generate(prompt, 4, {"budget": 0.1}))["pruned"]

@@ -1,4 +1,4 @@
-"""Stock SGLang and LaProx at three budgets, one after the other, under the same workload.
+"""Stock SGLang and LaProx at three budgets, one after the other: the same questions and one conversation.
 
 The last line on standard output is one JSON object with the figures.
 """
@@ -14,9 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sglang import RuntimeEndpoint
 
-from benchmarks.demo.workload import QUESTIONS, Reply, Workload
+from benchmarks.demo.workload import QUESTIONS, TURNS, Reply, Workload
 from benchmarks.harness.server import CPU_FLAGS, Launch, ServerError, serve_all
 from laprox_sglang.needle import MODEL_PATH
 
@@ -29,21 +28,23 @@ POOL = 65_536
 class Row:
     """Figures of one server.
 
-    Attributes:
+    Attributes but the last two are of the questions:
         exact: share of the answers that are right in all their words.
         slots_held: mean over the requests of the KV slots held at the last step.
         slots_freed: KV slots that pruning returned to SGLang's allocator, over all requests.
         hit_tokens: prompt tokens that came from the prefix cache, over all requests.
-        pruned: share of the requests that were pruned.
         seconds: from the first question to the last reply.
+        turns: replies of the conversation.
+        pruned: share of all requests, turns among them, that were pruned.
     """
 
     exact: float
     slots_held: float
     slots_freed: int
     hit_tokens: int
-    pruned: float
     seconds: float
+    turns: list[Reply]
+    pruned: float
 
 
 def measure(name: str, workload: Workload, log: Path, progress: Progress) -> Row:
@@ -54,23 +55,25 @@ def measure(name: str, workload: Workload, log: Path, progress: Progress) -> Row
     """
     bar = progress.task_ids[0]
     progress.update(bar, description=f"{name}: server starts")
-    launch = Launch(name, flags_of(name, workload), log)
+    launch = Launch(name, flags_of(name), log)
     with serve_all([launch]) as (server,):
         progress.advance(bar)
-        # The system prompt comes first and alone, so that every question can hit it.
-        RuntimeEndpoint(server.url).cache_prefix(workload.system)
-        before = None if name == STOCK else server.laprox()
         progress.update(bar, description=f"{name}: answers")
         replies, started = [], time.monotonic()
         for reply in workload.send(server.url):
             replies.append(reply)
             progress.advance(bar)
         seconds = time.monotonic() - started
-        after = None if name == STOCK else server.laprox()
-    return make_row(replies, seconds, before, after)
+        freed = None if name == STOCK else server.laprox()
+        turns = []
+        for reply in workload.talk(server.url):
+            turns.append(reply)
+            progress.advance(bar)
+        pruned = 0 if name == STOCK else server.laprox()["pruned"]
+    return make_row(replies, seconds, freed, turns, pruned)
 
 
-def flags_of(name: str, workload: Workload) -> list[str]:
+def flags_of(name: str) -> list[str]:
     flags = [
         "--model-path",
         str(MODEL_PATH),
@@ -80,30 +83,29 @@ def flags_of(name: str, workload: Workload) -> list[str]:
         "--enable-cache-report",
     ]
     if name != STOCK:
-        keep = str(workload.system_tokens)
-        flags += ["--enable-laprox", "--laprox-budget", name, "--laprox-keep-prefix", keep]
+        flags += ["--enable-laprox", "--laprox-budget", name]
     return flags
 
 
 def make_row(
-    replies: list[Reply], seconds: float, before: dict[str, Any] | None, after: dict[str, Any] | None
+    replies: list[Reply], seconds: float, totals: dict[str, Any] | None, turns: list[Reply], pruned: int
 ) -> Row:
     """
     Args:
-        before, after: totals of a LaProx server around the questions; None for a stock one.
+        totals: of a LaProx server after the questions; None for a stock one.
     """
-    if before is None or after is None:
-        held = sum(reply.prompt_tokens + reply.new_tokens for reply in replies)
-        freed = pruned = 0
+    if totals is None:
+        held, freed = sum(reply.prompt_tokens + reply.new_tokens for reply in replies), 0
     else:
-        held, freed, pruned = (after[key] - before[key] for key in ("slots_held", "slots_freed", "pruned"))
+        held, freed = totals["slots_held"], totals["slots_freed"]
     return Row(
         exact=sum(reply.exact for reply in replies) / len(replies),
         slots_held=held / len(replies),
         slots_freed=freed,
         hit_tokens=sum(reply.hit_tokens for reply in replies),
-        pruned=pruned / len(replies),
         seconds=seconds,
+        turns=turns,
+        pruned=pruned / (len(replies) + len(turns)),
     )
 
 
@@ -133,6 +135,22 @@ def make_table(rows: dict[str, Row]) -> Table:
     return table
 
 
+def make_turns_table(rows: dict[str, Row]) -> Table:
+    table = Table(title=f"a conversation of {len(TURNS)} turns: its answers, prefix-hit of all prompt tokens")
+    table.add_column("budget")
+    for turn in range(len(TURNS)):
+        table.add_column(f"turn {turn + 1}", justify="right")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            *(
+                f"{'exact' if turn.exact else 'wrong'}\n{turn.hit_tokens:,} of {turn.prompt_tokens:,}"
+                for turn in row.turns
+            ),
+        )
+    return table
+
+
 def main() -> int:
     workload = Workload()
     logs = Path(tempfile.mkdtemp(prefix="laprox-demo-"))
@@ -143,7 +161,7 @@ def main() -> int:
     try:
         with Progress(*columns, console=console) as progress:
             # A start takes about as long as ten answers; both are one step, so that the bar counts something.
-            progress.add_task("", total=len(names) * (1 + QUESTIONS))
+            progress.add_task("", total=len(names) * (1 + QUESTIONS + len(TURNS)))
             for name in names:
                 rows[name] = measure(name, workload, logs / f"{name}.log", progress)
     except ServerError as error:
@@ -153,12 +171,19 @@ def main() -> int:
         print("demo: stopped", file=sys.stderr)
         return 130
 
-    Console().print(make_table(rows))
+    output = Console()
+    output.print(make_table(rows))
+    output.print(make_turns_table(rows))
     unpruned = [name for name in BUDGETS if rows[name].pruned < 1]
     if unpruned:
         print(f"demo: not all requests were pruned at budget {', '.join(unpruned)}; server logs in {logs}")
     fields = ("exact", "slots_held", "hit_tokens", "pruned")
-    print(json.dumps({name: {field: getattr(row, field) for field in fields} for name, row in rows.items()}))
+    figures = {name: {field: getattr(row, field) for field in fields} for name, row in rows.items()}
+    turns = {
+        name: {field: [getattr(turn, field) for turn in row.turns] for field in ("exact", "hit_tokens")}
+        for name, row in rows.items()
+    }
+    print(json.dumps(figures | {"turns": turns}))
     return 1 if unpruned else 0
 
 

@@ -1,4 +1,4 @@
-"""Sixteen questions behind one system prompt, sent the two ways in which people call SGLang."""
+"""Sixteen questions behind one system prompt, sent the two ways in which people call SGLang, and a talk."""
 
 import random
 import warnings
@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import sglang
 
-from laprox_sglang.needle import CLASSES, Task, to_ids, words
+from laprox_sglang.needle import CLASSES, Task, Turn, to_ids, words
 
 SEED = 20261123
 QUESTIONS = 16
@@ -18,14 +18,16 @@ QUESTIONS = 16
 SHORTEST, LONGEST = 1515, 3000
 SYSTEM_SENTENCES = 25
 FACT_SHARE = 0.3
+# Sentences that each turn of the conversation adds.
+TURNS = [120, 15, 15, 15]
 NEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Question:
-    """A text of its own behind the system prompt, which ends in a question, and the answer to it."""
+    """A prompt that ends in a question, and the answer to it."""
 
-    text: str
+    prompt: str
     answer: list[str]
 
 
@@ -33,6 +35,7 @@ class Question:
 class Reply:
     """What a server said to a question; ``hit_tokens`` of the prompt came from its prefix cache."""
 
+    text: str
     exact: bool
     prompt_tokens: int
     new_tokens: int
@@ -40,65 +43,74 @@ class Reply:
 
 
 class Workload:
-    """The system prompt and the questions; always the same ones.
+    """The questions and the conversation; always the same ones.
 
     Attributes:
-        system: text of the system prompt.
-        system_tokens: its length.
         through_openai, through_frontend: the halves of the questions, by the way they are sent.
+        turns: the conversation; each turn but the first also asks about what was said before it.
     """
 
     def __init__(self) -> None:
         task, lengths = Task(SEED), random.Random(SEED)
         system = ["<s>", *" ".join(task.filler() for _ in range(SYSTEM_SENTENCES)).split()]
-        self.system = " ".join(system)
-        self.system_tokens = len(to_ids(system))
         questions = []
         for i in range(QUESTIONS):
             # A sample brings an <s> of its own, which is dropped.
-            length = lengths.randint(SHORTEST, LONGEST) - self.system_tokens + 1
+            length = lengths.randint(SHORTEST, LONGEST) - len(to_ids(system)) + 1
             sample = task.sample(length, 1, FACT_SHARE, few_words=i % 2 == 0)
             text = sample.prompt()[1:]
             # A first word that nobody else has: nothing but the system prompt is shared, so the hits
             # do not depend on who comes first.
             text[0] = words()[CLASSES["NOUN"][i]]
-            questions.append(Question(" " + " ".join(text), sample.answers[0]))
+            questions.append(Question(" ".join([*system, *text]), sample.answers[0]))
         self.through_openai = questions[: QUESTIONS // 2]
         self.through_frontend = questions[QUESTIONS // 2 :]
+        self.turns: list[Turn] = Task(SEED).conversation(TURNS, FACT_SHARE)
 
     def send(self, url: str) -> Iterator[Reply]:
-        """Sends all questions to a server, each half at once; yields the replies as they come."""
-        yield from self._send_openai(url)
+        """Sends all questions to a server, each half at once; yields the replies as they come.
+
+        The first one goes alone, so that all others can hit the system prompt.
+        """
+        yield self._ask(url, self.through_openai[0])
+        yield from self._send_openai(url, self.through_openai[1:])
         yield from self._send_frontend(url)
 
-    def _send_openai(self, url: str) -> Iterator[Reply]:
+    def talk(self, url: str) -> Iterator[Reply]:
+        """Holds the conversation; what the server said to a turn stands in the prompt of the next."""
+        prompt = "<s>"
+        for turn in self.turns:
+            prompt = " ".join([prompt, *turn.text])
+            reply = self._ask(url, Question(prompt, turn.answer), len(turn.answer))
+            prompt += " " + reply.text.strip()
+            yield reply
+
+    def _ask(self, url: str, question: Question, tokens: int = NEW_TOKENS) -> Reply:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        completion = client.completions.create(
+            model="default", prompt=question.prompt, temperature=0, max_tokens=tokens
+        )
+        usage = completion.usage
+        assert usage is not None and usage.prompt_tokens_details is not None
+        text = completion.choices[0].text
+        return Reply(
+            text,
+            is_exact(text, question),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens_details.cached_tokens or 0,
+        )
 
-        def ask(question: Question) -> Reply:
-            completion = client.completions.create(
-                model="default",
-                prompt=self.system + question.text,
-                temperature=0,
-                max_tokens=NEW_TOKENS,
-            )
-            usage = completion.usage
-            assert usage is not None and usage.prompt_tokens_details is not None
-            return Reply(
-                is_exact(completion.choices[0].text, question),
-                usage.prompt_tokens,
-                usage.completion_tokens,
-                usage.prompt_tokens_details.cached_tokens or 0,
-            )
-
-        with ThreadPoolExecutor(len(self.through_openai)) as pool:
-            for reply in as_completed([pool.submit(ask, question) for question in self.through_openai]):
+    def _send_openai(self, url: str, questions: list[Question]) -> Iterator[Reply]:
+        with ThreadPoolExecutor(len(questions)) as pool:
+            for reply in as_completed([pool.submit(self._ask, url, question) for question in questions]):
                 yield reply.result()
 
     def _send_frontend(self, url: str) -> Iterator[Reply]:
         # SGLang prints a traceback for each of its threads; the error itself is raised below.
         warnings.filterwarnings("ignore", "Error in stream_executor")
         states = answer_question.run_batch(
-            [{"system": self.system, "text": question.text} for question in self.through_frontend],
+            [{"prompt": question.prompt} for question in self.through_frontend],
             backend=sglang.RuntimeEndpoint(url),
             temperature=0,
             generator_style=True,
@@ -108,6 +120,7 @@ class Workload:
                 raise state.error()
             meta_info = state.get_meta_info("answer")
             yield Reply(
+                state["answer"],
                 is_exact(state["answer"], question),
                 meta_info["prompt_tokens"],
                 meta_info["completion_tokens"],
@@ -116,9 +129,8 @@ class Workload:
 
 
 @sglang.function
-def answer_question(s: Any, system: str, text: str) -> None:
-    s += system
-    s += text
+def answer_question(s: Any, prompt: str) -> None:
+    s += prompt
     s += sglang.gen("answer", max_tokens=NEW_TOKENS)
 
 

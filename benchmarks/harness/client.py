@@ -12,7 +12,7 @@ import requests
 
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
-# --laprox-window, and with --laprox-sink-tokens: no budget is less, whatever part of the sinks is private.
+# --laprox-window, and with --laprox-sink-tokens: no budget is less, whatever part of the sinks stays dense.
 WINDOW, PROTECTED = 32, 36
 
 
@@ -163,11 +163,11 @@ def holds_its_budget(said: dict[str, Any], budget: float) -> bool:
 
     Args:
         said: its facts, with a server's default window and sinks.
-        budget: the fraction that is kept of its private tokens if it was pruned.
+        budget: the fraction that is kept of what its view stands for, if it was pruned.
     """
-    before, after, private = said["slots_before"], said["slots_after"], said["private_tokens"]
+    before, after = said["slots_before"], said["slots_after"]
     if not said["pruned"]:
         return bool(after == before)
-    wanted = math.ceil(round(budget * private, 6))
+    wanted = math.ceil(round(budget * before, 6))
     right = after == wanted if wanted >= PROTECTED else max(wanted, WINDOW) <= after <= PROTECTED
-    return right and after == round(said["budget_effective"] * private)
+    return right and after == round(said["budget_effective"] * before)

@@ -1,0 +1,223 @@
+"""Chats: what the template makes of instructions and tools stays dense, by every API that has messages."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import sglang as sgl
+
+from benchmarks.harness.client import facts
+from laprox_sglang.needle import DIGITS, Task, Turn
+from server import Server
+
+# Words of the model are separated by blanks.
+TEMPLATE = (
+    "{{ '<s> ' }}"
+    "{% if tools %}{{ 'and the ' }}{% for t in tools %}{{ t.function.name + ' ; ' }}{% endfor %}{% endif %}"
+    "{% for m in messages %}"
+    "{% if m.role == 'system' or m.role == 'developer' %}{{ m.content + ' . ' }}"
+    "{% elif m.role == 'user' %}{{ m.content + ' ' }}"
+    "{% elif m.role == 'tool' %}{{ '; ' + m.content + ' ' }}"
+    "{% else %}{{ m.content + ' . ' if m.content else '' }}{% endif %}"
+    "{% endfor %}"
+)
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    for name in ("ticket", "badge")
+]
+BUDGET = 0.2
+# The same in every run, for exact answers are asked for.
+SEED = 3
+Message = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    template = tmp_path_factory.mktemp("chat") / "words.jinja"
+    template.write_text(TEMPLATE)
+    flags = ("--chat-template", str(template), "--enable-cache-report")
+    with Server("--enable-laprox", "--laprox-budget", str(BUDGET), *flags) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(server: Server) -> None:
+    server.flush()
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def turns() -> list[Turn]:
+    return Task(SEED).conversation([50, 12, 12, 12])
+
+
+@pytest.fixture
+def instructions() -> str:
+    task = Task(SEED + 1)
+    return " ".join(task.filler() for _ in range(10))
+
+
+def complete(client: openai.OpenAI, messages: list[Message], laprox: Any = None, **more: Any) -> Any:
+    extra = {"return_meta_info": True, "custom_params": {"laprox": laprox} if laprox else None}
+    return client.chat.completions.create(
+        model="default", messages=messages, max_tokens=DIGITS, temperature=0, extra_body=extra, **more
+    )
+
+
+def facts_of(completion: Any) -> dict[str, Any]:
+    return facts(completion.choices[0].to_dict())
+
+
+def user(turn: Turn) -> Message:
+    return {"role": "user", "content": " ".join(turn.text)}
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_instructions_and_tools_stay_dense_in_every_turn(
+    client: openai.OpenAI, turns: list[Turn], instructions: str, role: str
+) -> None:
+    messages: list[Message] = [{"role": role, "content": instructions}]
+    # <s> and the ticket ; badge ; … .
+    dense = 1 + 2 + 2 * len(TOOLS) + len(instructions.split()) + 1
+    before = 0
+    for number, turn in enumerate(turns):
+        if number == 2:
+            # What this turn tells comes from a tool.
+            call = {"id": "1", "type": "function", "function": {"name": "ticket", "arguments": "{}"}}
+            middle = turn.text.index("question")
+            messages += [
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "1", "content": " ".join(turn.text[:middle])},
+                {"role": "user", "content": " ".join(turn.text[middle:])},
+            ]
+        else:
+            messages.append(user(turn))
+        completion = complete(client, messages, tools=TOOLS)
+        said, text = facts_of(completion), completion.choices[0].message.content
+        assert said["pruned"] and said["dense_tokens"] == dense, said
+        assert said["slots_after"] == math.ceil(round(BUDGET * (said["prompt_tokens"] - dense), 6))
+        assert said["cached_tokens"] == completion.usage.prompt_tokens_details.cached_tokens == before
+        assert text.split() == turn.answer
+        messages.append({"role": "assistant", "content": text})
+        before = said["prompt_tokens"]
+
+
+def test_a_request_says_what_stays_dense(
+    client: openai.OpenAI, server: Server, turns: list[Turn], instructions: str
+) -> None:
+    messages = [{"role": "system", "content": instructions}, user(turns[0])]
+
+    def dense(laprox: Any) -> int:
+        said = facts_of(complete(client, messages, laprox))
+        assert said["pruned"] and said["slots_before"] == said["prompt_tokens"] - said["dense_tokens"]
+        return int(said["dense_tokens"])
+
+    whole = 1 + len(instructions.split()) + 1
+    assert dense(None) == dense({"keep_prefix": "system"}) == dense({"budget": 0.1}) == whole
+    assert dense({"keep_prefix": 0}) == 0
+    assert dense({"keep_prefix": 60}) == 60
+    assert dense({"keep_prefix": whole + 10}) == whole + 10
+    # No template, no instructions.
+    raw = server.generate(Task(SEED).batch(1, 600)[0].prompt_ids(), 4, {"keep_prefix": "system"})
+    assert facts(raw)["pruned"] and facts(raw)["dense_tokens"] == 0
+
+
+def test_without_instructions_nothing_stays_dense(client: openai.OpenAI, turns: list[Turn]) -> None:
+    completion = complete(client, [user(turns[0])])
+    said = facts_of(completion)
+    assert said["pruned"] and said["dense_tokens"] == 0
+    assert said["prompt_tokens"] == said["slots_before"] == 1 + len(turns[0].text)
+    assert completion.choices[0].message.content.split() == turns[0].answer
+
+
+def test_instructions_alone_are_not_the_whole_prompt(client: openai.OpenAI, instructions: str) -> None:
+    said = facts_of(complete(client, [{"role": "system", "content": instructions}]))
+    # <s> … . of which the last token asks.
+    assert said["prompt_tokens"] == len(instructions.split()) + 2
+    assert not said["pruned"] and said["reason"] == "short"
+    assert said["slots_before"] == 1
+
+
+def freed(dense: int, prompt_tokens: int) -> int:
+    """Slots that a prompt frees whose first tokens stay dense."""
+    length = prompt_tokens - dense
+    return length - math.ceil(round(BUDGET * length, 6))
+
+
+def test_anthropic_messages(server: Server, turns: list[Turn], instructions: str) -> None:
+    dense = 1 + len(instructions.split()) + 1
+    before = server.laprox()
+    response = server.post(
+        "/v1/messages",
+        model="default",
+        max_tokens=DIGITS,
+        temperature=0,
+        system=instructions,
+        messages=[user(turns[0])],
+    )
+    assert response.ok, response.text
+    assert response.json()["content"][0]["text"].split() == turns[0].answer
+    after = server.laprox()
+    assert after["pruned"] == before["pruned"] + 1
+    assert after["slots_freed"] - before["slots_freed"] == freed(dense, dense + len(turns[0].text))
+
+
+def test_openai_responses(
+    server: Server, client: openai.OpenAI, turns: list[Turn], instructions: str
+) -> None:
+    # This API, unlike the others, takes no model but one that there is.
+    [model] = client.models.list()
+    dense = 1 + len(instructions.split()) + 1
+    before = server.laprox()
+    response = client.responses.create(
+        model=model.id,
+        instructions=instructions,
+        input=" ".join(turns[0].text),
+        # SGLang takes two of them for itself.
+        max_output_tokens=DIGITS + 2,
+        temperature=0,
+    )
+    assert response.output_text.split() == turns[0].answer
+    after = server.laprox()
+    assert after["pruned"] == before["pruned"] + 1
+    assert after["slots_freed"] - before["slots_freed"] == freed(dense, dense + len(turns[0].text))
+
+
+@sgl.function
+def ask_each(s: Any, context: str, questions: list[str]) -> None:
+    """All questions at once behind the context, then the same ones one after the other."""
+    s += context
+    # A fork that comes before its text is there does not send it ahead.
+    s.sync()
+    branches = s.fork(len(questions))
+    for number, (branch, question) in enumerate(zip(branches, questions, strict=True)):
+        branch += question + sgl.gen("answer", max_tokens=DIGITS, temperature=0)
+        s[f"meta{number}"] = branch.get_meta_info("answer")
+        s[f"branch{number}"] = branch["answer"]
+    for number, question in enumerate(questions):
+        s += question + sgl.gen(f"answer{number}", max_tokens=DIGITS, temperature=0)
+        s += " ."
+
+
+def test_every_generation_of_a_program_is_pruned(server: Server) -> None:
+    sample = Task(SEED).batch(1, 900, questions=3)[0]
+    questions = [" " + " ".join(question) for question in sample.questions]
+    state = ask_each.run(
+        context=" ".join(sample.context), questions=questions, backend=sgl.RuntimeEndpoint(server.url)
+    )
+    before = 0
+    for number, answer in enumerate(sample.answers):
+        branch, inline = state[f"meta{number}"], state.get_meta_info(f"answer{number}")
+        assert state[f"branch{number}"].split() == state[f"answer{number}"].split() == answer
+        for said in (facts({"meta_info": branch}), facts({"meta_info": inline})):
+            assert said["pruned"] and said["dense_tokens"] == 0, said
+        # The fork has put the context into the tree.
+        assert branch["cached_tokens"] >= len(sample.context)
+        assert inline["cached_tokens"] >= max(before, len(sample.context))
+        before = inline["prompt_tokens"] - 32
