@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
-from laprox_sglang.needle import DIGITS, Task, Turn, to_ids
+from laprox_sglang.needle import Task
 from oracle import Oracle
 from server import Server
 
@@ -120,15 +120,3 @@ def difference(oracle: Oracle, prompt: list[int], reply: dict[str, Any]) -> floa
     chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
     assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
     return max(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True))
-
-
-def talk(
-    server: Server, turns: list[Turn], laprox: Any = None, tokens: int = DIGITS, **body: Any
-) -> list[tuple[list[int], dict[str, Any]]]:
-    """Holds a conversation: the prompt and the reply of every turn."""
-    prompt, said = to_ids(["<s>"]), []
-    for turn in turns:
-        prompt = prompt + turn.ids
-        said.append((prompt, server.generate(prompt, tokens, laprox, **body)))
-        prompt = prompt + said[-1][1]["output_ids"]
-    return said

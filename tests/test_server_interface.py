@@ -19,6 +19,8 @@ from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_c
 from server import Server
 
 CHUNK = 640
+# The Rust core, SGLang's default, serves in most other tests.
+PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 FACTS = {
     "pruned",
     "reason",
@@ -38,7 +40,7 @@ FACTS = {
 def server(seed: int) -> Iterator[Server]:
     ask_stock(seed)
     flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
-    with Server("--enable-laprox", "--laprox-budget", "1", *flags) as server:
+    with Server("--enable-laprox", "--laprox-budget", "1", *flags, **PYTHON_CORE) as server:
         yield server
 
 

@@ -23,18 +23,25 @@ def peak_concurrency(server: Server, prompts: list[list[int]], tokens: int) -> i
     return max(sum(start <= at <= end for start, end in spans) for at, _ in spans)
 
 
+LAPROX = ("--enable-laprox", "--laprox-budget", "0.1")
+
+
 @pytest.mark.parametrize(
-    "flags, expected", [((), 2), (("--enable-laprox", "--laprox-budget", "0.1"), 8)], ids=["stock", "laprox"]
+    "flags, core, expected",
+    [((), "rust", 2), (LAPROX, "rust", 8), (LAPROX, "python", 8)],
+    ids=["stock", "laprox", "laprox-python-core"],
 )
 def test_freed_slots_admit_others(
-    seed: int, figures: list[str], flags: tuple[str, ...], expected: int
+    seed: int, figures: list[str], flags: tuple[str, ...], core: str, expected: int
 ) -> None:
     prompts = [sample.prompt_ids() + [3] * 20 for sample in Task(seed).batch(8, 1000)]
     prompts = [ids[:1000] for ids in prompts]
     assert {len(ids) for ids in prompts} == {1000}
-    with Server(*flags, tokens=2600) as server:
+    with Server(*flags, tokens=2600, SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=core) as server:
         peak = peak_concurrency(server, prompts, 100)
-    figures.append(f"8 prompts of 1,000 tokens in 2,600 slots, {flags or 'stock'}: {peak} at once")
+    figures.append(
+        f"8 prompts of 1,000 tokens in 2,600 slots, {' '.join(flags) or 'stock'}, {core} core: {peak} at once"
+    )
     assert peak == expected
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.harness.client import facts, generation, holds_its_budget
 from laprox_sglang.needle import Task, Turn
-from prompts import OPTED_OUT, talk
+from prompts import OPTED_OUT
 from server import Server
 
 POOL = 2000
@@ -88,7 +88,7 @@ class Soak:
     def converse(self, turns: list[Turn], rid: str) -> None:
         """The last turn's prompt may have been evicted, or not."""
         before = 0
-        for prompt, reply in talk(self.server, turns, tokens=TOKENS):
+        for prompt, reply in self.server.talk(turns, TOKENS):
             said = self.check(reply, TOKENS)
             assert said["pruned"] or said["reason"] == "no_room", said
             self.seen["turns that hit"] += before > 0 and said["cached_tokens"] >= before

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.harness.client import WINDOW, facts
 from laprox_sglang.needle import CLASSES, DIGITS, SENTENCE, Task, Turn
 from oracle import Oracle
-from prompts import OPTED_OUT, difference, talk
+from prompts import OPTED_OUT, difference
 from server import Server
 
 SHARED = 700
@@ -59,7 +59,7 @@ def told(server: Server, seed: int, options: Any = None) -> Told:
     sharing.append(server.generate(more, 8))
     server.flush()
     with ThreadPoolExecutor(4) as pool:
-        talks = list(pool.map(partial(talk, server, laprox=options), conversations()))
+        talks = list(pool.map(partial(server.talk, tokens=DIGITS, laprox=options), conversations()))
     server.flush()
     return Told(sharing, talks)
 
@@ -130,7 +130,7 @@ def test_conversations_are_answered_as_by_stock(stock: Told, laprox: Told, figur
 
 def test_a_conversation_that_opts_out_is_stock(server: Server, stock: Told) -> None:
     server.flush()
-    replies = [reply for _, reply in talk(server, conversations()[0], OPTED_OUT)]
+    replies = [reply for _, reply in server.talk(conversations()[0], DIGITS, OPTED_OUT)]
     expected = [reply for _, reply in stock.talks[0]]
     assert [facts(reply)["reason"] for reply in replies] == ["disabled"] * TURNS
     assert hits(replies)[1:] == hits(expected)[1:]
@@ -167,7 +167,7 @@ class TestInChunks:
 
     def test_whole_conversations_are_answered_as_by_stock(self, server: Server, stock: Told) -> None:
         for turns, expected in list(zip(conversations(), stock.talks, strict=True))[:3]:
-            replies = [reply for _, reply in talk(server, turns)]
+            replies = [reply for _, reply in server.talk(turns, DIGITS)]
             assert [facts(reply)["reason"] for reply in replies] == ["within_budget"] * TURNS
             assert [r["output_ids"] for r in replies] == [r["output_ids"] for _, r in expected]
             assert hits(replies)[1:] == hits([reply for _, reply in expected])[1:]
@@ -185,7 +185,7 @@ class TestInChunks:
             options = {"budget": budget, "keep_prefix": dense, "return_kept": True}
             # They may begin with the same words.
             server.flush()
-            asked.append(talk(server, turns, options, tokens=17, return_logprob=True))
+            asked.append(server.talk(turns, 17, options, return_logprob=True))
             for turn, (prompt, reply) in enumerate(asked[-1]):
                 said = facts(reply)
                 assert said["pruned"] and said["dense_tokens"] == dense, said

@@ -1,8 +1,9 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python -m benchmarks.checks [needles quality identity soak] [--quick] [--json FILE]
+    python -m benchmarks.checks [needles conversations quality identity soak] [--quick] [--json FILE]
 
 needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
+conversations  exact answers of 64 conversations of 6 turns at 5 %, beside stock's
 quality   exact answers at 5 % against all KV
 identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
 soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches
@@ -49,8 +50,8 @@ def parse() -> argparse.Namespace:
     unknown = set(arguments.checks) - set(CHECKS)
     if unknown:
         parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    if not ON_GPU and not arguments.quick:
-        parser.error("there is no GPU: without one only --quick runs")
+    if not ON_GPU and not arguments.quick and arguments.checks != ["conversations"]:
+        parser.error("there is no GPU: without one only --quick runs, and conversations")
     if not ON_GPU and arguments.attention_backend:
         parser.error("--attention-backend needs a GPU")
     if fault := fault_of(arguments.json):

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.checks.rows import Row, per_cent
 from benchmarks.checks.servers import Server, is_exact
 from benchmarks.harness.client import facts
-from laprox_sglang.needle import DIGITS, Task
+from laprox_sglang.needle import DIGITS, Task, Turn
 
 STOCK = "stock"
 SEED = 0
@@ -106,6 +107,73 @@ class Needles:
             Row(self.NAME, "prompts pruned, of those that should not", share["whole"], "%", most=0),
             Row(self.NAME, "slots missing after a flush", slots - available, most=0),
         ]
+
+
+@dataclass(frozen=True)
+class TalkSizes:
+    """``sentences`` of 12 words that each turn tells before it asks."""
+
+    conversations: int
+    sentences: tuple[int, ...]
+    at_once: int
+
+
+class Conversations:
+    """Exact answers of conversations at 5 %, whose every turn asks about the first turn or a middle one."""
+
+    NAME, PRUNED = "conversations", "0.05"
+    POINTS = 3
+
+    def __init__(self, sizes: TalkSizes) -> None:
+        task = Task(SEED)
+        self._sizes = sizes
+        self._talks = [
+            task.conversation([*sizes.sentences], few_words=i % 2 == 0) for i in range(sizes.conversations)
+        ]
+        self._replies: dict[str, list[list[Any]]] = {}
+        self.requests = 2 * sizes.conversations
+
+    def ask(self, server: Server, tick: Tick) -> None:
+        def talk(turns: list[Turn]) -> list[Any]:
+            replies = [reply for _, reply in server.talk(turns, DIGITS)]
+            tick()
+            return replies
+
+        with ThreadPoolExecutor(self._sizes.at_once) as pool:
+            self._replies[server.name] = list(pool.map(talk, self._talks))
+
+    def rows(self) -> list[Row]:
+        exact = {
+            name: [
+                [reply["output_ids"] == turn.answer_ids for reply, turn in zip(talk, asked, strict=True)]
+                for talk, asked in zip(talks, self._talks, strict=True)
+            ]
+            for name, talks in self._replies.items()
+        }
+        pruned = [facts(reply)["pruned"] for talk in self._replies[self.PRUNED] for reply in talk]
+        turns = len(self._sizes.sentences)
+        whole = per_cent([answer for talk in exact[STOCK] for answer in talk])
+        rows = [
+            Row(
+                self.NAME,
+                f"exact answers, stock, {len(self._talks)} conversations of {turns} turns",
+                whole,
+                "%",
+            ),
+            Row(
+                self.NAME,
+                "exact answers, 5 %",
+                per_cent([answer for talk in exact[self.PRUNED] for answer in talk]),
+                "%",
+                least=whole - self.POINTS,
+            ),
+            Row(self.NAME, "turns with a view", per_cent(pruned), "%", least=100),
+        ]
+        for turn in range(turns):
+            by_server = {name: per_cent([talk[turn] for talk in talks]) for name, talks in exact.items()}
+            rows.append(Row(self.NAME, f"turn {turn + 1}, stock", by_server[STOCK], "%"))
+            rows.append(Row(self.NAME, f"turn {turn + 1}, 5 %", by_server[self.PRUNED], "%"))
+        return rows
 
 
 class Identity:

@@ -10,16 +10,30 @@ import psutil
 import torch
 from rich.progress import Progress
 
-from benchmarks.checks.answers import STOCK, Identity, IdentitySizes, Needles, Quality, QualitySizes, Tick
+from benchmarks.checks.answers import (
+    STOCK,
+    Conversations,
+    Identity,
+    IdentitySizes,
+    Needles,
+    Quality,
+    QualitySizes,
+    TalkSizes,
+    Tick,
+)
 from benchmarks.checks.rows import Row
 from benchmarks.checks.servers import ON_GPU, Server, stop_all
 from benchmarks.checks.soak import ENVIRONMENT, FLAGS, STRICT, Memory, Soak, SoakSizes
 from benchmarks.harness.server import ServerError
 
-CHECKS = ("needles", "quality", "identity", "soak")
+CHECKS = ("needles", "conversations", "quality", "identity", "soak")
 SLOTS = {False: 131_072, True: 32_768}
 QUALITY = {False: QualitySizes(128, 8192, 8), True: QualitySizes(16, 2048, 4)}
 NEEDLES = {False: QualitySizes(256, 4096, 32), True: QualitySizes(8, 1024, 4)}
+TALKS = {
+    False: TalkSizes(64, (100, 12, 12, 12, 12, 12), 16),
+    True: TalkSizes(2, (40, 4, 4), 2),
+}
 IDENTITY = {False: IdentitySizes(64, 600, 3000, 32), True: IdentitySizes(8, 600, 1200, 8)}
 SOAK = {
     False: SoakSizes(seconds=300, clients=24, slots=6000, whole=128, longest=3000, events=20),
@@ -43,23 +57,29 @@ class Lane:
 class Plan:
     """The checks that were asked for, and the servers that they need."""
 
-    checks: list[Needles | Quality | Identity | Soak]
+    checks: list[Needles | Conversations | Quality | Identity | Soak]
     lanes: dict[str, Lane]
 
 
 def make_plan(names: list[str], quick: bool, seconds: int | None) -> Plan:
     slots = SLOTS[quick]
     lanes = {STOCK: Lane([], slots)}
-    checks: list[Needles | Quality | Identity | Soak] = []
+    checks: list[Needles | Conversations | Quality | Identity | Soak] = []
 
     def add(name: str, budget: str, work: Work) -> None:
-        lanes[budget] = Lane(["--enable-laprox", "--laprox-budget", budget], slots, work=[(name, work)])
+        flags = ["--enable-laprox", "--laprox-budget", budget]
+        lanes.setdefault(budget, Lane(flags, slots)).work.append((name, work))
 
     if "needles" in names:
         needles = Needles(NEEDLES[quick])
         flags = ["--enable-laprox", "--laprox-budget", needles.PRUNED]
         lanes[needles.NAME] = Lane(flags, slots, STRICT, [(needles.NAME, needles.ask)])
         checks.append(needles)
+    if "conversations" in names:
+        talks = Conversations(TALKS[quick])
+        lanes[STOCK].work.append((talks.NAME, talks.ask))
+        add(talks.NAME, talks.PRUNED, talks.ask)
+        checks.append(talks)
     if "identity" in names:
         identity = Identity(IDENTITY[quick])
         lanes[STOCK].work.append((identity.NAME, identity.ask))

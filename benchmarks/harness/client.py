@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from laprox_sglang.needle import Turn, to_ids
+
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
 # --laprox-window, and with --laprox-sink-tokens: no budget is less, whatever part of the sinks stays dense.
@@ -66,6 +68,17 @@ class Client:
 
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(ask, asked))
+
+    def talk(
+        self, turns: Sequence[Turn], tokens: int, laprox: Any = None, **body: Any
+    ) -> list[tuple[list[int], dict[str, Any]]]:
+        """Holds a conversation: the prompt and the reply of every turn."""
+        prompt, said = to_ids(["<s>"]), []
+        for turn in turns:
+            prompt = prompt + turn.ids
+            said.append((prompt, self.generate(prompt, tokens, laprox, **body)))
+            prompt = prompt + said[-1][1]["output_ids"]
+        return said
 
     def abort(self, rid: str = "", every: bool = False) -> None:
         """Aborts a request, or every one; none is left to abort where the server has died."""
