@@ -60,7 +60,7 @@ def check_keep_prefix(keep: KeepPrefix) -> None:
 
 
 def budget_slots(budget: Budget, length: int) -> int:
-    """Slots that ``budget`` grants to a private range of ``length`` tokens."""
+    """Slots that ``budget`` grants to ``length`` tokens of a prompt."""
     if isinstance(budget, int) and budget > 1:
         return min(budget, length)
     # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
@@ -77,11 +77,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Options of a server. Lengths are in tokens.
 
     Attributes:
-        budget: what is kept of a private range, on average over layers and KV heads: a float in
+        budget: size of a view, on average over layers and KV heads: a float in
             (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
         window: last queries of the prompt that score it; these tokens are always kept.
         pooling_kernel: odd width of the average pooling over positions.
-        min_tokens: private ranges shorter than this are left whole.
+        min_tokens: prompts with fewer tokens behind the dense prefix are left whole.
         sink_tokens: first positions of a prompt that are always kept.
         keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
             developer messages and the tools of a chat request, and nothing of any other prompt.

@@ -29,7 +29,7 @@ def above_one(name: str) -> Callable[[Any], bool]:
     return lambda args: (getattr(args, name) or 1) > 1
 
 
-OTHER_CACHE = "it manages cached KV by whole tokens and cannot hold pruned segments"
+OTHER_CACHE = "it manages cached KV by whole tokens and a view would have no part in it"
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
 ONE_RANK = "the top-K is taken over the whole model, which one rank must hold"
 NO_PLUGINS = "its processes load no plugins, so options of requests would go unchecked"
@@ -91,10 +91,10 @@ REFUSALS = (
     Refusal(
         "--enable-deterministic-inference",
         given("enable_deterministic_inference"),
-        "decoding over a segment is not invariant to the batch",
+        "decoding over a view is not invariant to the batch",
     ),
     Refusal(
-        "--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a segment is another policy"
+        "--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a view is another policy"
     ),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
     Refusal("--enable-torch-compile", given("enable_torch_compile"), "compiled decode steps pad batches"),

@@ -194,7 +194,7 @@ def test_workloads_send_what_they_say(quick):
         assert {script.turns for script in scripts} == {row.turns}
         assert scripts == row.scripts(0)[1]
         heads = {tuple(script.prompt[: row.shared or 8]) for script in scripts}
-        assert len(heads) == (row.groups or row.requests)
+        assert len(heads) == (row.groups or (1 if row.shared else row.requests))
 
 
 def test_the_shared_prompts_need_no_package_datasets(monkeypatch):
@@ -218,6 +218,16 @@ def test_the_shipped_model_has_the_shapes_and_the_tokenizer():
     assert [config[key] for key in shape] == [32, 4096, 32, 8, 128, 128256]
 
 
+def test_turns_are_told_apart():
+    replies = [Reply(100, 0, [(1 + turn, 1)], [7], 10 * turn, True, turn) for turn in (0, 0, 1, 2)]
+    said = figures.by_turn(replies)
+    assert said == {
+        "ttft_p50_by_turn": [1000.0, 2000.0, 3000.0],
+        "hit_tokens_by_turn": [0, 10, 20],
+    }
+    assert figures.by_turn(replies[:2]) == {}
+
+
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("pool", ["fixed", "full"])
 def test_sglang_knows_the_flags_for_a_gpu(quick, pool):
@@ -232,8 +242,7 @@ def test_sglang_knows_the_flags_for_a_gpu(quick, pool):
     assert all(hasattr(given, key) for key in servers.SETTINGS)
     # The same but for what switches LaProx on.
     extra = machine.flags("laprox", pool)[len(machine.flags("stock", pool)) :]
-    assert extra[:3] == ["--enable-laprox", "--laprox-budget", "0.05"]
-    assert extra[3:] == ([] if pool == "fixed" else ["--laprox-keep-prefix", str(machine.keep_prefix(pool))])
+    assert extra == ["--enable-laprox", "--laprox-budget", "0.05"]
 
 
 @pytest.mark.parametrize(("done", "share"), [(3, 1.0), (2, 1.0), (1, 0.0)])

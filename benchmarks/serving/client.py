@@ -37,11 +37,11 @@ class Reply:
 
     prompt_tokens: int
     sent: float
-    turn: int = 0
     chunks: list[tuple[float, int]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     hit_tokens: int = 0
     done: bool = False
+    turn: int = 0
 
     @property
     def ttft(self) -> float:
@@ -157,7 +157,7 @@ class Client:
     async def _send(
         self, session: aiohttp.ClientSession, ids: list[int], body: bytes, turn: int = 0
     ) -> Reply:
-        reply = Reply(len(ids), time.perf_counter(), turn)
+        reply = Reply(len(ids), time.perf_counter(), turn=turn)
         self.replies.append(reply)
         headers = {"Content-Type": "application/json"}
         async with session.post(self.url + "/generate", data=body, headers=headers) as response:

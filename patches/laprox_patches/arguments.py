@@ -33,10 +33,10 @@ from laprox_sglang.views.memory import PREFILL_REQUESTS
 logger = logging.getLogger(__name__)
 
 HELP = {
-    "budget": f"KV kept of a private prompt, over all layers and heads: {BUDGET_FORMS}",
+    "budget": f"KV kept of a prompt, over all layers and heads: {BUDGET_FORMS}",
     "window": "last queries of a prompt that score it; these tokens are always kept",
     "pooling_kernel": "width of the average pooling of scores over positions (odd)",
-    "min_tokens": "prompts with fewer private tokens are left whole",
+    "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",
     "sink_tokens": "first positions of a prompt that are always kept",
     "keep_prefix": "first tokens of every prompt that stay dense: a number, or system for the leading system "
     "and developer messages and the tools of chat requests",

@@ -198,8 +198,8 @@ def pool_kernel(
     """
     head = tl.program_id(1).to(tl.int64)
     totals += head // HEADS * number
-    private = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    candidate = private - sinks
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    candidate = place - sinks
     sums = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, number, BLOCK):
         index = first + tl.arange(0, BLOCK)
@@ -213,4 +213,4 @@ def pool_kernel(
             pooled += tl.load(of_part + near, mask=(near >= 0) & (near < count), other=0.0)
     score = tl.where(total == 0.0, 0.0, pooled / POOLING / total)
     score = tl.where((candidate >= 0) & (candidate < count), score, float("inf"))
-    tl.store(out + head * out_head + private, score, mask=private < length)
+    tl.store(out + head * out_head + place, score, mask=place < length)
