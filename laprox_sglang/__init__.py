@@ -1,4 +1,4 @@
-"""LaProx inside SGLang: prompts are pruned after prefill, shared prefixes are not, freed memory is free."""
+"""LaProx inside SGLang: the cache is never pruned, a running request reads a compressed view of it."""
 
 from typing import Any
 

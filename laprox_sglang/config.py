@@ -17,7 +17,10 @@ SYSTEM = "system"
 
 # Options travel between processes as 64-bit integers; nothing sensible comes near.
 LARGEST = 2**31 - 1
+DIGITS = len(str(LARGEST))
 LONGEST_MESSAGE = 200
+# A GPU unrolls the pooling; a window wider than this no prompt's end deserves.
+WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 
 
 class ConfigError(ValueError):
@@ -48,7 +51,7 @@ def check_budget(budget: Budget) -> None:
 
 def parse_keep_prefix(text: str) -> KeepPrefix:
     """A kept prefix as written on a command line: ``system``, or a number of tokens."""
-    return int(text) if text.isascii() and text.isdigit() else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else text
 
 
 def check_keep_prefix(keep: KeepPrefix) -> None:
@@ -71,6 +74,11 @@ def shown(text: object) -> str:
     """``text`` on one printable line of bounded length."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " …"
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name} {shown(repr(value))} must be a whole number from {least} to {most}")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,12 +104,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        if self.window < 1:
-            raise ConfigError(f"window {self.window} must be at least 1")
-        if self.pooling_kernel < 1 or self.pooling_kernel % 2 == 0:
-            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be an odd number from 1 up")
-        if self.sink_tokens < 0:
-            raise ConfigError(f"sink-tokens {self.sink_tokens} must not be negative")
+        check_whole("window", self.window, 1, WIDEST_WINDOW)
+        check_whole("pooling-kernel", self.pooling_kernel, 1, WIDEST_POOLING)
+        if self.pooling_kernel % 2 == 0:
+            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be odd")
+        check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
+        check_whole("min-tokens", self.min_tokens, 0, LARGEST)
         check_keep_prefix(self.keep_prefix)
         if self.min_tokens <= self.window + self.sink_tokens:
             raise ConfigError(
@@ -122,7 +130,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         try:
             return msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError as error:
-            raise ConfigError(f"{ENVIRONMENT}={text}: {error}") from None
+            raise ConfigError(f"{ENVIRONMENT}={shown(text)}: {shown(error)}") from None
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

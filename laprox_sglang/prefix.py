@@ -5,8 +5,10 @@ everything. So the same template is asked for the same instructions with another
 what both prompts begin with does not depend on the question.
 """
 
+from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 INSTRUCTIONS = ("system", "developer")
 # Question of the other prompt: no sensible question begins like it.
@@ -39,19 +41,24 @@ class Instructions:
     """Prompts with another question, by their instructions; the least used are forgotten."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, list[int]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[array[int], int]] = OrderedDict()
 
-    def length(self, key: Hashable, prompt: Sequence[int], other: Callable[[], list[int]]) -> int:
+    def length(self, key: bytes, prompt: Sequence[int], other: Callable[[], Sequence[int]]) -> int:
         """Tokens of ``prompt`` that are instructions.
 
         Args:
             key: everything that the instructions' part of a prompt is made of.
             other: renders the prompt with another question.
         """
-        if key not in self._known:
-            self._known[key] = other()
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+        key = sha256(key).digest()
+        rendered, before = self._known.pop(key, (array("q"), -1))
+        found = common(prompt, rendered)
+        # Less than before: a template may render the date, and it is another day.
+        if before < 0 or found < before:
+            rendered = array("q", other())
+            found = common(prompt, rendered)
+        self._known[key] = rendered, found
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
         # The last token is never instructions: there must be something to ask.
-        return min(common(prompt, self._known[key]), max(0, len(prompt) - 1))
+        return min(found, max(0, len(prompt) - 1))

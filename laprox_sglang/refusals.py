@@ -33,17 +33,15 @@ OTHER_CACHE = "it manages cached KV by whole tokens and a view would have no par
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
 ONE_RANK = "the top-K is taken over the whole model, which one rank must hold"
 NO_PLUGINS = "its processes load no plugins, so options of requests would go unchecked"
-DRAFTS = "verifying drafts reads and rolls back KV that pruning has moved"
+DRAFTS = "verifying drafts reads and rolls back KV of whole prompts"
 
 REFUSALS = (
     Refusal("--speculative-algorithm", given("speculative_algorithm"), DRAFTS),
-    Refusal(
-        "--disaggregation-mode", given("disaggregation_mode", "null"), "pruned KV cannot be sent elsewhere"
-    ),
+    Refusal("--disaggregation-mode", given("disaggregation_mode", "null"), "a view cannot be sent elsewhere"),
     Refusal(
         "--disaggregation-decode-enable-offload-kvcache",
         given("disaggregation_decode_enable_offload_kvcache"),
-        "pruned KV cannot be offloaded",
+        "a view cannot be offloaded",
     ),
     Refusal("--enable-hierarchical-cache", given("enable_hierarchical_cache"), OTHER_CACHE),
     Refusal("--enable-lmcache", given("enable_lmcache"), OTHER_CACHE),
@@ -87,15 +85,13 @@ REFUSALS = (
         given("kv_cache_dtype", "auto", "bf16", "bfloat16", "fp16", "float16"),
         "quantized KV is not scored yet; use auto",
     ),
-    Refusal("--page-size", above_one("page_size"), "freed slots are single; use 1"),
+    Refusal("--page-size", above_one("page_size"), "a view takes single slots; use 1"),
     Refusal(
         "--enable-deterministic-inference",
         given("enable_deterministic_inference"),
         "decoding over a view is not invariant to the batch",
     ),
-    Refusal(
-        "--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a view is another policy"
-    ),
+    Refusal("--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a view is another policy"),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
     Refusal("--enable-torch-compile", given("enable_torch_compile"), "compiled decode steps pad batches"),
     Refusal("--enable-lean-attention", given("enable_lean_attention"), "its decode kernel reads whole rows"),

@@ -14,7 +14,7 @@ from laprox_sglang.report import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.room import Opened, Tree
-from laprox_sglang.views.state import RequestState
+from laprox_sglang.views.state import Outcome, RequestState
 from laprox_sglang.views.window import Part, Window
 
 
@@ -67,7 +67,7 @@ class Runtime:
             q_heads = attention_layers(model)[0][0].tp_q_head_num
             queries = torch.zeros((1, q_heads, self._head_dim), dtype=dtype, device=pool.keys.device)
             self.decode.compile(queries, pool.keys, pool.values)
-        self._window = Window(layers)
+        self._window = Window(layers, config.window)
         self._last: list[Chunk] = []
 
     def begin(self, chunks: list[Chunk], tree: Tree) -> None:
@@ -80,6 +80,7 @@ class Runtime:
         self.decode.end()
         parts, token = [], 0
         for chunk in chunks:
+            chunk.state.outcome = Outcome(chunk.plan, None)
             first = max(chunk.start, chunk.plan.end - self.config.window)
             if chunk.plan.pruned and first < chunk.end:
                 parts.append(
@@ -90,6 +91,11 @@ class Runtime:
         self._last = [chunk for chunk in chunks if chunk.last]
         for chunk in self._last:
             tree.publish(chunk.req)
+
+    @property
+    def packs(self) -> bool:
+        """Whether views are packed behind the prefill at hand."""
+        return bool(self._last)
 
     def observe(self, layer: int, queries: torch.Tensor) -> None:
         """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE."""
@@ -108,6 +114,8 @@ class Runtime:
         Returns:
             Tensors of the schedule's stream that the forward stream reads.
         """
+        if self._window.empty:
+            return []
         chunks, self._last = self._last, []
         # All slots first: whatever they held is packed in order, by the forward stream.
         opened = [tree.open_view(chunk.req, chunk.plan, reserve) for chunk in chunks]

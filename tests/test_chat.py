@@ -65,7 +65,9 @@ def test_a_template_that_does_not_render_instructions_alone_is_served(caplog):
     serving = Serving(strict=True)
     turns = [message("user", "a"), message("assistant", "b"), message("user", "c")]
     ids = prompt(serving, message("system", "be brief"), *turns)
-    assert type(ids) is list and ids
+    assert ids and ids.instructions == 0
+    # Said once for these instructions, not for every prompt.
+    assert prompt(serving, message("system", "be brief"), *turns).instructions == 0
     (record,) = caplog.records
     assert "three messages" in record.getMessage()
 

@@ -43,7 +43,7 @@ def test_needs_at_the_headline_size():
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 8)  # 215 MB of cells, and their indices
     assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
     assert parts["decode rows"] == 64 * (4 * (32768 + 16) + 8 * 260)
-    assert parts["projected values"] == 32 * 32 * 128 * 128 * (4 + 2)
+    assert parts["Gram matrices"] == 32 * 32 * 128 * 128 * (4 + 2)
     # 8.4 MB a prompt, for a batch of 64, one that comes in chunks, and the one that is scored.
     assert parts["window queries"] == (64 + 2) * 32 * 32 * 32 * 128 * 2
     assert sum(parts.values()) < POOL / 100
@@ -185,4 +185,4 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
     assert windows(Config(), view) > 1
-    assert parts["projected values"] == 8 * 8 * 64 * 64 * 8 and all(part >= 0 for part in parts.values())
+    assert parts["Gram matrices"] == 8 * 8 * 64 * 64 * 8 and all(part >= 0 for part in parts.values())

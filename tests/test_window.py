@@ -31,7 +31,7 @@ def states(number: int) -> list[RequestState]:
 def test_every_request_gets_its_own():
     first, second = states(2)
     batch = queries(10)
-    forward(Window(LAYERS), [Part(first, slice(1, 4)), Part(second, slice(9, 10))], batch)
+    forward(Window(LAYERS, 5), [Part(first, slice(1, 4)), Part(second, slice(9, 10))], batch)
     assert first.queries.shape == (LAYERS, 3, HEADS, DIM) and second.queries.shape == (LAYERS, 1, HEADS, DIM)
     assert torch.equal(first.queries.flatten(2), batch[:, 1:4])
     assert torch.equal(second.queries.flatten(2), batch[:, 9:])
@@ -42,7 +42,7 @@ def test_chunks_come_to_what_one_pass_would_have_saved(cuts, data):
     """Each chunk lies somewhere in a batch of its own; other requests' windows end meanwhile."""
     whole = queries(sum(cuts))
     (state,) = states(1)
-    window, start = Window(LAYERS), 0
+    window, start = Window(LAYERS, 5), 0
     for length in cuts:
         before, behind = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
         other = states(1)[0]
@@ -61,15 +61,22 @@ def test_what_is_saved_does_not_change_with_the_batch_it_came_from():
     (state,) = states(1)
     batch = queries(4)
     expected = batch.clone()
-    forward(Window(LAYERS), [Part(state, slice(2, 4))], batch)
+    forward(Window(LAYERS, 5), [Part(state, slice(2, 4))], batch)
     batch.zero_()
     assert torch.equal(state.queries.flatten(2), expected[:, 2:])
+
+
+def test_what_waits_for_the_next_chunk_holds_no_more_than_itself():
+    early, complete = states(2)
+    forward(Window(LAYERS, 5), [Part(early, slice(0, 2)), Part(complete, slice(2, 7))], queries(7))
+    assert early.queries.untyped_storage().nbytes() == early.queries.nbytes
+    assert complete.queries.untyped_storage().nbytes() > complete.queries.nbytes
 
 
 def test_a_pass_without_a_window_leaves_what_there_is():
     """A batch of others, and passes that nobody announced: warm-up, capture."""
     (state,) = states(1)
-    window = Window(LAYERS)
+    window = Window(LAYERS, 5)
     forward(window, [Part(state, slice(0, 2))], queries(2))
     held = state.queries
     forward(window, [], queries(3))
@@ -82,7 +89,7 @@ def test_a_pass_without_a_window_leaves_what_there_is():
 def test_a_pass_that_never_came_is_forgotten(again):
     """The next batch is announced: nothing of the last is left, saved or not."""
     dropped, state = states(2)
-    window = Window(LAYERS)
+    window = Window(LAYERS, 5)
     window.begin([Part(dropped, slice(0, 2))])
     if again:
         window.save(0, queries(2)[0])

@@ -48,7 +48,7 @@ class Runner:
         self.say(f"failed: {text.splitlines()[0]}")
 
     def announce(self, chosen: Sequence[Workload], servers: Sequence[str]) -> None:
-        where = "" if self._machine.gpu else " on two CPU cores"
+        where = "" if self._machine.gpu else " on a CPU"
         total = 0
         for row in chosen:
             times = dict(zip((STOCK, LAPROX), row.seconds, strict=True))

@@ -22,10 +22,12 @@ class LaproxAttention(AttentionBackend):
     def shared_read_ends(self, fm: Any) -> SharedReadEnds:
         # Packing writes rows and slots behind the forward: the schedule stream waits for all of it,
         # whatever the stock backend declares of its own reads.
-        return super().shared_read_ends(fm) if fm.is_decode() else SharedReadEnds.UNKNOWN
+        return SharedReadEnds.UNKNOWN if self.laprox.packs else super().shared_read_ends(fm)
 
     def _snapshot_prefill_shared_reads(self, forward_batch: Any, *, num_qo_tokens: int) -> SharedReadEnds:
-        return SharedReadEnds.UNKNOWN
+        if self.laprox.packs:
+            return SharedReadEnds.UNKNOWN
+        return super()._snapshot_prefill_shared_reads(forward_batch, num_qo_tokens=num_qo_tokens)
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         super().init_cuda_graph_state(max_bs, max_num_tokens)

@@ -47,7 +47,7 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     return {
         "scores": 4 * cells * longest + SCORE_BYTES,
         "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
-        "projected values": (4 + itemsize) * layers * heads * dim**2,
+        "Gram matrices": (4 + itemsize) * layers * heads * dim**2,
         # The last window is laid out anew to be scored.
         "window queries": (windows(config, args) + 1) * layers * config.window * heads * dim * itemsize,
         # The saved K and V of the kept cells, and their indices.

@@ -70,7 +70,5 @@ def plan_of(req: Any, config: Config) -> Plan:
     if state.plan is None or state.plan.end != end:
         assert state.view is None, "a request that reads a view is planned anew"
         new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
-        plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
-        state.settle(plan)
-    assert state.plan is not None
+        state.plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
     return state.plan

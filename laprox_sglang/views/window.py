@@ -21,8 +21,12 @@ class Part(NamedTuple):
 class Window:
     """Window queries of the forward pass at hand, side by side in one buffer ``[L, T, Hq·D]``."""
 
-    def __init__(self, layers: int) -> None:
-        self._layers = layers
+    def __init__(self, layers: int, length: int) -> None:
+        """
+        Args:
+            length: W.
+        """
+        self._layers, self._length = layers, length
         self._parts: list[Part] = []
         self._buffer: torch.Tensor | None = None
 
@@ -30,10 +34,15 @@ class Window:
         self._parts = parts
         self._buffer = None
 
+    @property
+    def empty(self) -> bool:
+        return not self._parts
+
     def save(self, layer: int, queries: torch.Tensor) -> None:
         """Takes what belongs to the window out of ``queries`` ``[tokens, Hq·D]``, after RoPE."""
         if not self._parts:
             return
+        queries = queries.flatten(1)
         if self._buffer is None:
             length = sum(part.length for part in self._parts)
             self._buffer = queries.new_empty((self._layers, length, queries.shape[1]))
@@ -47,6 +56,10 @@ class Window:
             for part, queries in zip(
                 self._parts, saved.split([part.length for part in self._parts], dim=1), strict=True
             ):
-                earlier = part.state.queries
-                part.state.queries = queries if earlier is None else torch.cat([earlier, queries], dim=1)
+                if part.state.queries is not None:
+                    queries = torch.cat([part.state.queries, queries], dim=1)
+                elif part.length < self._length:
+                    # The rest comes in the next chunk: what it waits with must not hold all of the buffer.
+                    queries = queries.clone()
+                part.state.queries = queries
         self.begin([])

@@ -46,7 +46,11 @@ PARSERS: dict[str, Callable[[str], Any]] = {"budget": parse_budget, "keep_prefix
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
     group = parser.add_argument_group("LaProx")
-    group.add_argument("--enable-laprox", action="store_true", help="Prune prompts after prefill.")
+    group.add_argument(
+        "--enable-laprox",
+        action="store_true",
+        help="Give running requests compressed views of their prompts.",
+    )
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
         kind = str if field.name in PARSERS else int

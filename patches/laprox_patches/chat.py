@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageUserPara
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_sglang.config import shown
 from laprox_sglang.prefix import OTHER_QUESTION, ChatPrompt, Instructions, leading
 
 logger = logging.getLogger(__name__)
@@ -36,23 +37,25 @@ def process_messages(
         }
     )
     prompt = ChatPrompt(result.prompt_ids)
-    try:
-        prompt.instructions = self._laprox_instructions.length(
-            key(other), prompt, lambda: list(original(self, other, is_multimodal, **kwargs).prompt_ids)
-        )
-    except Exception as error:
-        logger.warning(
-            "LaProx: the chat template does not render instructions alone (%s: %s); nothing of this prompt "
-            "stays dense",
-            type(error).__name__,
-            error,
-        )
-        return result
+
+    def render() -> list[int]:
+        try:
+            return list(original(self, other, is_multimodal, **kwargs).prompt_ids)
+        except Exception as error:
+            # Once for these instructions: an empty rendering has nothing in common with any prompt.
+            logger.warning(
+                "LaProx: the chat template does not render instructions alone (%s); nothing of such prompts "
+                "stays dense",
+                shown(f"{type(error).__name__}: {error}"),
+            )
+            return []
+
+    prompt.instructions = self._laprox_instructions.length(key(other), prompt, render)
     result.prompt_ids = prompt
     return result
 
 
-def key(request: Any) -> Hashable:
+def key(request: Any) -> bytes:
     """All that the template sees but the conversation."""
     template = ("tools", "tool_choice", "reasoning_effort", "chat_template_kwargs", "messages")
     return msgspec.json.encode(request.model_dump(include=set(template)))

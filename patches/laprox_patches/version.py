@@ -5,9 +5,10 @@ of SGLang 0.5.17 verified on 0.5.20, where a request keeps its KV state elsewher
 """
 
 import dataclasses
+import dis
 import pkgutil
 from collections.abc import Mapping
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from sglang.version import __version__ as installed
@@ -23,8 +24,8 @@ RELIED_ON: Mapping[str, str] = {
     ),
     "sglang.srt.managers.schedule_batch.Req": (
         "kv lock last_node prefix_len extend_end extend_len full_untruncated_fill_ids origin_input_ids "
-        "output_ids output_ids_through_stop sampling_params extra_key cache_salt skip_radix_cache_insert "
-        "customized_info finished finished_output finished_reason owned_kv_len stream"
+        "cached_tokens output_ids output_ids_through_stop sampling_params extra_key cache_salt "
+        "skip_radix_cache_insert customized_info finished finished_output finished_reason owned_kv_len stream"
     ),
     "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache": (
         "checkpoint claim_kv_row free_kv_row on_release lock unlock match_prefix touch_prefix evictable_size "
@@ -35,12 +36,21 @@ RELIED_ON: Mapping[str, str] = {
         "forward_stream forward_stream_ctx schedule_stream enable_overlap batch_record_buf batch_record_ct "
         "running_batch waiting_queue chunked_req tree_cache token_to_kv_pool_allocator tp_worker"
     ),
+    "sglang.srt.managers.tp_worker.TpModelWorker": "last_shared_read_runner model_runner",
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
+        "context_len preferred_sampling_params server_args"
+    ),
+    "sglang.srt.layers.radix_attention.RadixAttention": (
+        "layer_id tp_q_head_num tp_k_head_num qk_head_dim v_head_dim scaling sliding_window_size logit_cap "
+        "is_cross_attention attn_type use_irope xai_temperature_len"
+    ),
     "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker": (
         "_requests_owning_rows"
     ),
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool": (
         "_create_buffers_normal _init_data_ptrs_and_strides _move_kv_cache_impl get_contiguous_buf_infos "
-        "_slot_move_pointer_buffers set_kv_buffer"
+        "_slot_move_pointer_buffers set_kv_buffer size page_size layer_num head_num head_dim store_dtype "
+        "device memory_saver_adapter enable_custom_mem_pool custom_mem_pool"
     ),
 }
 
@@ -78,11 +88,13 @@ def attributes(cls: type) -> set[str]:
     if dataclasses.is_dataclass(cls):
         found |= {field.name for field in dataclasses.fields(cls)}
     for base in cls.__mro__:
+        found |= set(vars(base).get("__annotations__", ()))
         for member in vars(base).values():
             found |= assigned(getattr(member, "__func__", member))
     return found
 
 
 def assigned(member: Any) -> set[str]:
-    code = member.__code__ if isinstance(member, FunctionType) else None
-    return set(code.co_names) if isinstance(code, CodeType) else set()
+    if not isinstance(member, FunctionType):
+        return set()
+    return {step.argval for step in dis.get_instructions(member) if step.opname == "STORE_ATTR"}
