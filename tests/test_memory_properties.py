@@ -273,6 +273,10 @@ def test_every_slot_is_in_exactly_one_place(tree, seed):
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     with sglang_context():
+        # A view for which there is no room is rare: one run that comes to it, whatever the seed.
+        tight = machine()
+        tight.start(overlap=False, graphs=False, size=26, budget=0.5, keep=0)
+        tight.teardown()
         # Another seed for each: both cores would only be led the same way.
         machine = hypothesis.seed(seed + TREES.index(tree))(machine)
         hypothesis.stateful.run_state_machine_as_test(machine, settings=settings)
