@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
-from laprox_sglang.needle import Task
+from laprox_sglang.needle import Task, to_ids
 from oracle import Oracle
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import Server
@@ -71,7 +71,12 @@ def test_exact_answers(server: Server, figures: list[str], length: int, prompts:
 def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
     whole, neighbour = Task(seed).batch(2, 1200)
     prefix = neighbour.prompt_ids()[:400]
-    prompts = {"whole": prefix + whole.prompt_ids()[1:], "pruned": prefix + neighbour.prompt_ids()[401:]}
+    # Words that part the two for certain: what they share is the prefix, and not a token more.
+    comma, semicolon = to_ids([",", ";"])
+    prompts = {
+        "whole": [*prefix, comma, *whole.prompt_ids()[1:]],
+        "pruned": [*prefix, semicolon, *neighbour.prompt_ids()[401:]],
+    }
 
     def ask(name: str, tokens: int) -> tuple[dict[str, Any], float, float]:
         """The last event of a stream, and when its first and last token arrived."""
@@ -80,10 +85,11 @@ def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:
         arrivals = [(time.monotonic(), event) for event in events]
         return arrivals[-1][1], arrivals[0][0], arrivals[-1][0]
 
-    server.generate(prefix, 2, OPTED_OUT)
+    # One token: a second one would enter the tree, and "whole" may go on with it.
+    server.generate(prefix, 1, OPTED_OUT)
     alone, _, _ = ask("whole", 48)
     server.flush()
-    server.generate(prefix, 2, OPTED_OUT)
+    server.generate(prefix, 1, OPTED_OUT)
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(ask, "pruned", 96)
         together, first, last = pool.submit(ask, "whole", 48).result()
