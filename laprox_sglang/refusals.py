@@ -7,7 +7,7 @@ from typing import Any
 
 from laprox_sglang.config import ConfigError
 
-# By device. SGLang's own choice is one of them on every card that the kernels serve.
+# By device. What SGLang itself chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
 
 
