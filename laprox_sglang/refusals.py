@@ -7,8 +7,8 @@ from typing import Any
 
 from laprox_sglang.config import ConfigError
 
-# By device; the first is what a server gets that names none.
-ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton")}
+# By device. What SGLang itself chooses on an A100, H100 or H200 is among them.
+ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +138,16 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     Raises:
         ConfigError: names the first flag that is refused, and why.
     """
+    if args.device not in ATTENTION_BACKENDS:
+        raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
+    # First: one that is not served may have brought other arguments with it, as a page size.
+    check_attention_backends(args, ATTENTION_BACKENDS[args.device])
     for refusal in REFUSALS:
         if refusal.applies(args):
             raise refuse(refusal.flag, refusal.why)
     for name, why in ENVIRONMENT_REFUSALS.items():
         if environ.get(name, "").lower() not in OFF:
             raise refuse(name, why)
-    if args.device not in ATTENTION_BACKENDS:
-        raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
-    check_attention_backends(args, ATTENTION_BACKENDS[args.device])
     graphs = args.cuda_graph_config
     if graphs.prefill.backend == "full":
         raise refuse("--cuda-graph-backend-prefill full", "its graphs hide the queries; use breakable")
@@ -156,14 +157,18 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def check_attention_backends(args: Any, served: tuple[str, ...]) -> None:
-    names = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for name, backend in given.items():
-        flag = f"--{name.replace('_', '-')} {backend}"
+    for phase in ("", "prefill_", "decode_"):
+        backend = getattr(args, f"{phase}attention_backend")
+        if backend is None:
+            continue
+        flag = f"--{phase.replace('_', '-')}attention-backend {backend}"
         if backend not in served:
-            raise refuse(flag, f"its KV reads were not tested; use {' or '.join(served)}")
-        if backend != next(iter(given.values())):
-            raise refuse(flag, "prefill and decode must share one attention backend")
+            choice = " or ".join(served)
+            raise refuse(flag, f"its KV reads were not tested; give --attention-backend {choice}")
+        if backend != args.attention_backend:
+            raise refuse(
+                flag, f"prefill and decode must share one backend; give --attention-backend {backend} alone"
+            )
 
 
 def check_model(config: Any) -> None:

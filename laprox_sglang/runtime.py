@@ -107,7 +107,7 @@ class Runtime:
         """Makes the views of the prompts that the forward pass, just launched, completes.
 
         Args:
-            reserve: slots that the prompt which comes in chunks still needs.
+            reserve: slots that must be left beside the views, to the requests that go on.
             forward_stream: context in which work is enqueued behind the forward pass and behind what the
                 host has enqueued up to here.
 

@@ -11,6 +11,7 @@ import random
 from array import array
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
 from unittest import mock
@@ -32,6 +33,7 @@ from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, ReqToTokenPool
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.runtime_context import get_context
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -114,8 +116,8 @@ class TinyModel(torch.nn.Module):
 class WritingBackend(AttentionBackend):
     """Stock attention as far as memory is concerned: it writes KV, and reads nothing."""
 
-    def __init__(self, pool: LaproxKVPool) -> None:
-        self.pool = pool
+    def __init__(self, scheduler: "Scheduler") -> None:
+        self.pool = scheduler.pool
 
     def init_forward_metadata(self, forward_batch) -> None:
         pass
@@ -136,34 +138,44 @@ class Scheduler(stock.Scheduler):
     Args:
         tree: which of ``TREES``.
         graphs: decode as graphs are replayed.
+        stock: makes the attention backend that LaProx is put in front of.
 
     Attributes:
         tree: as given.
         arrived: every request since the last flush.
-        decoded: of the last decode step, of a compressed batch: (request, its view, its tokens,
-            outputs ``[L, Hq, D]``).
+        prefilled, decoded: of the last forward pass, which was one of them, and if attention was
+            computed, for every token: (request, its view, its tokens, outputs ``[L, Hq, D]``).
     """
 
     def __init__(
-        self, size=64, rows=4, context=64, config=CONFIG, tree="rust", overlap=False, seed=0, graphs=False
+        self,
+        size=64,
+        rows=4,
+        context=64,
+        config=CONFIG,
+        tree="rust",
+        overlap=False,
+        seed=0,
+        graphs=False,
+        stock=WritingBackend,
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
-        self.arrived, self.decoded, self.no_room = [], [], 0
+        self.arrived, self.prefilled, self.decoded, self.no_room = [], [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
-        self._make_memory(size, rows, context, config, tree)
+        self._make_memory(size, rows, context, config, tree, stock)
         self._set_options(overlap, context)
         self._make_parts(tree)
 
-    def _make_memory(self, size, rows, context, config, tree) -> None:
+    def _make_memory(self, size, rows, context, config, tree, stock) -> None:
         self.pool = LaproxKVPool(size, 1, torch.float32, HEADS, DIM, LAYERS, "cpu", False)
         self.token_to_kv_pool_allocator = TokenToKVPoolAllocator(size, torch.int64, "cpu", self.pool, False)
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
         self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
-        self.backend = with_laprox(WritingBackend(self.pool), self.laprox)
+        self.backend = with_laprox(stock(self), self.laprox)
         self.backend.init_cuda_graph_state(rows, rows)
         runner = SimpleNamespace(
             attn_backend=self.backend, prefill_aware_swa=False, shared_read_done_event=None
@@ -328,28 +340,26 @@ class Scheduler(stock.Scheduler):
     def _forward(self, batch: ScheduleBatch) -> GenerationBatchResult:
         """The model: stamps for K, V and Q of every new token, through the attention backend."""
         decode = batch.forward_mode.is_decode()
-        stamps = []
+        asked, stamps = [], []
         for req, length in zip(batch.reqs, batch.seq_lens.tolist(), strict=True):
             if not decode:
                 req.true_ids = list(req.full_untruncated_fill_ids)
             chunk = range(length - 1, length) if decode else range(req.prefix_len, req.extend_end)
-            owner = req.rid if req.laprox.view else ""
-            stamps += [stamp(tuple(req.true_ids[: i + 1]), owner) for i in chunk]
+            prefixes = [tuple(req.true_ids[: i + 1]) for i in chunk]
+            asked += [(req, view_of(req), prefix) for prefix in prefixes]
+            stamps += [stamp(prefix, req.rid if req.laprox.view else "") for prefix in prefixes]
         k, v, q = (torch.stack(x, dim=1) for x in zip(*stamps, strict=True))
+        forward_batch = self.forward_batch(batch)
         if decode and self.graphs:
-            outputs = self._replay(batch, q, k, v)
+            outputs = self._replay(forward_batch, q, k, v)
         else:
-            self.backend.init_forward_metadata(batch)
-            forward = self.backend.forward_decode if decode else self.backend.forward_extend
-            layers = enumerate(self.model.layers)
-            outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, batch) for i, layer in layers]
-        self.decoded = []
-        if decode and self.laprox.decode.rows is not None:
-            outputs = torch.stack(outputs, 1)[: len(batch.reqs)].view(-1, LAYERS, QUERY_HEADS, DIM)
-            self.decoded = [
-                (req, view_of(req), tuple(req.true_ids[:length]), output)
-                for req, length, output in zip(batch.reqs, batch.seq_lens.tolist(), outputs, strict=True)
-            ]
+            self.backend.init_forward_metadata(forward_batch)
+            outputs = self.attend(forward_batch, q, k, v)
+        computed = []
+        if outputs[0] is not None:
+            outputs = torch.stack(outputs, 1)[: len(asked)].view(-1, LAYERS, QUERY_HEADS, DIM)
+            computed = [(*about, output) for about, output in zip(asked, outputs, strict=True)]
+        self.prefilled, self.decoded = ([], computed) if decode else (computed, [])
         sampled = [self.random.randrange(VOCABULARY) for _ in batch.reqs]
         for req, token in zip(batch.reqs, sampled, strict=True):
             # What the device knows: with overlap the host learns of the token one step later.
@@ -360,24 +370,50 @@ class Scheduler(stock.Scheduler):
             extend_logprob_start_len_per_req=batch.extend_logprob_start_lens,
         )
 
-    def _replay(self, batch: ScheduleBatch, q, k, v) -> list[torch.Tensor]:
+    @staticmethod
+    def forward_batch(batch: ScheduleBatch) -> ForwardBatch:
+        extend = batch.forward_mode.is_extend()
+        prefix_lens, extend_lens = (batch.prefix_lens, batch.extend_lens) if extend else (None, None)
+        return ForwardBatch(
+            forward_mode=batch.forward_mode,
+            batch_size=len(batch.reqs),
+            input_ids=batch.input_ids,
+            req_pool_indices=batch.req_pool_indices,
+            seq_lens=batch.seq_lens,
+            seq_lens_cpu=batch.seq_lens_cpu,
+            seq_lens_sum=batch.seq_lens_sum,
+            out_cache_loc=batch.out_cache_loc,
+            extend_prefix_lens_cpu=prefix_lens,
+            extend_seq_lens_cpu=extend_lens,
+            extend_seq_lens=torch.tensor(extend_lens) if extend else None,
+        )
+
+    def attend(self, forward_batch, q, k, v) -> list[torch.Tensor]:
+        """The attention of every layer."""
+        decode = forward_batch.forward_mode.is_decode()
+        forward = self.backend.forward_decode if decode else self.backend.forward_extend
+        layers = enumerate(self.model.layers)
+        return [forward(q[i].flatten(1), k[i], v[i], layer.attn, forward_batch) for i, layer in layers]
+
+    def _replay(self, forward_batch: ForwardBatch, q, k, v) -> list[torch.Tensor]:
         """A decode step as ``DecodeCudaGraphRunner`` replays it: padded to a captured size, and blind to
         ``req_to_token``, which the schedule stream writes meanwhile."""
-        size = min(size for size in self.captured if size >= len(batch.reqs))
-        padding = (0, size - len(batch.reqs))
+        size = min(size for size in self.captured if size >= forward_batch.batch_size)
+        padding = (0, size - forward_batch.batch_size)
         q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, *padding)) for x in (q, k, v))
-        padded = SimpleNamespace(
-            req_pool_indices=torch.nn.functional.pad(batch.req_pool_indices, padding),
-            seq_lens=torch.nn.functional.pad(batch.seq_lens, padding, value=1),
-            out_cache_loc=torch.nn.functional.pad(batch.out_cache_loc, padding),
+        padded = replace(
+            forward_batch,
+            batch_size=size,
+            req_pool_indices=torch.nn.functional.pad(forward_batch.req_pool_indices, padding),
+            seq_lens=torch.nn.functional.pad(forward_batch.seq_lens, padding, value=1),
+            seq_lens_cpu=torch.nn.functional.pad(forward_batch.seq_lens_cpu, padding, value=1),
+            out_cache_loc=torch.nn.functional.pad(forward_batch.out_cache_loc, padding),
         )
         self.backend.init_forward_metadata_out_graph(padded)
         written = self.rows.clone()
         self.rows.fill_(-1)
         self.backend.init_forward_metadata_in_graph(padded)
-        layers = enumerate(self.model.layers)
-        forward = self.backend.forward_decode
-        outputs = [forward(q[i].flatten(1), k[i], v[i], layer.attn, padded) for i, layer in layers]
+        outputs = self.attend(padded, q, k, v)
         self.rows.copy_(written)
         return outputs
 

@@ -11,6 +11,8 @@ from laprox_sglang.needle import MODEL_PATH
 ROOT = Path(__file__).resolve().parent.parent
 # On every page, in every server of every test.
 STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
+# The Rust core, SGLang's default, serves in most tests.
+PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 
 
 def command(*flags: str) -> list[str]:

@@ -1,20 +1,25 @@
 """What a server on a GPU is given, and what it is told; none of it needs the GPU."""
 
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import triton
+from sglang.srt.arg_groups import model_override_base
 from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
+from sglang.srt.runtime_context import override_platform
 from sglang.srt.server_args import ServerArgs
 
 from laprox_kernels import SCORE_BYTES, Unsupported, check_serving, lengths_of_every_kind
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
-from laprox_sglang.config import ENVIRONMENT, Config, Options
+from laprox_sglang.config import ENVIRONMENT, Config, ConfigError, Options
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.refusals import check_arguments
 from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
 
 LLAMA = SimpleNamespace(
@@ -117,29 +122,70 @@ def test_the_pool_gets_what_is_left(caplog):
     assert "--laprox-budget" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "gpu", "chosen"),
-    [
-        ({}, True, "flashinfer"),
-        ({"device": "cuda"}, True, "flashinfer"),
-        ({"attention_backend": "triton"}, True, "triton"),
-        ({"decode_attention_backend": "triton"}, True, "triton"),
-        ({"prefill_attention_backend": "flashinfer"}, True, "flashinfer"),
-        ({"device": "cpu"}, True, None),
-        ({}, False, None),
-    ],
-)
-def test_a_gpu_server_without_a_backend_gets_flashinfer(given, gpu, chosen, monkeypatch, caplog):
-    args = ServerArgs(model_path=str(MODEL_PATH), **given)
+@pytest.fixture
+def on_card(monkeypatch) -> Callable[..., Any]:
+    """Resolves arguments as SGLang does on a card of which these facts are true, LaProx on."""
     monkeypatch.setenv(ENVIRONMENT, Config().to_json())
-    monkeypatch.setattr(arguments, "on_nvidia", lambda: gpu)
     # The hooks themselves stay out of this process.
     monkeypatch.setattr(seams, "register_all", lambda: None)
     monkeypatch.setattr(arguments, "install", lambda: None)
-    arguments.enable(args)
-    assert args._laprox == Config() and args.radix_cache_backend == "laprox"
+    # Ours stands for a machine without a GPU.
+    nvidia = SimpleNamespace(is_out_of_tree=lambda: False)
+    monkeypatch.setattr(model_override_base, "current_platform", nvidia)
+
+    def resolve(facts: Sequence[str], **given: Any) -> Any:
+        card = {name: name in facts for name in ("is_hopper_with_cuda_12_3", "is_sm100", "has_flashinfer")}
+        given |= {"device": "cuda", "sampling_backend": "pytorch", "grammar_backend": "none"}
+        args = ServerArgs(model_path=str(MODEL_PATH), **given)
+        with override_platform(**card):
+            arguments.enable(args)
+            args.resolve_once()
+        assert args._laprox == Config() and args.radix_cache_backend == "laprox"
+        return resolved_view(args)
+
+    return resolve
+
+
+PHASES = ("prefill_attention_backend", "decode_attention_backend")
+HOPPER, AMPERE = ("is_hopper_with_cuda_12_3", "has_flashinfer"), ("has_flashinfer",)
+BLACKWELL = ("is_sm100", "has_flashinfer")
+
+
+@pytest.mark.parametrize(
+    ("card", "given", "chosen"),
+    [
+        (HOPPER, {}, "fa3"),
+        (AMPERE, {}, "flashinfer"),
+        ((), {}, "triton"),
+        (HOPPER, {"attention_backend": "flashinfer"}, "flashinfer"),
+        (HOPPER, {"attention_backend": "triton"}, "triton"),
+        (AMPERE, {"attention_backend": "fa3"}, "fa3"),
+        (BLACKWELL, {"attention_backend": "flashinfer"}, "flashinfer"),
+        (HOPPER, dict.fromkeys(PHASES, "triton"), "triton"),
+        (HOPPER, {"decode_attention_backend": "fa3"}, "fa3"),
+    ],
+)
+def test_the_backend_is_the_one_that_sglang_takes(on_card, card, given, chosen):
+    args = on_card(card, **given)
     assert args.attention_backend == chosen
-    assert ("--attention-backend flashinfer" in caplog.text) == (chosen == "flashinfer")
+    check_arguments(args, {})
+
+
+@pytest.mark.parametrize(
+    ("card", "given", "flag", "advice"),
+    [
+        # It brings a page size of 64, which nobody asked for.
+        (BLACKWELL, {}, "--attention-backend trtllm_mha", "flashinfer or triton"),
+        (HOPPER, {"decode_attention_backend": "triton"}, "--decode-attention-backend triton", "triton alone"),
+        (AMPERE, {"prefill_attention_backend": "fa3"}, "--prefill-attention-backend fa3", "fa3 alone"),
+    ],
+)
+def test_a_backend_that_is_not_served_is_one_line_that_says_what_to_give(on_card, card, given, flag, advice):
+    with pytest.raises(ConfigError) as error:
+        check_arguments(on_card(card, **given), {})
+    message = str(error.value)
+    assert message.startswith(f"{flag} does not go together") and "\n" not in message
+    assert f"give --attention-backend {advice}" in message
 
 
 def test_without_the_flag_nothing_is_chosen(monkeypatch):

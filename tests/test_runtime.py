@@ -528,7 +528,23 @@ def test_what_a_prompt_in_chunks_still_needs_is_reserved():
     scheduler.arrive(PROMPT[:10])
     scheduler.arrive(OTHER)
     prefill(scheduler, 25)
-    assert reserves == [25, 0]
+    # The next tokens of those who decode are promised as well.
+    assert reserves == [25 + 1, 2]
+
+
+@EVERY_CORE
+@pytest.mark.parametrize(("left", "pruned"), [(1, False), (2, True)])
+def test_a_view_that_would_free_nothing_leaves_everybody_a_next_slot(tree, left, pruned):
+    """One for who runs and one for itself: without them the view would only send somebody away."""
+    size = len(BODY) + len(BODY) // 2 + left
+    scheduler = Scheduler(size, config=replace(CONFIG, budget=0.5), tree=tree)
+    scheduler.arrive(BODY, 5, enabled=False)
+    steps(scheduler, 1)
+    req = scheduler.arrive(BODY, 2)
+    steps(scheduler, 1)
+    assert (view_of(req) is not None) == pruned
+    steps(scheduler, 1)
+    assert req.finished() and not scheduler.laprox.totals.released["retracted"]
 
 
 @EVERY_CACHE

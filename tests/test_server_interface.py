@@ -16,11 +16,9 @@ from benchmarks.harness.client import WINDOW, facts, generation
 from laprox_sglang.needle import MODEL_PATH, Task
 from oracle import Oracle
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
-from server import Server
+from server import PYTHON_CORE, Server
 
 CHUNK = 640
-# The Rust core, SGLang's default, serves in most other tests.
-PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 FACTS = {
     "pruned",
     "reason",

@@ -13,7 +13,7 @@ from benchmarks.harness.client import WINDOW, facts
 from laprox_sglang.needle import CLASSES, DIGITS, SENTENCE, Task, Turn
 from oracle import Oracle
 from prompts import OPTED_OUT, difference
-from server import Server
+from server import PYTHON_CORE, Server
 
 SHARED = 700
 # The same in every run: fresh ones scatter by more than is asked of them.
@@ -157,12 +157,15 @@ def test_a_running_request_pins_prefix_view_and_tail(server: Server, seed: int, 
 
 
 class TestInChunks:
-    """Overlap scheduling, prompts in several chunks, budget 1.0 where a request asks for nothing less."""
+    """Overlap scheduling, prompts in several chunks, budget 1.0 where a request asks for nothing less.
+
+    SGLang's tree is the one in Python here; stock's, and that of all other turns, is the one in Rust.
+    """
 
     @pytest.fixture(scope="class")
     def server(self, stock: Told) -> Iterator[Server]:
         flags = ("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK))
-        with Server(*flags) as server:
+        with Server(*flags, **PYTHON_CORE) as server:
             yield server
 
     def test_whole_conversations_are_answered_as_by_stock(self, server: Server, stock: Told) -> None:

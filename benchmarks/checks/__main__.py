@@ -28,6 +28,7 @@ from benchmarks.checks.rows import show, write
 from benchmarks.checks.servers import ON_GPU
 from benchmarks.checks.soak import Soak
 from benchmarks.harness.provenance import fault_of
+from laprox_sglang.refusals import ATTENTION_BACKENDS
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -43,7 +44,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="some of them; default: all")
     parser.add_argument("--quick", action="store_true", help="few and short prompts, 30 seconds of soak")
     parser.add_argument("--seconds", type=int, help="length of the soak")
-    parser.add_argument("--attention-backend", choices=("flashinfer", "triton"), help="default: flashinfer")
+    parser.add_argument(
+        "--attention-backend", choices=ATTENTION_BACKENDS["cuda"], help="default: SGLang's own choice"
+    )
     parser.add_argument("--server-flags", default="", help="more flags for every server, in one string")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     arguments = parser.parse_args()
@@ -62,7 +65,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     plan = make_plan(arguments.checks or list(CHECKS), arguments.quick, arguments.seconds)
-    flags = ["--attention-backend", arguments.attention_backend or "flashinfer"] if ON_GPU else []
+    flags = ["--attention-backend", arguments.attention_backend] if arguments.attention_backend else []
     logs = Path(tempfile.mkdtemp(prefix="laprox-checks-"))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
@@ -78,7 +81,8 @@ def main() -> int:
     show(rows)
     if arguments.json:
         samples = [check.samples for check in plan.checks if isinstance(check, Soak)]
-        write(rows, {"memory_samples": samples[0]} if samples else {}, arguments.json)
+        details = {"memory_samples": samples[0]} if samples else {}
+        write(rows, {"attention_backend": run.attention_backends, **details}, arguments.json)
     for failure in failures:
         print(f"checks: {failure}", file=sys.stderr)
     unmet = [row for row in rows if row.met is False]

@@ -115,6 +115,7 @@ class Run:
 
     Attributes:
         finished: (server, check) whose work is done.
+        attention_backends: by server, as it reports.
     """
 
     def __init__(self, plan: Plan, flags: list[str], logs: Path, progress: Progress) -> None:
@@ -127,6 +128,7 @@ class Run:
             for check in plan.checks
         }
         self.finished: set[tuple[str, str]] = set()
+        self.attention_backends: dict[str, str] = {}
 
     def __call__(self) -> list[str]:
         """Runs everything; returns what went wrong, one text for each server that failed."""
@@ -151,7 +153,8 @@ class Run:
     def _run_lane(self, name: str, lane: Lane) -> None:
         flags = ["--max-total-tokens", str(lane.slots), *lane.flags, *self._flags]
         with Server(name, flags, self._logs, lane.environment) as server:
-            self._progress.print(f"server {name}: up after {server.start_seconds:.0f} s")
+            backend = self.attention_backends[name] = server.info()["attention_backend"]
+            self._progress.print(f"server {name}: up after {server.start_seconds:.0f} s, {backend}")
             for check, work in lane.work:
                 work(server, partial(self._progress.advance, self._bars[check]))
                 server.flush()

@@ -79,7 +79,7 @@ class LaproxCache(UnifiedRadixCache):
         """Takes slots for a view, and moves the request's lock up to where it begins.
 
         Args:
-            reserve: slots that must be left to others.
+            reserve: slots that must be left beside the view.
 
         Returns:
             None, and nothing has changed, where others hold the prompt as well, so that the view would free

@@ -3,7 +3,6 @@
 These hooks are the only ones in place without ``--enable-laprox``: they hold the flag.
 """
 
-import logging
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import torch
 from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
@@ -27,10 +25,8 @@ from laprox_sglang.config import (
     parse_budget,
     parse_keep_prefix,
 )
-from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
+from laprox_sglang.refusals import check_arguments, check_model
 from laprox_sglang.views.memory import PREFILL_REQUESTS
-
-logger = logging.getLogger(__name__)
 
 HELP = {
     "budget": f"KV kept of a prompt, over all layers and heads: {BUDGET_FORMS}",
@@ -119,15 +115,6 @@ def enable(self: Any) -> None:
         self.radix_cache_backend = "laprox"
     if self.prefill_max_requests is None:
         self.prefill_max_requests = PREFILL_REQUESTS
-    if self.attention_backend is None and self.device in (None, "cuda") and on_nvidia():
-        # SGLang's own choice for a phase that was left out is one that is refused.
-        given = self.prefill_attention_backend or self.decode_attention_backend
-        self.attention_backend = given or ATTENTION_BACKENDS["cuda"][0]
-        logger.warning("LaProx: --attention-backend %s, as none was given", self.attention_backend)
-
-
-def on_nvidia() -> bool:
-    return torch.version.cuda is not None and torch.cuda.is_available()
 
 
 def check_resolved(result: None, self: Any) -> None:
@@ -152,10 +139,11 @@ def check_served(config: Config, args: Any, model: Any) -> None:
     Raises:
         ConfigError: names it.
     """
+    # First: another kind of model makes SGLang choose another attention backend.
+    check_model(model)
     check_arguments(args)
     if args.device == "cuda" and config.window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
-    check_model(model)
     preferred = args.preferred_sampling_params or {}
     Options.of(preferred.get("custom_params")).check(config, model.context_len)
 

@@ -28,7 +28,7 @@ def run_batch(original: Callable[..., Any], self: Any, batch: Any, *args: Any, *
         )
     result = original(self, batch, *args, **kwargs)
     if batch.forward_mode.is_extend():
-        finish(self, laprox)
+        finish(self, batch, laprox)
     return result
 
 
@@ -37,18 +37,13 @@ def chunk_of(req: Any, laprox: Runtime) -> Chunk:
     return Chunk(req, state_of(req), req.kv.req_pool_idx, req.prefix_len, req.extend_end, plan)
 
 
-def finish(self: Any, laprox: Runtime) -> None:
+def finish(self: Any, batch: Any, laprox: Runtime) -> None:
     """Makes views, before anything is launched behind the prefill.
 
     The first decode step, which overlap scheduling launches before it looks at the prefill's result,
     already reads them.
     """
-    rest = (
-        len(self.chunked_req.full_untruncated_fill_ids) - self.chunked_req.extend_end
-        if self.chunked_req
-        else 0
-    )
-    slots = laprox.finish(self.tree_cache, rest, partial(forward_stream, self))
+    slots = laprox.finish(self.tree_cache, promised(self, batch), partial(forward_stream, self))
     if not slots:
         return
     # Stock clears this only when a request leaves: admission would sit on what can be had now.
@@ -58,6 +53,13 @@ def finish(self: Any, laprox: Runtime) -> None:
     if self.enable_overlap:
         # Kept for two steps, as SGLang keeps what its own streams share.
         self.batch_record_buf[self.batch_record_ct] += slots
+
+
+def promised(self: Any, batch: Any) -> int:
+    """Slots that are spoken for: the rest of a prompt that comes in chunks, one for each that decodes."""
+    chunked = self.chunked_req
+    rest = len(chunked.full_untruncated_fill_ids) - chunked.extend_end if chunked else 0
+    return rest + sum(req is not chunked for req in (*self.running_batch.reqs, *batch.reqs))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from laprox_patches.seam import SeamError
 
 SERVED = "0.5.23"
 
-# What laprox_sglang and the hooks read, by class.
+# What laprox_sglang and the hooks read or override, by class.
 RELIED_ON: Mapping[str, str] = {
     "sglang.srt.managers.schedule_batch.ReqKvInfo": (
         "req_pool_idx cache_protected_len kv_committed_len kv_allocated_len holds_kv"
@@ -39,6 +39,10 @@ RELIED_ON: Mapping[str, str] = {
     "sglang.srt.managers.tp_worker.TpModelWorker": "last_shared_read_runner model_runner",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
         "context_len preferred_sampling_params server_args"
+    ),
+    "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
+        "shared_read_ends _snapshot_prefill_shared_reads init_cuda_graph_state init_forward_metadata "
+        "init_forward_metadata_out_graph init_forward_metadata_in_graph forward_extend forward_decode"
     ),
     "sglang.srt.layers.radix_attention.RadixAttention": (
         "layer_id tp_q_head_num tp_k_head_num qk_head_dim v_head_dim scaling sliding_window_size logit_cap "
