@@ -1,4 +1,4 @@
-"""The serving benchmark without a server: its arithmetic, its file, its traces, its complaints."""
+"""The serving benchmark without a server: its arithmetic, its runs, its traces, its complaints."""
 
 import argparse
 import gzip
@@ -12,14 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+import torch
 from rich.progress import Progress
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
-from benchmarks.serving import figures, meter, profile, run, servers, workloads
-from benchmarks.serving.__main__ import main
+from benchmarks.serving import figures, meter, profile, run, servers, skew, workload, workloads
+from benchmarks.serving.__main__ import main, starts
+from benchmarks.serving.announce import announce
+from benchmarks.serving.card import GIB, Card
 from benchmarks.serving.client import Client, Reply, WorkloadError
-from benchmarks.serving.record import Record, RecordError
-from benchmarks.serving.record import table as results_table
+from benchmarks.serving.record import Record
 
 
 def reply(sent, *chunks, hits=0):
@@ -62,7 +64,7 @@ def generate():
 
 def test_the_client_sends_turns_and_counts_tokens(generate):
     client = Client(generate, 4, None)
-    script = workloads.Script([7, 7, 7], [[8, 8]])
+    script = workload.Script([7, 7, 7], [[8, 8]])
     client.run([script, script], 30, clients=1)
     # The second prompt is the first, what was generated, and what the user adds.
     assert [reply.prompt_tokens for reply in client.replies] == [3, 9, 3, 9]
@@ -78,12 +80,12 @@ def test_the_client_sends_turns_and_counts_tokens(generate):
 def test_the_client_complains(generate, first, line):
     client = Client(generate, 4, None)
     with pytest.raises(WorkloadError, match=line):
-        client.run([workloads.Script([first])], 1)
+        client.run([workload.Script([first])], 1)
 
 
 def test_an_admission_ends_when_it_has_gone_far_enough(generate):
     client = Client(generate, 4, None)
-    client.run([workloads.Script([2])] * 3, 30, tick=lambda replies: len(replies) == 3)
+    client.run([workload.Script([2])] * 3, 30, tick=lambda replies: len(replies) == 3)
     assert [reply.done for reply in client.replies] == [False] * 3
 
 
@@ -110,10 +112,12 @@ def test_peak_concurrency_counts_from_first_to_last_token():
 
 def test_figures_of_a_run():
     replies = [reply(10, (11, 1), (13, 4), hits=8), reply(10, (12, 1), (14, 2))]
-    row = figures.figures(replies, [(0.5, 100, 1, 1), (1.0, 300, 2, 0)])
+    row = figures.figures(replies, [(11.5, 100), (12.5, 300), (13.5, 200)])
     assert row["output_tok_s"] == 8 / 4 and row["requests_s"] == 2 / 4
     assert (row["ttft_p50"], row["itl_p50"]) == (1500, 500)
-    assert (row["slots_peak"], row["slots_mean"], row["peak_running"]) == (300, 200, 2)
+    assert (row["slots_peak"], row["slots_mean"]) == (300, 200)
+    # Requests at once by the replies, at the times of the samples.
+    assert row["slots_over_time"] == [[1.5, 100, 1], [2.5, 300, 2], [3.5, 200, 1]]
     assert (row["prefix_hit_tokens"], row["input_tokens"], row["output_tokens"]) == (8, 200, 8)
     assert "output_tok_s" not in figures.figures(replies, [], complete=False)
 
@@ -124,10 +128,13 @@ def test_a_long_series_is_thinned_evenly():
 
 
 def test_ratio_of_pairs_is_the_median_of_ratios():
-    stock = figures.median_of([{"output_tok_s": value} for value in (100, 200, 400)])
-    laprox = figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)])
+    alternated = {"alternating": True}
+    stock = figures.median_of([{"output_tok_s": value} for value in (100, 200, 400)]) | alternated
+    laprox = figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)]) | alternated
     assert stock["output_tok_s"] == 200
     assert figures.ratio(stock, laprox) == {"output_tok_s": 1.0}
+    # Rounds of servers that ran one after the other are no pairs.
+    assert figures.ratio(stock | {"alternating": False}, laprox) == {"output_tok_s": 1.1}
     # Rounds of another day did not alternate with these.
     other = laprox | {"date": "2026-01-01"}
     assert figures.ratio(stock, other) == {"output_tok_s": 1.1}
@@ -136,52 +143,15 @@ def test_ratio_of_pairs_is_the_median_of_ratios():
     assert lost == {"prefix_hit_tokens": 0.0}
 
 
-def test_gauges_of_a_metrics_page():
-    page = (
-        "# HELP sglang:num_used_tokens x\n"
-        'sglang:num_used_tokens{model_name="m",tp_rank="0"} 123.0\n'
-        'sglang:num_running_reqs{model_name="m"} 4.0\nsglang:num_running_reqs_offline{a="b"} 9.0\n'
-    )
-    assert meter.parse_gauges(page) is None
-    assert meter.parse_gauges(page + "sglang:num_queue_reqs 2.0\n") == (123, 4, 2)
+def test_what_is_counted_is_compared_by_its_difference():
+    stock, laprox = {"syncs": 1, "idle_ms": 0.25}, {"syncs": 1, "idle_ms": 0.5, "copies_to_host": 2}
+    assert figures.added(stock, laprox) == {"syncs": 0, "idle_ms": 0.25}
 
 
-def test_rows_of_parts_merge_into_one_file(tmp_path):
-    table = workloads.workloads(False)
-    path = tmp_path / "serving.json"
-    first = Record(path, False, table)
-    first.put(table["b"], "stock", {"output_tok_s": 100.0, "itl_p50": 10.0, "slots_over_time": [[0, 1]]}, "x")
-    again = Record(path, False, table)
-    again.put(table["b-itl"], "laprox", {"itl_p50": 4.0}, "x")
-    again.put(table["a"], "laprox", {"output_tok_s": 5.0}, "x")
-    again.put(table["b"], "laprox", {"output_tok_s": 300.0}, "x")
-    content = json.loads(path.read_text())
-    assert {"chip", "versions", "date", "commit", "dirty", "quick", "servers", "rows"} == set(content)
-    rows = {row["workload"]: row for row in content["rows"]}
-    assert list(rows) == ["b", "b-itl", "a"]
-    assert rows["b"]["ratio"] == {"output_tok_s": 3.0} and "fa3" in rows["b"]["not_measured"]
-    assert all("pytest" in rows["b"][server]["command"] for server in ("stock", "laprox"))
-    # Only LaProx runs it; of stock's figures in b those stand in that fewer requests do not change.
-    assert rows["b-itl"]["ratio"] == {"itl_p50": 0.4} and rows["b-itl"]["stock"]["taken_from"] == "b"
-    assert set(rows["b-itl"]["stock"]) == {"itl_p50", "date", "taken_from"} and rows["a"]["stock"] is None
-    assert results_table(again, ["a", "b", "b-itl"]).row_count == 4
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": 3}'])
-def test_a_file_of_something_else_is_left_alone(tmp_path, text):
-    path = tmp_path / "other.json"
-    path.write_text(text)
-    with pytest.raises(RecordError, match="does not hold results"):
-        Record(path, False, {})
-    assert path.read_text() == text
-
-
-def test_a_quick_run_does_not_spoil_a_full_one(tmp_path):
-    path = tmp_path / "serving.json"
-    table = workloads.workloads(False)
-    Record(path, False, table).put(table["b"], "stock", {}, "x")
-    with pytest.raises(RecordError, match="give another file"):
-        Record(path, True, table)
+def test_the_gauge_of_a_metrics_page():
+    page = "# HELP sglang:num_used_tokens x\n"
+    assert meter.slots_used(page) is None
+    assert meter.slots_used(page + 'sglang:num_used_tokens{model_name="m",tp_rank="0"} 123.0\n') == 123
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -197,11 +167,43 @@ def test_workloads_send_what_they_say(quick):
         assert len(heads) == (row.groups or (1 if row.shared else row.requests))
 
 
+def test_every_short_prompt_of_a_pruned_row_can_be_pruned():
+    table = workloads.workloads(False)
+    short = [row for name, row in table.items() if name.split("-")[0] in ("short", "lone")]
+    assert {row.prompt for row in short} == {300, 1024, 4096} and all(row.pruned == 1 for row in short)
+    # Above --laprox-min-tokens, and with room for all that run at once.
+    assert all(row.prompt >= 256 for row in short)
+    assert all(row.clients * (row.prompt + row.output) < workloads.FIXED_SLOTS for row in short)
+
+
+def test_a_smaller_card_gets_a_smaller_load():
+    whole, half = workloads.workloads(False), workloads.workloads(False, 131_072, 0.5)
+    assert (whole["b"].requests, half["b"].requests) == (35, 18)
+    assert (whole["b-full"].requests, half["b-full"].requests) == (48, 24)
+    assert (whole["c"].requests, half["c"].requests) == (128, 64)
+    assert whole["short-1k"].requests == half["short-1k"].requests
+
+
+H200 = Card("NVIDIA H200", 139.8 * GIB, 0.5 * GIB)
+H100 = Card("NVIDIA H100 80GB HBM3", 79.2 * GIB, 0.5 * GIB)
+
+
+def test_what_cards_have_room_for():
+    # Measured: 879,841 slots on an H200.
+    assert abs(H200.slots - 879_841) < 10_000 and H200.share == 1
+    assert H200.fixed_slots == H100.fixed_slots == 262_144
+    assert H200.holds(2, 262_144) and not H100.holds(2, 262_144) and H100.holds(1, 262_144)
+    assert 0.45 < H100.share < 0.55
+    assert H200.fault() is None and H100.fault() is None
+    assert "24 GiB: 8B shapes with three prompts of 32K need" in str(Card("NVIDIA A10", 24 * GIB, 0).fault())
+    assert "40 of the 79 GiB" in str(replace(H100, used=40 * GIB).fault())
+
+
 def test_the_shared_prompts_need_no_package_datasets(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("sglang.benchmark")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    generator = workloads.shared_prefix_generator()
+    generator = workload.shared_prefix_generator()
     assert callable(generator.sample_generated_shared_prefix_requests)
     assert sys.modules.get("datasets") is None
 
@@ -228,21 +230,25 @@ def test_turns_are_told_apart():
     assert figures.by_turn(replies[:2]) == {}
 
 
+@pytest.mark.parametrize("backend", [None, "triton"])
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("pool", ["fixed", "full"])
-def test_sglang_knows_the_flags_for_a_gpu(quick, pool):
+def test_sglang_knows_the_flags_for_a_gpu(quick, pool, backend):
     from sglang.srt.server_args import ServerArgs
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    machine = servers.Machine(True, quick)
+    machine = servers.Machine(H200, quick, backend)
     given = parser.parse_args(machine.flags("stock", pool))
-    assert given.attention_backend == "flashinfer" and given.load_format == "dummy"
+    # Stock takes what it takes by default, unless it is told.
+    assert given.attention_backend == backend and given.load_format == "dummy"
     assert given.max_total_tokens == machine.slots(pool)
     assert all(hasattr(given, key) for key in servers.SETTINGS)
     # The same but for what switches LaProx on.
     extra = machine.flags("laprox", pool)[len(machine.flags("stock", pool)) :]
     assert extra == ["--enable-laprox", "--laprox-budget", "0.05"]
+    fp8 = parser.parse_args(machine.flags("stock-fp8", pool))
+    assert (fp8.kv_cache_dtype, fp8.attention_backend) == ("fp8_e4m3", "flashinfer")
 
 
 @pytest.mark.parametrize(("done", "share"), [(3, 1.0), (2, 1.0), (1, 0.0)])
@@ -257,28 +263,82 @@ def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
             run.pruning(row, before, after)
 
 
-def test_rounds_alternate_between_the_servers(monkeypatch, tmp_path):
-    table = workloads.workloads(False)
-    record = Record(None, False, table)
+@pytest.fixture
+def runner(monkeypatch, tmp_path):
+    """A runner on an H200 whose measurements are made up, and the order in which they were taken."""
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "abc", "dirty": False})
     order = []
 
     def measure(runner, row, service, number, task):
         order.append((row.name, service.name, number))
-        if (row.name, service.name, number) == ("e", "stock", 1):
+        if (row.name, service.name, number) == ("e", "stock", 1) and not runner._again:
             raise WorkloadError("it broke")
-        return {"output_tok_s": 10.0 + number}
+        return {"output_tok_s": 10.0 + number, "peak_concurrency": 7}
 
     monkeypatch.setattr(run.Runner, "_measure", measure)
     monkeypatch.setattr(run, "abandon", lambda service: None)
-    services = [SimpleNamespace(name=name, backend="x", slots=1, settings={}) for name in ("stock", "laprox")]
+    record = Record(tmp_path / "x.json", False, workloads.workloads(False))
     with Progress(disable=True) as progress:
-        runner = run.Runner(record, servers.Machine(True, False), progress, tmp_path / "x.json")
-        runner.run_all([table["e"], table["b-itl"]], services)
+        yield run.Runner(record, servers.Machine(H200, False), progress, False), order
+
+
+def services(*names):
+    return [SimpleNamespace(name=name, backend="fa3", slots=1, settings={}) for name in names]
+
+
+def test_rounds_alternate_between_the_servers(runner):
+    runner, order = runner
+    table = workloads.workloads(False)
+    runner.run_all([table["e"], table["b-itl"]], services("stock", "laprox"), {})
     e = [(name, number) for row, name, number in order if row == "e"]
     assert e == [("stock", 0), ("laprox", 0), ("stock", 1), ("laprox", 1), ("laprox", 2)]
     assert order[-1] == ("b-itl", "laprox", 0)
     assert runner.failures == ["e on stock: it broke"]
-    assert record.figures("e", "stock") is None and record.figures("e", "laprox")["output_tok_s"] == 11.0
+    assert runner.record.figures("e", "stock") is None
+    assert runner.record.figures("e", "laprox")["output_tok_s"] == 11.0
+
+
+def test_a_part_that_is_there_is_not_measured_again(runner, monkeypatch, capsys):
+    runner, order = runner
+    table = workloads.workloads(False)
+    rows = [table["d"], table["e"], table["f"]]
+    both = ["stock", "laprox"]
+    plan = starts(runner, runner._machine, rows, [*both, "stock-fp8"])
+    assert plan == [("fixed", both), ("full", ["stock"]), ("full", ["laprox"]), ("full", ["stock-fp8"])]
+    announce(runner, rows, plan, 80)
+    runner.run_all(rows[:1], services(*both), {})
+    runner.run_all([table["f"]], services("stock"), {})
+    runner.run_all([table["e"]], services("laprox"), {})
+    # Rounds that are to alternate are measured on both sides or on none.
+    assert runner.missing(table["e"], both, True) == both
+    assert runner.missing(table["e"], both, False) == ["stock"]
+    plan = starts(runner, runner._machine, rows, [*both, "stock-fp8"])
+    assert plan == [("fixed", both), ("full", ["laprox"]), ("full", ["stock-fp8"])]
+    order.clear()
+    runner.run_all(rows[:1], services(*both), {})
+    assert order == []
+    # Another commit, or who asks for it.
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "def", "dirty": False})
+    assert runner.missing(table["d"], both, True) == both
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "unknown", "dirty": None})
+    runner.run_all(rows[:1], services(*both), {})
+    assert len(order) == 2 and runner.missing(table["d"], both, True) == both
+
+
+def test_an_h100_runs_one_server_after_the_other(runner):
+    runner, _ = runner
+    rows = [workloads.workloads(False)["e"]]
+    plan = starts(runner, servers.Machine(H100, False), rows, ["stock", "laprox"])
+    assert plan == [("fixed", ["stock"]), ("fixed", ["laprox"])]
+
+
+def test_skewed_values_have_the_models_shapes_and_uneven_heads():
+    weights = skew.value_weights(servers.LLAMA_8B, 2)
+    assert {tensor.shape for tensor in weights.values()} == {(1024, 4096)} and len(weights) == 2
+    assert all(tensor.dtype == torch.bfloat16 for tensor in weights.values())
+    sizes = weights["model.layers.1.self_attn.v_proj.weight"].float().view(8, -1).std(1)
+    assert sizes.max() > 1.5 * sizes.min()
+    assert skew.spread([[9, 1], [5, 36], [7, 2]]) == [1, 1, 5, 9, 36]
 
 
 def trace():
@@ -337,9 +397,8 @@ def test_a_trace_that_cannot_be_read(tmp_path):
     [
         ([], "needs a GPU; --quick runs anywhere"),
         (["--quick", "--workload", "a,z"], "no workload 'z'"),
-        (["--quick", "--server", "fa3"], "invalid choice"),
+        (["--quick", "--server", "fa3"], "no server 'fa3'; there are stock, laprox, stock-fp8"),
         (["--quick", "--json", "/nowhere/serving.json"], "cannot be written: give a file"),
-        (["--quick", "--json", "."], "cannot be written: give a file"),
         (["--quick", "--attach", "stock=http://127.0.0.1:1"], "no SGLang server answers"),
         (["--quick", "--attach", "other=http://127.0.0.1:1"], "not 'other'"),
     ],

@@ -3,17 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.progress import Progress
 
+from benchmarks.checks import run as run_module
 from benchmarks.checks import soak as soak_module
 from benchmarks.checks.answers import Identity, IdentitySizes, Quality, QualitySizes
-from benchmarks.checks.rows import Row, write
+from benchmarks.checks.plan import make_plan
+from benchmarks.checks.record import Record, RecordError
+from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import holds_its_budget
+from benchmarks.harness.server import ServerError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,14 +61,80 @@ def test_limits(least, most, value, met, limit):
     assert (row.met, row.limit()) == (met, limit)
 
 
-def test_results_file(tmp_path):
+def test_checks_of_several_runs_share_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "abc", "dirty": False})
     file = tmp_path / "checks.json"
-    write([Row("soak", "leaks", 0, most=0)], {}, file)
+    Record(file, False).put(
+        "soak", [Row("soak", "leaks", 1, most=0)], {"memory_samples": [[1, 2]]}, {"soak": "fa3"}
+    )
+    record = Record(file, False)
+    record.put("soak", [Row("soak", "leaks", 0, most=0)], {}, {"stock": "fa3", "soak": "fa3"})
+    record.put("quality", [Row("quality", "exact", 1, "%")], {}, {})
     written = json.loads(file.read_text())
-    assert {"chip", "versions", "date", "command", "commit", "dirty", "rows"} <= set(written)
-    assert written["rows"] == [
-        {"check": "soak", "what": "leaks", "value": 0, "unit": "", "least": None, "most": 0, "met": True}
-    ]
+    assert {"chip", "quick", "parts", "rows", "details"} == set(written)
+    assert {"versions", "date", "command", "commit", "dirty", "attention_backend"} == set(
+        written["parts"]["soak"]
+    )
+    assert written["rows"][0] == {
+        "check": "soak", "what": "leaks", "value": 0, "unit": "", "least": None, "most": 0, "met": True
+    }  # fmt: skip
+    assert [row["check"] for row in written["rows"]] == ["soak", "quality"]
+    # What this commit has checked is not checked again.
+    assert Record(file, False).holds("soak") and not Record(file, False).holds("identity")
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "def", "dirty": False})
+    assert not Record(file, False).holds("soak")
+    with pytest.raises(RecordError, match="give another file"):
+        Record(file, True)
+    file.write_text("[]")
+    with pytest.raises(RecordError, match="does not hold results of the checks"):
+        Record(file, False)
+
+
+class Instant:
+    """A server that is up at once."""
+
+    start_seconds = 0.0
+
+    def __init__(self, name, *given):
+        self.name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *given):
+        pass
+
+    def info(self):
+        return {"attention_backend": "fa3", "decode_attention_backend": "flashinfer"}
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path, failing):
+    def ask(check, server, tick):
+        tick()
+        if failing and (check, server.name) == ("quality", "0.05"):
+            raise ServerError("it died", log)
+
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setattr(run_module, "Server", Instant)
+    plan = make_plan(["conversations", "quality"], True, None)
+    for lane in plan.lanes.values():
+        lane.work = [(check, partial(ask, check)) for check, _ in lane.work]
+    for check in plan.checks:
+        monkeypatch.setattr(check, "rows", lambda check=check: [Row(check.NAME, "x", 1)])
+    reported = []
+    with Progress(disable=True) as progress:
+        run = run_module.Run(plan, [], tmp_path, progress, lambda *given: reported.append(given))
+        failures = run()
+    both = {"stock": "fa3 / flashinfer", "0.05": "fa3 / flashinfer"}
+    done = ["conversations"] if failing else ["conversations", "quality"]
+    assert reported == [(name, [Row(name, "x", 1)], {}, both) for name in done]
+    assert len(failures) == failing
+    assert [row.what for row in run.rows()] == ["x", "servers that failed" if failing else "x"]
 
 
 def right_answers(samples, tokens):

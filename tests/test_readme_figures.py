@@ -1,62 +1,58 @@
-"""The figures in the README are those of the committed results."""
+"""The figures in the READMEs are those of the committed results."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.tables import cells
+from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 
 
-def results(name):
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}-h200.json").read_text())
+def copied(folder):
+    (folder / "benchmarks").mkdir()
+    for page in PAGES:
+        (folder / page).write_text((ROOT / page).read_text())
+    return folder
+
+
+def test_the_pages_say_what_the_results_say():
+    assert main(["--check"]) == 0
+
+
+def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
+    page = copied(tmp_path) / "README.md"
+    text = page.read_text()
+    page.write_text(text.replace("agents of 8 turns run at **", "agents of 8 turns run at **1", 1))
+    assert page.read_text() != text
+    assert main(["--check"], tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said == "tables: README.md is not what the results say: python -m benchmarks.tables\n"
+    page.write_text("no place for figures")
+    assert main(["--check"], tmp_path) == 2 and "it has places for none" in capsys.readouterr().err
+
+
+def test_what_lies_between_the_marks_is_replaced():
+    text = "a\n<!-- figures: x -->\n<!-- end of figures -->\nb <!-- figures: y -->old<!-- end of figures -->"
+    once = filled(text, {"x": "1", "y": "2"})
+    assert "\n\n1\n\n" in once and "2" in once and "old" not in once
+    assert filled(once, {"x": "1", "y": "2"}) == once
+    with pytest.raises(TablesError):
+        filled(text, {"x": "1"})
 
 
 @pytest.mark.parametrize(
-    ("workload", "figure", "cells"),
+    ("figure", "row", "text"),
     [
-        ("f", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
-        ("f", "itl_p50", "| time between tokens, median | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.2f} |"),
-        ("f", "ttft_p50", "of all turns | {stock:,.0f} ms | {laprox:,.0f} ms | **{ratio:.2f}** |"),
-        ("f", "slots_mean", "| slots pinned, mean | {stock:,} | {laprox:,} | {ratio:.2f} |"),
-        ("f", "prefix_hit_tokens", "from the prefix cache | {stock:,} | {laprox:,} | {ratio:.2f} |"),
-        ("d", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:.0f} | {ratio:.2f} |"),
-        ("d", "ttft_p50", "median | {stock:.0f} ms | {laprox:.0f} ms | **{ratio:.2f}** |"),
-        ("q", "output_tok_s", "| output tokens/s | {stock:,.0f} | {laprox:,.0f} | {ratio:.2f} |"),
-        ("q", "itl_p50", "| time between tokens, median | {stock:.1f} ms | {laprox:.1f} ms | {ratio:.3f} |"),
-        ("c-open", "output_tok_s", "| output tokens/s | {stock:.0f} | {laprox:,.0f} | {ratio:.2f} |"),
-        ("c-open", "peak_concurrency", "at once | {stock} | {laprox}, all there were | {ratio:.2f} |"),
-        ("e", "output_tok_s", "| output tokens/s | {stock:,.0f} | {laprox:,.0f} | {ratio:.3f} |"),
-        ("ttft", "ttft_p50", "| time to first token | {stock:,.0f} ms | {laprox:,.0f} ms | {ratio:.3f} |"),
+        ("output_tok_s", {"ratio": {"output_tok_s": 2.161}}, "2.16"),
+        ("output_tok_s", {"ratio": {"output_tok_s": 0.9}}, "**0.90**"),
+        ("ttft_p50", {"ratio": {"ttft_p50": 1.0018}}, "**1.002**"),
+        ("ttft_p50", {"ratio": {"ttft_p50": 1.0004}}, "1.000"),
+        ("syncs", {"added": {"syncs": 0}}, "+0"),
+        ("syncs", {"added": {"syncs": 2}}, "**+2**"),
+        ("itl_p50", {}, ""),
     ],
 )
-def test_serving(workload, figure, cells):
-    row = next(row for row in results("serving")["rows"] if row["workload"] == workload)
-    stock, laprox = row["stock"][figure], row["laprox"][figure]
-    assert cells.format(stock=stock, laprox=laprox, ratio=row["ratio"][figure]) in README
-
-
-def test_serving_of_one_side():
-    row = next(row for row in results("serving")["rows"] if row["workload"] == "b")
-    assert f"LaProx {row['laprox']['output_tok_s']:,.0f} tokens/s" in README
-    old = next(row for row in results("sglang-0.5.17/serving")["rows"] if row["workload"] == "b")
-    assert f"({old['stock']['output_tok_s']:.0f} with SGLang" in README
-    assert (
-        f"{old['ratio']['output_tok_s']:.2f} times less than LaProx's {old['laprox']['output_tok_s']:,.0f}"
-        in README
-    )
-
-
-def test_pruning_time():
-    rows = {row["case"]: row["ms"] for row in results("kernels-prune")["rows"]}
-    for tokens in (1024, 8192, 32768, 131072):
-        parts = [rows[f"{tokens} tokens, 5% kept, {part}"] for part in
-                 ("scoring", "selecting", "packing apart", "all three, apart")]  # fmt: skip
-        assert " | ".join(["", *(f"{part:.2f} ms" for part in parts), ""]).strip() in README
-
-
-def test_checks():
-    value = {row["what"]: row["value"] for row in results("checks")["rows"]}
-    whole = value["exact answers, unpruned, 256 prompts of 4,096 tokens"]
-    assert f"{whole:.1f} % exact unpruned, {value['exact answers, 10 %']:.1f} % at" in README
+def test_bold_is_where_laprox_is_behind(figure, row, text):
+    assert cells.beside(row, "ratio", figure) == text

@@ -1,6 +1,7 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python -m benchmarks.checks [needles conversations quality identity soak] [--quick] [--json FILE]
+    python -m benchmarks.checks [needles conversations quality identity soak] [--quick]
+                                [--json FILE|FOLDER] [--again]
 
 needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
 conversations  exact answers of 64 conversations of 6 turns at 5 %, beside stock's
@@ -23,11 +24,12 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.checks.plan import CHECKS, Run, make_plan
-from benchmarks.checks.rows import show, write
+from benchmarks.checks.plan import CHECKS, make_plan
+from benchmarks.checks.record import Record, RecordError
+from benchmarks.checks.rows import show
+from benchmarks.checks.run import Run
 from benchmarks.checks.servers import ON_GPU
-from benchmarks.checks.soak import Soak
-from benchmarks.harness.provenance import fault_of
+from benchmarks.harness.provenance import results_file
 from laprox_sglang.refusals import ATTENTION_BACKENDS
 
 
@@ -35,7 +37,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def parse() -> argparse.Namespace:
+def parse() -> tuple[argparse.Namespace, Record]:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.checks",
         description=__doc__,
@@ -48,7 +50,13 @@ def parse() -> argparse.Namespace:
         "--attention-backend", choices=ATTENTION_BACKENDS["cuda"], help="default: SGLang's own choice"
     )
     parser.add_argument("--server-flags", default="", help="more flags for every server, in one string")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="merge the rows into FILE; in a folder it is checks-CHIP.json",
+    )
+    parser.add_argument("--again", action="store_true", help="check what FILE holds of this commit, too")
     arguments = parser.parse_args()
     unknown = set(arguments.checks) - set(CHECKS)
     if unknown:
@@ -57,14 +65,22 @@ def parse() -> argparse.Namespace:
         parser.error("there is no GPU: without one only --quick runs, and conversations")
     if not ON_GPU and arguments.attention_backend:
         parser.error("--attention-backend needs a GPU")
-    if fault := fault_of(arguments.json):
-        parser.error(f"--json: {fault}")
-    return arguments
+    try:
+        path = results_file(arguments.json, "checks-quick" if arguments.quick else "checks")
+        return arguments, Record(path, arguments.quick)
+    except RecordError as error:
+        parser.error(f"--json: {error}")
 
 
 def main() -> int:
-    arguments = parse()
-    plan = make_plan(arguments.checks or list(CHECKS), arguments.quick, arguments.seconds)
+    arguments, record = parse()
+    names = arguments.checks or list(CHECKS)
+    for name in [name for name in names if record.holds(name) and not arguments.again]:
+        print(f"checks: {name} is in {arguments.json} already, of this commit", file=sys.stderr)
+        names.remove(name)
+    if not names:
+        return 0
+    plan = make_plan(names, arguments.quick, arguments.seconds)
     flags = ["--attention-backend", arguments.attention_backend] if arguments.attention_backend else []
     logs = Path(tempfile.mkdtemp(prefix="laprox-checks-"))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -72,17 +88,13 @@ def main() -> int:
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress)
+            run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress, record.put)
             failures = run()
     except KeyboardInterrupt:
         print("checks: stopped", file=sys.stderr)
         return 130
     rows = run.rows()
     show(rows)
-    if arguments.json:
-        samples = [check.samples for check in plan.checks if isinstance(check, Soak)]
-        details = {"memory_samples": samples[0]} if samples else {}
-        write(rows, {"attention_backend": run.attention_backends, **details}, arguments.json)
     for failure in failures:
         print(f"checks: {failure}", file=sys.stderr)
     unmet = [row for row in rows if row.met is False]

@@ -1,14 +1,10 @@
-"""The servers that the checks need, what each is asked, and how they run."""
+"""The servers that the checks need, and what each is asked."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 
 import psutil
 import torch
-from rich.progress import Progress
 
 from benchmarks.checks.answers import (
     STOCK,
@@ -21,10 +17,8 @@ from benchmarks.checks.answers import (
     TalkSizes,
     Tick,
 )
-from benchmarks.checks.rows import Row
-from benchmarks.checks.servers import ON_GPU, Server, stop_all
+from benchmarks.checks.servers import ON_GPU, Server
 from benchmarks.checks.soak import ENVIRONMENT, FLAGS, STRICT, Memory, Soak, SoakSizes
-from benchmarks.harness.server import ServerError
 
 CHECKS = ("needles", "conversations", "quality", "identity", "soak")
 SLOTS = {False: 131_072, True: 32_768}
@@ -108,64 +102,3 @@ def host_memory(server: Server) -> float:
 # What a container's process numbers are outside is unknown, so the memory is that of the whole device.
 GPU_MEMORY = Memory("GPU memory", lambda _: torch.cuda.device_memory_used(0) / MEBIBYTE, may_grow=64)
 HOST_MEMORY = Memory("host memory", host_memory, may_grow=None)
-
-
-class Run:
-    """The servers of a plan, at the same time where there is a GPU.
-
-    Attributes:
-        finished: (server, check) whose work is done.
-        attention_backends: by server, as it reports.
-    """
-
-    def __init__(self, plan: Plan, flags: list[str], logs: Path, progress: Progress) -> None:
-        self._plan, self._flags, self._logs, self._progress = plan, flags, logs, progress
-        self._bars = {
-            # What the soak sends depends on how fast it is answered.
-            check.NAME: progress.add_task(
-                check.NAME, total=None if isinstance(check, Soak) else check.requests
-            )
-            for check in plan.checks
-        }
-        self.finished: set[tuple[str, str]] = set()
-        self.attention_backends: dict[str, str] = {}
-
-    def __call__(self) -> list[str]:
-        """Runs everything; returns what went wrong, one text for each server that failed."""
-        lanes, failures = self._plan.lanes, []
-        futures: dict[str, Future[None]] = {}
-        for check in self._plan.checks:
-            if isinstance(check, Soak):
-                check.alone = lambda: all(done.done() for name, done in futures.items() if name != Soak.NAME)
-        pool = ThreadPoolExecutor(len(lanes) if ON_GPU else 1)
-        try:
-            futures |= {name: pool.submit(self._run_lane, name, lane) for name, lane in lanes.items()}
-            for future in futures.values():
-                try:
-                    future.result()
-                except ServerError as error:
-                    failures.append(str(error))
-        finally:
-            stop_all()
-            pool.shutdown(cancel_futures=True)
-        return failures
-
-    def _run_lane(self, name: str, lane: Lane) -> None:
-        flags = ["--max-total-tokens", str(lane.slots), *lane.flags, *self._flags]
-        with Server(name, flags, self._logs, lane.environment) as server:
-            backend = self.attention_backends[name] = server.info()["attention_backend"]
-            self._progress.print(f"server {name}: up after {server.start_seconds:.0f} s, {backend}")
-            for check, work in lane.work:
-                work(server, partial(self._progress.advance, self._bars[check]))
-                server.flush()
-                self.finished.add((name, check))
-        self._progress.print(f"server {name}: done")
-
-    def rows(self) -> list[Row]:
-        rows = []
-        for check in self._plan.checks:
-            parts = [(name, check.NAME) for name, lane in self._plan.lanes.items()
-                     if check.NAME in dict(lane.work)]  # fmt: skip
-            missing = len(set(parts) - self.finished)
-            rows += [Row(check.NAME, "servers that failed", missing, most=0)] if missing else check.rows()
-        return rows

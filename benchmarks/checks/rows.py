@@ -1,15 +1,11 @@
-"""What a check measured against its limit, as a table and as a file."""
+"""What a check measured against its limit, as a table."""
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-from benchmarks.harness.provenance import origin
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,3 @@ def show(rows: list[Row]) -> None:
         table.add_row(row.check, row.what, row.number(row.value), row.limit(), met)
     # Wide enough for every row also where the output is a file.
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def write(rows: list[Row], details: dict[str, Any], file: Path) -> None:
-    record = {**origin(), "rows": [row.to_dict() for row in rows], "details": details}
-    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -161,6 +161,13 @@ def generation(ids: list[int], tokens: int, laprox: Any, **body: Any) -> dict[st
     return {"input_ids": ids, "sampling_params": sampling | body.pop("sampling", {}), **body}
 
 
+def backend_of(info: dict[str, Any]) -> str:
+    """Attention backend that a server resolved to, by its ``/server_info``; prefill / decode if two."""
+    both = info["attention_backend"]
+    prefill, decode = (info.get(f"{phase}_attention_backend") or both for phase in ("prefill", "decode"))
+    return str(prefill) if prefill == decode else f"{prefill} / {decode}"
+
+
 def facts(reply: dict[str, Any]) -> dict[str, Any]:
     """What LaProx says about a request, by its last prefill."""
     last: dict[str, Any] = reply["meta_info"]["laprox"][-1]

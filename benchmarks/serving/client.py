@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.serving.workloads import Script
+from benchmarks.serving.workload import Script
 
 POLL_SECONDS = 0.25
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from benchmarks.serving.client import Reply
 
-Sample = tuple[float, int, int, int]
+# (time by ``time.perf_counter``, KV slots in use).
+Sample = tuple[float, int]
 
-# Figures of which a ratio LaProx / stock says something.
+# Figures of which a ratio of two servers says something, and those of which only a difference does.
 COMPARED = (
     *("output_tok_s", "requests_s", "peak_concurrency", "ttft_p50", "ttft_p99", "itl_p50", "itl_p99"),
     *("slots_mean", "slots_peak", "prefix_hit_tokens", "prefill_busy_ms", "first_decode_ms", "to_decode_ms"),
 )
+COUNTED = ("syncs", "copies_to_host", "idle_ms")
 SERIES_POINTS = 200
 
 
@@ -24,7 +26,8 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample], complete: bool 
         complete: False where requests were dropped on purpose: then there are no rates.
     """
     started = [reply for reply in replies if reply.chunks]
-    seconds = max(r.chunks[-1][0] for r in started) - min(r.sent for r in replies)
+    begin = min(reply.sent for reply in replies)
+    seconds = max(reply.chunks[-1][0] for reply in started) - begin
     gaps = [gap for reply in started for gap in reply.gaps()]
     tokens = sum(len(reply.ids) for reply in replies)
     used = [sample[1] for sample in samples]
@@ -34,10 +37,11 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample], complete: bool 
         "output_tokens": tokens,
         "seconds": round(seconds, 3),
         "peak_concurrency": peak_concurrency(replies),
-        "peak_running": max((sample[2] for sample in samples), default=None),
         "slots_peak": max(used, default=None),
         "slots_mean": round(statistics.fmean(used)) if used else None,
-        "slots_over_time": thin([[round(t, 2), u, r, w] for t, u, r, w in samples]),
+        # Seconds, slots, requests between their first and last token: by the replies, as a server counts
+        # its batches only now and then.
+        "slots_over_time": thin([[round(t - begin, 2), used, running_at(replies, t)] for t, used in samples]),
     }
     if not complete:
         return result
@@ -100,8 +104,12 @@ def peak_concurrency(replies: Sequence[Reply]) -> int:
     return peak
 
 
-def running_now(replies: Sequence[Reply]) -> int:
-    return sum(bool(reply.chunks) and not reply.done for reply in replies)
+def running_at(replies: Sequence[Reply], time: float) -> int:
+    """Requests between their first and their last token at a time."""
+    return sum(
+        bool(reply.chunks) and reply.chunks[0][0] <= time and (not reply.done or time < reply.chunks[-1][0])
+        for reply in replies
+    )
 
 
 def thin(series: list[list[float]]) -> list[list[float]]:
@@ -123,18 +131,24 @@ def median_of(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def ratio(stock: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
-    """LaProx / stock. With as many rounds of both in one run, which alternated, the median of the pairs'."""
-    pairs = [(stock, laprox)]
-    one_run = all(stock.get(key) == laprox.get(key) for key in ("command", "date"))
-    if one_run and len(stock.get("rounds", ())) == len(laprox.get("rounds", ())) > 1:
-        pairs = list(zip(stock["rounds"], laprox["rounds"], strict=True))
+def ratio(other: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
+    """LaProx / other. Where rounds of both alternated in one run, the median of the pairs' ratios."""
+    pairs = [(other, laprox)]
+    one_run = all(other.get(key) == laprox.get(key) for key in ("command", "date"))
+    alternated = other.get("alternating") and laprox.get("alternating")
+    if one_run and alternated and len(other.get("rounds", ())) == len(laprox.get("rounds", ())) > 1:
+        pairs = list(zip(other["rounds"], laprox["rounds"], strict=True))
     result = {}
     for key in COMPARED:
         values = [ours[key] / theirs[key] for theirs, ours in pairs if theirs.get(key) and ours.get(key)]
         # Prefix hits that LaProx lost are a ratio of 0, not a missing one.
-        if not values and stock.get(key) and laprox.get(key) == 0:
+        if not values and other.get(key) and laprox.get(key) == 0:
             values = [0.0]
         if values:
             result[key] = round(statistics.median(values), 4)
     return result
+
+
+def added(other: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
+    """LaProx - other, of what is counted."""
+    return {key: round(laprox[key] - other[key], 4) for key in COUNTED if key in other and key in laprox}

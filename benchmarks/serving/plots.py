@@ -3,11 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.workloads import LAPROX, SERVERS, STOCK
+from benchmarks.serving.record import backends, by_workload
+from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
-COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb"}
-NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %"}
-OVER_TIME = ("b", "a", "c-open", "f")
+COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
+NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %", FP8: "stock SGLang, fp8 KV"}
+OVER_TIME = ("b", "b-full", "a", "c-open", "f")
+
+
+def written(content: dict[str, Any], path: Path) -> str:
+    """Draws the pictures, and says what was written."""
+    try:
+        return f"written: {', '.join(map(str, [path, *draw(content, path)]))}"
+    except ImportError:
+        return f"written: {path}; no pictures: matplotlib is not installed"
 
 
 def draw(content: dict[str, Any], path: Path) -> list[Path]:
@@ -23,7 +32,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
 
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
     plt.rcParams.update({"grid.alpha": 0.25, "font.size": 10, "legend.frameon": False})
-    rows = {row["workload"]: row for row in content["rows"]}
+    rows = by_workload(content["rows"])
     pictures = []
     subtitle = f"{content['chip']}, Llama-3.1-8B shapes" if not content["quick"] else "--quick: says nothing"
 
@@ -38,13 +47,13 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
                 look = {"color": COLOURS[server], "label": NAMES[server], "linewidth": 1.6}
                 axes[0][column].plot(seconds, [point[1] / 1000 for point in points], **look)
                 axes[1][column].plot(seconds, [point[2] for point in points], **look)
-            axes[0][column].set_title(f"({row['workload']}) {row['what']}", fontsize=10)
+            axes[0][column].set_title(f"({row['workload']}) {row['what']}\n{backends(row)}", fontsize=9)
             axes[1][column].set_xlabel("seconds")
             for axis in axes[:, column]:
                 axis.set_ylim(bottom=0)
                 axis.set_xlim(left=0)
         axes[0][0].set_ylabel("KV slots in use, thousands")
-        axes[1][0].set_ylabel("requests running")
+        axes[1][0].set_ylabel("requests at once")
         # Outside: in some column a line runs through every corner.
         fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
         figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
@@ -54,8 +63,8 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
     by_length = {int_length(name): row for name, row in rows.items() if name.startswith("sweep-")}
     if len(lengths) > 1:
         figure, axis = plt.subplots(figsize=(6.5, 4.2))
-        for server in SERVERS:
-            sides = [(n, by_length[n][server]) for n in lengths if by_length[n][server]]
+        for server in (STOCK, LAPROX):
+            sides = [(n, by_length[n][server]) for n in lengths if by_length[n].get(server)]
             axis.plot(
                 [n for n, _ in sides],
                 [side["output_tok_s"] for _, side in sides],
@@ -72,7 +81,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
 
 
 def series(row: dict[str, Any]) -> dict[str, list[list[float]]]:
-    found = {server: (row[server] or {}).get("slots_over_time") for server in SERVERS}
+    found = {server: (row.get(server) or {}).get("slots_over_time") for server in SERVERS}
     return {server: points for server, points in found.items() if points}
 
 
@@ -84,9 +93,6 @@ def int_length(name: str) -> int:
 
 def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
-    figure.text(
-        0.99, 0.005, "fa3, stock's default backend on Hopper, was not measured", ha="right", fontsize=7
-    )
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     target = path.with_name(f"{path.stem}-{what}.png")
     figure.savefig(target, dpi=130)

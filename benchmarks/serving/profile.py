@@ -1,5 +1,11 @@
 """Reads a trace that SGLang's profiler took of one lone request: what pruning costs, kernel by kernel.
 
+The profiler slows the host, so times between kernels are upper bounds. ``prefill_busy_ms``: some kernel runs,
+up to the sampling of the first token. ``laprox_ms``: kernels that score, select and pack.
+``first_decode_ms``: from that sampling to the next; ``idle_ms``: no kernel runs in it. ``to_decode_ms``: from
+that sampling to the first kernel of a CUDA graph. ``syncs``, ``copies_to_host``: calls of the host between
+the launches of these two.
+
 Where the prefill ends: every forward pass ends in the arg-max of greedy sampling, so these kernels cut the
 trace into steps. The prompt's last chunk is the last step whose kernels ran for at least a quarter as long as
 those of the longest step: its attention is the most expensive of all chunks, and a decode step takes
@@ -21,13 +27,6 @@ Event = dict[str, Any]
 # Files of the kernels that prune; those that attend replace SGLang's own and are no addition.
 PRUNING = ("score_kernels", "select", "pack")
 SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-HOW = (
-    "one 32K request under SGLang's profiler, which slows the host: times between kernels are upper bounds. "
-    "prefill_busy_ms: some kernel runs, up to the sampling of the first token. laprox_ms: kernels that "
-    "score, select and pack. first_decode_ms: from that sampling to the next; idle_ms: no kernel runs in it. "
-    "to_decode_ms: from that sampling to the first kernel of a CUDA graph. syncs, copies_to_host: "
-    "calls of the host between the launches of these two."
-)
 
 
 class TraceError(ValueError):

@@ -1,21 +1,21 @@
-"""The results file: rows of parts that ran at different times, merged; and the table."""
+"""The results file: rows of parts that ran at different times."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
+from benchmarks.serving.figures import added, ratio
+from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK, Workload
 
-from benchmarks.harness.provenance import REVISION, chip, command, fault_of, today, versions
-from benchmarks.serving.figures import ratio
-from benchmarks.serving.workloads import LAPROX, STOCK, TARGETS, Workload
-
-NOT_MEASURED = "fa3, stock's default attention backend on Hopper"
-# Whose figures of stock stand for a workload that only LaProx runs, and which of them: it sends fewer
-# requests, so nothing else compares.
-STANDS_FOR = {"b-itl": "b", "a-itl": "a"}
-STANDING = ("peak_concurrency", "itl_p50", "itl_p99", "date")
+# What fewer requests than stock had do not change.
+STANDING = ("peak_concurrency", "itl_p50", "itl_p99")
+# Key of a row's LaProx / other, by the other.
+RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}
+# A row without a backend of its own ran on what each server takes by default. Rows of before there was a
+# choice say nothing, and ran on this one.
+DEFAULT, BEFORE = "default", "flashinfer"
 
 
 class RecordError(RuntimeError):
@@ -23,41 +23,43 @@ class RecordError(RuntimeError):
 
 
 class Record:
-    """Rows by workload; every change is written at once, so that a kill loses nothing.
+    """Rows by workload and backend; every change is written at once, so that a kill loses nothing.
 
     Attributes:
         content: what the file holds.
         saved: something was measured and written.
     """
 
-    def __init__(self, path: Path | None, quick: bool, workloads: dict[str, Workload]) -> None:
+    def __init__(
+        self, path: Path | None, quick: bool, workloads: dict[str, Workload], backend: str | None = None
+    ) -> None:
         """
+        Args:
+            backend: that stock and LaProx were told to take.
+
         Raises:
             RecordError: the file is not of this benchmark, or of another chip or size.
         """
         self.saved = False
         self._path = path
         self._workloads = workloads
+        self._backend = backend or DEFAULT
         self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
         if fault := fault_of(path):
             raise RecordError(fault)
         if path is not None and path.exists():
-            try:
-                old = json.loads(path.read_text())
-                same = all(old[key] == self.content[key] for key in ("chip", "quick"))
-                self.content |= {"servers": old["servers"], "rows": old["rows"]}
-            except (ValueError, KeyError, TypeError) as error:
-                raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
-            if not same:
+            old = read(path)
+            if any(old[key] != self.content[key] for key in ("chip", "quick")):
                 raise RecordError(
                     f"{path} holds results of {old['chip']}{', --quick' if old['quick'] else ''}: "
                     "give another file"
                 )
+            self.content |= {"servers": old["servers"], "rows": old["rows"]}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.content["rows"]
-        return rows
+        """Rows of the backend that is measured."""
+        return [row for row in self.content["rows"] if backend_key(row) == self._backend]
 
     def row(self, workload: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["workload"] == workload), None)
@@ -66,24 +68,36 @@ class Record:
         found: dict[str, Any] | None = (self.row(workload) or {}).get(server)
         return found
 
+    def holds(self, workload: str, server: str) -> bool:
+        """Whether this commit with these versions has measured it already."""
+        return same_origin(self.figures(workload, server) or {})
+
     def put(self, workload: Workload, server: str, figures: dict[str, Any], backend: str) -> None:
-        """Replaces what a workload measured on a server."""
+        """Replaces what a workload measured on a server.
+
+        Args:
+            backend: attention backend that the server resolved to.
+        """
         row = self.row(workload.name)
         if row is None:
-            row = {"workload": workload.name, "what": workload.what, STOCK: None, LAPROX: None}
-            self.rows.append(row)
-            order = list(self._workloads)
-            self.rows.sort(key=lambda row: order.index(row["workload"]) if row["workload"] in order else 99)
-        row |= {"attention_backend": backend, "not_measured": NOT_MEASURED}
-        row[server] = figures | {"date": today(), "command": command(), **REVISION}
+            row = {"workload": workload.name, "what": workload.what, "backend": self._backend}
+            row |= dict.fromkeys(SERVERS[:2])
+            self.content["rows"].append(row)
+            sort(self.content["rows"], list(self._workloads))
+        row["what"] = workload.what
+        row[server] = figures | {"attention_backend": backend, **made_by()}
         for reader in self.rows:
-            source = STANDS_FOR.get(reader["workload"])
-            if source is not None and (stock := self.figures(source, STOCK)) is not None:
-                reader[STOCK] = {key: stock[key] for key in STANDING if key in stock}
-                reader[STOCK]["taken_from"] = source
-            if reader[STOCK] and reader[LAPROX]:
-                reader["ratio"] = ratio(reader[STOCK], reader[LAPROX])
+            reading = self._workloads.get(reader["workload"])
+            if reader is row or (reading is not None and reading.stock_of == workload.name):
+                self._compare(reader, reading)
         self.save()
+
+    def _compare(self, row: dict[str, Any], workload: Workload | None) -> None:
+        if workload is not None and workload.stock_of:
+            stock = self.figures(workload.stock_of, STOCK)
+            if stock is not None:
+                row[STOCK] = standing(stock, workload)
+        compare(row)
 
     def put_server(self, pool: str, server: str, facts: dict[str, Any]) -> None:
         self.content["servers"].setdefault(pool, {})[server] = facts
@@ -91,57 +105,95 @@ class Record:
     def save(self) -> None:
         if self._path is None:
             return
-        record = {
-            "chip": self.content["chip"],
-            "versions": versions(),
-            "date": today(),
-            **REVISION,
-            **{key: self.content[key] for key in ("quick", "servers", "rows")},
-        }
-        # A kill in the middle of a write must not lose the rows of other runs.
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text(dumps(record))
-        draft.replace(self._path)
+        write(self._path, self.content)
         self.saved = True
 
 
-def dumps(record: dict[str, Any]) -> str:
-    """JSON with a line for every innermost list, so that a series does not fill pages."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+def standing(stock: dict[str, Any], workload: Workload) -> dict[str, Any]:
+    """Figures of stock as they stand in another workload, which sends fewer requests or the same ones."""
+    dropped = {"slots_over_time", "rounds"}
+    kept = {key: value for key, value in stock.items() if key not in dropped}
+    if workload.at_peak:
+        about = {"attention_backend", *made_by()}
+        kept = {key: value for key, value in kept.items() if key in STANDING or key in about}
+    return kept | {"taken_from": workload.stock_of}
 
 
-def table(record: Record, names: list[str]) -> Table:
-    shown = (
-        *("output_tok_s", "requests_s", "peak_concurrency", "ttft_p50", "itl_p50", "itl_p99"),
-        *("slots_mean", "pruned_share", "prefix_hit_tokens", "laprox_ms", "prefill_busy_ms"),
-        *("first_decode_ms", "to_decode_ms", "idle_ms", "syncs", "copies_to_host"),
-    )
-    result = Table(title=f"{record.content['chip']}; not measured: {NOT_MEASURED}")
-    for column in ("workload", "figure", STOCK, LAPROX, "ratio", "target", "met"):
-        result.add_column(column, justify="left" if column in ("workload", "figure") else "right")
-    targets = {} if record.content["quick"] else {(t.workload, t.figure): t for t in TARGETS}
-    for row in (row for row in record.rows if row["workload"] in names):
-        stock, laprox = row[STOCK] or {}, row[LAPROX] or {}
-        # A zero on both sides says nothing, but for the share of pruned requests.
-        told = [key for key in shown if key == "pruned_share" or stock.get(key) or laprox.get(key)]
-        for number, figure in enumerate(key for key in told if key in stock or key in laprox):
-            quotient = row.get("ratio", {}).get(figure)
-            target = targets.get((row["workload"], figure))
-            met = "" if target is None or quotient is None else "yes" if target.met(quotient) else "NO"
-            result.add_row(
-                row["workload"] if number == 0 else "",
-                figure,
-                *(show(side.get(figure)) for side in (stock, laprox)),
-                show(quotient),
-                "" if target is None else str(target),
-                met,
-            )
-        result.add_section()
-    return result
+def compare(row: dict[str, Any]) -> None:
+    """Writes what LaProx is beside the others into a row."""
+    laprox = row.get(LAPROX)
+    for other, key in RATIOS.items():
+        if laprox and row.get(other) and sglang_of(row[other]) == sglang_of(laprox):
+            row[key] = ratio(row[other], laprox)
+            if other == STOCK and (difference := added(row[other], laprox)):
+                row["added"] = difference
 
 
-def show(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) or value >= 1000 else f"{value:.3f}"
+def sglang_of(side: dict[str, Any]) -> str | None:
+    version: str | None = side.get("versions", {}).get("sglang")
+    return version
+
+
+def backend_key(row: dict[str, Any]) -> str:
+    return str(row.get("backend", BEFORE))
+
+
+def by_workload(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The row of every workload that counts: that of the default backends, where there is one."""
+    ranked = sorted(rows, key=lambda row: backend_key(row) == DEFAULT)
+    return {row["workload"]: row for row in ranked}
+
+
+def backends(row: dict[str, Any]) -> str:
+    """Which attention backend each server of a row ran on."""
+    names = {server: row[server]["attention_backend"] for server in SERVERS if row.get(server)}
+    if len(set(names.values())) == 1:
+        return f"{next(iter(names.values()))} on all"
+    return ", ".join(f"{server} {name}" for server, name in names.items())
+
+
+def sort(rows: list[dict[str, Any]], order: list[str]) -> None:
+    """By workload, what nobody knows last; the default backend first."""
+
+    def place(row: dict[str, Any]) -> tuple[int, bool, str]:
+        name, backend = row["workload"], backend_key(row)
+        return order.index(name) if name in order else len(order), backend != DEFAULT, backend
+
+    rows.sort(key=place)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Chip, size, servers and rows of a results file; each part of a row says what it was measured with.
+
+    Raises:
+        RecordError: it is not of this benchmark.
+    """
+    try:
+        content = json.loads(path.read_text())
+        for row in content["rows"]:
+            for side in (row[server] for server in SERVERS if row.get(server)):
+                # Files of before each part said so have it at their head, or at that of the row.
+                side.setdefault("versions", content.get("versions", {}))
+                side.setdefault("attention_backend", row.get("attention_backend"))
+        return {key: content[key] for key in ("chip", "quick", "servers", "rows")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    # A kill in the middle of a write must not lose the rows of other runs.
+    draft = path.with_suffix(".tmp")
+    draft.write_text(dumps(content))
+    draft.replace(path)
+
+
+def dumps(content: dict[str, Any]) -> str:
+    """JSON with a line for every innermost list and record, so that a series does not fill pages."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    for left, right in (("\\[", "\\]"), ("{", "}")):
+        text = re.sub(
+            rf"({left})\s+([^\[\]{{}}]*?)\s+({right})",
+            lambda found: f"{found[1]}{' '.join(found[2].split())}{found[3]}",
+            text,
+        )
+    return text + "\n"

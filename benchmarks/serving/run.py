@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,19 @@ import requests
 from rich.progress import Progress, TaskID
 
 from benchmarks.harness.client import ClientError
-from benchmarks.harness.provenance import origin
-from benchmarks.serving.client import Client, Reply, WorkloadError
-from benchmarks.serving.figures import figures, median_of, running_now
+from benchmarks.serving.client import Client, WorkloadError
+from benchmarks.serving.figures import figures, median_of
 from benchmarks.serving.meter import Meter
-from benchmarks.serving.profile import HOW, TraceError, summarise
-from benchmarks.serving.record import STANDS_FOR, Record, dumps
+from benchmarks.serving.profile import TraceError, summarise
+from benchmarks.serving.record import Record
 from benchmarks.serving.servers import Machine, Service
-from benchmarks.serving.workloads import ENOUGH, LAPROX, STOCK, WARM_TOKENS, Script, Workload
+from benchmarks.serving.skew import kept_by_head, skew, spread
+from benchmarks.serving.watch import Watch
+from benchmarks.serving.workload import STOCK, WARM_TOKENS, Script, Workload
+from benchmarks.serving.workloads import ENOUGH
 
 # The first prefill on a fresh machine compiles for more than a minute.
 WARM_SECONDS = 300
-START_SECONDS = 90
 
 
 class Runner:
@@ -32,64 +32,80 @@ class Runner:
         failures: one line for each run that is not in the record because something was wrong.
     """
 
-    def __init__(self, record: Record, machine: Machine, progress: Progress, path: Path | None) -> None:
+    def __init__(self, record: Record, machine: Machine, progress: Progress, again: bool) -> None:
+        """
+        Args:
+            again: measure what the record holds of this commit already, too.
+        """
         self.record = record
         self.failures: list[str] = []
         self._machine = machine
         self._progress = progress
-        self._profile_path = profile_path(path) if path is not None else None
-        self._profiles: dict[str, Any] = {}
+        self._again = again
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._machine.card is not None
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def fail(self, text: str) -> None:
         self.failures.append(text)
         self.say(f"failed: {text.splitlines()[0]}")
 
-    def announce(self, chosen: Sequence[Workload], servers: Sequence[str]) -> None:
-        where = "" if self._machine.gpu else " on a CPU"
-        total = 0
-        for row in chosen:
-            times = dict(zip((STOCK, LAPROX), row.seconds, strict=True))
-            parts = [(name, times[name]) for name in servers if name in row.servers]
-            total += sum(seconds for _, seconds in parts)
-            self.say(f"{row.name}: {row.what}; " + ", ".join(f"{name} about {s} s" for name, s in parts))
-        self.say(f"about {total} s in all{where}, and {START_SECONDS} s for every start of a server")
+    def missing(self, row: Workload, servers: Sequence[str], alternate: bool) -> list[str]:
+        """Servers that a workload is to be measured on now.
 
-    def run_all(self, rows: Sequence[Workload], services: Sequence[Service]) -> None:
+        Args:
+            alternate: the servers run beside each other; rounds that alternate are measured on all or none.
+        """
+        run = [server for server in servers if server in row.servers]
+        lacking = [server for server in run if self._again or not self.record.holds(row.name, server)]
+        return run if lacking and alternate and row.rounds > 1 else lacking
+
+    def run_all(self, rows: Sequence[Workload], services: Sequence[Service], facts: dict[str, Any]) -> None:
+        """
+        Args:
+            facts: for the record, about all servers.
+        """
+        beside = len(services) > 1
         for pool in {row.pool for row in rows}:
             for service in services:
-                neighbour = "idle, on the same GPU" if len(services) > 1 else None
-                facts = {"slots": service.slots, "neighbour": neighbour, "settings": service.settings}
-                self.record.put_server(pool, service.name, facts)
+                about = {"slots": service.slots, "neighbour": "idle, on the same GPU" if beside else None}
+                self.record.put_server(pool, service.name, about | facts | {"settings": service.settings})
         for row in rows:
-            if row.profile and not self._machine.gpu:
+            if row.profile and not self.on_gpu:
                 self.say(f"{row.name}: left out, there are no kernels to trace without a GPU")
                 continue
-            live = [service for service in services if service.name in row.servers]
-            results: dict[str, list[dict[str, Any]]] = {service.name: [] for service in live}
-            tasks = {
-                service.name: self._progress.add_task(
-                    f"{row.name}, {service.name}", start=False, total=row.total * row.rounds, rate=""
-                )
-                for service in live
-            }
-            for number in range(row.rounds):
-                for service in list(live):
-                    task = tasks[service.name]
-                    self._progress.start_task(task)
-                    try:
-                        results[service.name].append(self._measure(row, service, number, task))
-                        if number == row.rounds - 1:
-                            median = median_of(results[service.name])
-                            self.record.put(row, service.name, median, service.backend)
-                    except WorkloadError as error:
-                        self.fail(f"{row.name} on {service.name}: {error}")
-                        live.remove(service)
-                        abandon(service)
-                    if number == row.rounds - 1 or service not in live:
-                        self._progress.stop_task(task)
+            names = self.missing(row, [service.name for service in services], beside)
+            self._run_rounds(row, [service for service in services if service.name in names])
+
+    def _run_rounds(self, row: Workload, live: list[Service]) -> None:
+        results: dict[str, list[dict[str, Any]]] = {service.name: [] for service in live}
+        alternating = len(live) > 1
+        tasks = {
+            service.name: self._progress.add_task(
+                f"{row.name}, {service.name}", start=False, total=row.total * row.rounds, rate=""
+            )
+            for service in live
+        }
+        for number in range(row.rounds):
+            for service in list(live):
+                task = tasks[service.name]
+                self._progress.start_task(task)
+                try:
+                    results[service.name].append(self._measure(row, service, number, task))
+                    if number == row.rounds - 1:
+                        median = median_of(results[service.name]) | {"alternating": alternating}
+                        self.record.put(row, service.name, median, service.backend)
+                        self.say(f"{row.name} on {service.name}, {service.backend}: {brief(median)}")
+                except WorkloadError as error:
+                    self.fail(f"{row.name} on {service.name}: {error}")
+                    live.remove(service)
+                    abandon(service)
+                if number == row.rounds - 1 or service not in live:
+                    self._progress.stop_task(task)
 
     def _measure(self, row: Workload, service: Service, number: int, task: TaskID) -> dict[str, Any]:
         """One round: the cache emptied, what warms it, then the measured requests.
@@ -97,18 +113,15 @@ class Runner:
         Raises:
             WorkloadError: too slow, wrong lengths, or not the share of pruned requests that the row means.
         """
-        expected = self._machine.slots(row.pool)
-        right = service.slots == expected if expected else service.slots != self._machine.slots("fixed")
-        if not right:
-            wanted = f"{expected} slots" if expected else "all that the GPU has room for"
-            raise WorkloadError(f"needs a pool of {wanted}, and the server has {service.slots} slots")
-        if row.name in STANDS_FOR:
-            row = dataclasses.replace(row, requests=self._stock_peak(STANDS_FOR[row.name]))
+        self._check_pool(row, service)
+        if row.at_peak:
+            row = dataclasses.replace(row, requests=self._stock_peak(row.stock_of))
             self._progress.update(task, total=row.total)
         warm, scripts = row.scripts(number)
         options = options_of(row, service)
         try:
             service.flush()
+            skewed = self._skew(service, scripts[0].prompt) if row.skew else {}
             if warm:
                 tokens = min(WARM_TOKENS, row.output)
                 Client(service.url, tokens, options).run(warm, WARM_SECONDS)
@@ -132,7 +145,22 @@ class Runner:
         measured = figures(client.replies, meter.samples, complete=not row.admission)
         if before is not None and after is not None:
             measured |= pruning(row, before, after)
-        return measured
+        return measured | skewed
+
+    def _check_pool(self, row: Workload, service: Service) -> None:
+        expected = self._machine.slots(row.pool)
+        right = service.slots == expected if expected else service.slots != self._machine.slots("fixed")
+        if not right:
+            wanted = f"{expected} slots" if expected else "all that the GPU has room for"
+            raise WorkloadError(f"needs a pool of {wanted}, and the server has {service.slots} slots")
+
+    def _skew(self, service: Service, prompt: list[int]) -> dict[str, Any]:
+        """Makes the heads uneven; how many cells each keeps of a prompt, before and then."""
+        even = kept_by_head(service, prompt)
+        skew(service, self._machine.model, layers=len(even))
+        uneven = kept_by_head(service, prompt)
+        service.flush()
+        return {"kept_by_head": spread(uneven), "kept_by_head_even": spread(even)}
 
     def _goal(self, row: Workload, service: Service) -> float | None:
         """Requests at once that are enough; None where all requests are to be answered."""
@@ -156,49 +184,23 @@ class Runner:
             finally:
                 service.stop_profile()
             try:
-                summary = summarise(Path(folder))
+                return summarise(Path(folder))
             except TraceError as error:
-                self.say(f"{row.name} on {service.name}: no figures: {error}")
-                return {}
-        self._profiles[service.name] = summary
-        if self._profile_path is not None:
-            content = {**origin(), "how": HOW, "servers": self._profiles}
-            self._profile_path.write_text(dumps(content))
-        return {key: value for key, value in summary.items() if not isinstance(value, dict)}
+                raise WorkloadError(f"no figures: {error}") from error
 
 
-class Watch:
-    """Shows how far a client is, and says when an admission has gone far enough."""
-
-    # A prefill of 32K takes two seconds; nobody is admitted any more if none ends in this time.
-    QUIET_SECONDS = 8.0
-
-    def __init__(
-        self, progress: Progress, task: TaskID, before: int, client: Client, goal: float | None
-    ) -> None:
-        """
-        Args:
-            before: replies of earlier rounds.
-            goal: requests at once at which an admission may stop; None for other workloads.
-        """
-        self._progress, self._task, self._before = progress, task, before
-        self._client, self._goal = client, goal
-        self._started = self._changed = time.perf_counter()
-        self._running = 0
-
-    def tick(self, replies: list[Reply]) -> bool:
-        now = time.perf_counter()
-        running = running_now(replies)
-        rate = self._client.tokens / (now - self._started)
-        shown = f"{rate:,.0f} tokens/s, {running} running"
-        if running > self._running:
-            self._running, self._changed = running, now
-        done = self._client.done if self._goal is None else self._running
-        self._progress.update(self._task, completed=self._before + done, rate=shown)
-        if self._goal is None:
-            return False
-        quiet = running > 0 and now - self._changed > self.QUIET_SECONDS
-        return quiet or running >= self._goal
+def brief(measured: dict[str, Any]) -> str:
+    """A line for whoever watches."""
+    shown = {
+        "output_tok_s": "{:,.0f} tokens/s",
+        "peak_concurrency": "{} requests at once",
+        "ttft_p50": "first token after {:,.1f} ms",
+        "seconds": "{:.0f} s a round",
+        "syncs": "{} waits of the host",
+    }
+    return ", ".join(
+        text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None
+    )
 
 
 def options_of(row: Workload, service: Service) -> dict[str, Any] | None:
@@ -229,8 +231,3 @@ def abandon(service: Service) -> None:
     except (requests.RequestException, ClientError):
         # The next run says so if the server is gone.
         return
-
-
-def profile_path(results: Path) -> Path:
-    name = results.name
-    return results.with_name(name.replace("serving", "profile") if "serving" in name else f"profile-{name}")

@@ -1,0 +1,80 @@
+"""The results file of the checks: rows of several runs, and what each check was measured with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checks.rows import Row
+from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
+
+# What a file of before each check said it has at its head.
+HEAD = ("versions", "date", "command", "commit", "dirty")
+
+
+class RecordError(RuntimeError):
+    """A results file that cannot be added to; the message is one line."""
+
+
+class Record:
+    """Rows by check; each check is written as soon as all its servers are done."""
+
+    def __init__(self, path: Path | None, quick: bool) -> None:
+        """
+        Raises:
+            RecordError: the file is not of the checks, or of another chip or size.
+        """
+        self._path = path
+        self._content: dict[str, Any] = {
+            "chip": chip(),
+            "quick": quick,
+            "parts": {},
+            "rows": [],
+            "details": {},
+        }
+        if fault := fault_of(path):
+            raise RecordError(fault)
+        if path is not None and path.exists():
+            old = read(path)
+            if any(old[key] != self._content[key] for key in ("chip", "quick")):
+                size = ", --quick" if old["quick"] else ""
+                raise RecordError(f"{path} holds results of {old['chip']}{size}: give another file")
+            self._content = old
+
+    def holds(self, check: str) -> bool:
+        """Whether this commit with these versions has been checked already."""
+        return same_origin(self._content["parts"].get(check, {}))
+
+    def put(self, check: str, rows: list[Row], details: dict[str, Any], backends: dict[str, str]) -> None:
+        """Replaces a check.
+
+        Args:
+            details: more than rows, by name.
+            backends: attention backend that each server resolved to.
+        """
+        kept = [row for row in self._content["rows"] if row["check"] != check]
+        self._content["rows"] = kept + [row.to_dict() for row in rows]
+        self._content["parts"][check] = {**made_by(), "attention_backend": backends}
+        self._content["details"] |= details
+        if self._path is not None:
+            draft = self._path.with_suffix(".tmp")
+            draft.write_text(json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
+            draft.replace(self._path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        RecordError: it is no results file of the checks.
+    """
+    try:
+        content = json.loads(path.read_text())
+        head = {key: content[key] for key in HEAD if key in content}
+        parts = content.get("parts", {row["check"]: head for row in content["rows"]})
+        return {
+            "chip": content["chip"],
+            "quick": content.get("quick", False),
+            "parts": parts,
+            **{key: content[key] for key in ("rows", "details")},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} does not hold results of the checks ({error!r})") from None

@@ -1,0 +1,68 @@
+"""Writes the figures of the committed results into README.md and benchmarks/README.md; draws the pictures.
+
+    python -m benchmarks.tables            # after results have changed
+    python -m benchmarks.tables --check    # fails where a README says something else; writes nothing
+
+What lies between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.harness.provenance import ROOT
+from benchmarks.serving import plots
+from benchmarks.tables import long, short
+from benchmarks.tables.results import RESULTS, serving
+
+PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
+PAGES = {Path("README.md"): short.blocks, Path("benchmarks/README.md"): long.blocks}
+
+
+class TablesError(ValueError):
+    """A page whose marks are not those that are written; the message is one line."""
+
+
+def filled(text: str, blocks: dict[str, str]) -> str:
+    """A page with the figures of today.
+
+    Raises:
+        TablesError: a block has no place in it, or a place no block.
+    """
+    places = [name for _, name, _ in PATTERN.findall(text)]
+    if sorted(places) != sorted(blocks):
+        raise TablesError(f"it has places for {', '.join(places) or 'none'}, not for {', '.join(blocks)}")
+    return PATTERN.sub(lambda found: f"{found[1]}\n\n{blocks[found[2]]}\n\n{found[3]}", text)
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs")
+    check = parser.parse_args(arguments).check
+    wrong = 0
+    for page, blocks in PAGES.items():
+        text = (root / page).read_text()
+        try:
+            new = filled(text, blocks())
+        except TablesError as error:
+            print(f"tables: {page}: {error}", file=sys.stderr)
+            return 2
+        if check and new != text:
+            print(f"tables: {page} is not what the results say: python -m benchmarks.tables", file=sys.stderr)
+            wrong += 1
+        elif not check:
+            (root / page).write_text(new)
+            print(f"written: {page}")
+    if not check:
+        for chip, content in serving().items():
+            print(plots.written(content, RESULTS / f"serving-{chip}.json"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

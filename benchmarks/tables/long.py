@@ -1,0 +1,79 @@
+"""All figures of all chips, with their targets: the long table of ``benchmarks/README.md``."""
+
+from typing import Any
+
+from benchmarks.checks.rows import Row
+from benchmarks.serving.figures import COUNTED
+from benchmarks.serving.record import RATIOS, backend_key, backends
+from benchmarks.serving.targets import target_of
+from benchmarks.serving.workload import FP8, LAPROX, STOCK
+from benchmarks.tables.cells import FIGURES, beside, table
+from benchmarks.tables.results import checks, commit, origin, serving, sides
+
+HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
+
+
+CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
+
+
+def blocks() -> dict[str, str]:
+    return {
+        "all": "\n\n".join(chip(content) for content in serving().values()),
+        "checks": "\n\n".join(checked(content) for content in checks().values()),
+    }
+
+
+def chip(content: dict[str, Any]) -> str:
+    rows = content["rows"]
+    lines = [line for row in rows for line in lines_of(row)]
+    pools = ", ".join(
+        f"{server} {facts['slots']:,}" for server, facts in content["servers"].get("full", {}).items()
+    )
+    about = f"{origin(sides(rows))}. KV slots of the whole card: {pools}."
+    return f"### {content['chip']}\n\n{about}\n\n{table(HEAD, lines, right=len(HEAD) - 2)}"
+
+
+def lines_of(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    name = row["workload"]
+    servers = [row.get(server) or {} for server in (STOCK, LAPROX, FP8)]
+    # A zero says nothing, but of what is counted.
+    told = [
+        key for key in FIGURES if any(side.get(key) or (key in COUNTED and key in side) for side in servers)
+    ]
+    commits = ", ".join(sorted({commit(side) for side in servers if "commit" in side}))
+    forced = "" if backend_key(row) == "default" else f"; --backend {backend_key(row)}"
+    first = f"**{name}** {row['what']}; {backends(row)}{forced}; {commits}"
+    lines: list[tuple[str, ...]] = []
+    for number, key in enumerate(told):
+        stock, laprox, fp8 = (FIGURES[key].text(side.get(key)) for side in servers)
+        lines.append(
+            (
+                first if number == 0 else "",
+                FIGURES[key].label,
+                *(stock, laprox, beside(row, RATIOS[STOCK], key), fp8, beside(row, RATIOS[FP8], key)),
+                judged(row, key),
+            )
+        )
+    return lines
+
+
+def judged(row: dict[str, Any], figure: str) -> str:
+    target = target_of(row["workload"], figure)
+    if target is None:
+        return ""
+    value = row.get("added" if target.added else RATIOS[STOCK], {}).get(figure)
+    return str(target) if value is None else f"{target}{'' if target.met(value) else ' **missed**'}"
+
+
+def checked(content: dict[str, Any]) -> str:
+    lines = []
+    for number, row in enumerate(content["rows"]):
+        part = content["parts"][row["check"]]
+        backends = ", ".join(f"{server} {name}" for server, name in part.get("attention_backend", {}).items())
+        first = number == 0 or content["rows"][number - 1]["check"] != row["check"]
+        about = f"{backends or 'not recorded'}; {commit(part)}" if first else ""
+        shown = Row(*(row[key] for key in ("check", "what", "value", "unit", "least", "most")))
+        missed = " **missed**" if row["met"] is False else ""
+        value = shown.number(shown.value)
+        lines.append((row["check"] if first else "", row["what"], value, shown.limit() + missed, about))
+    return f"### {content['chip']}\n\n{table(CHECKS_HEAD, lines)}"

@@ -1,0 +1,56 @@
+"""The committed results, and what they say about where they come from."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.checks.record import read as read_checks
+from benchmarks.harness.provenance import ROOT
+from benchmarks.serving.record import read
+
+RESULTS = ROOT / "benchmarks" / "results"
+Side = dict[str, Any]
+
+
+def serving() -> dict[str, dict[str, Any]]:
+    """Contents of the serving results by chip: ``h200``, and what else was measured."""
+    paths = sorted(RESULTS.glob("serving-*.json"), reverse=True)
+    return {path.stem.removeprefix("serving-"): read(path) for path in paths}
+
+
+def checks() -> dict[str, dict[str, Any]]:
+    """Contents of the checks' results by chip."""
+    return {path.stem.removeprefix("checks-"): read_checks(path) for path in RESULTS.glob("checks-*.json")}
+
+
+def kernels(chip: str) -> dict[str, Any]:
+    """Times of pruning, kernel by kernel."""
+    content: dict[str, Any] = json.loads((RESULTS / f"kernels-prune-{chip}.json").read_text())
+    return content
+
+
+def sides(rows: Iterable[dict[str, Any]]) -> list[Side]:
+    return [side for row in rows for side in row.values() if isinstance(side, dict) and "commit" in side]
+
+
+def origin(parts: Iterable[Side]) -> str:
+    """Dates, commits and versions of parts, in one phrase."""
+    parts = list(parts)
+    dates = sorted({part["date"] for part in parts})
+    commits = sorted({commit(part) for part in parts})
+    versions: dict[str, set[str]] = {}
+    for part in parts:
+        for package, version in part["versions"].items():
+            versions.setdefault(package, set()).add(version)
+    told = [
+        f"{package} {', '.join(sorted(found))}"
+        for package, found in versions.items()
+        if package != "laprox-sglang" and found != {"absent"}
+    ]
+    return (
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit {', '.join(commits)}; {', '.join(told)}"
+    )
+
+
+def commit(part: Side) -> str:
+    return part["commit"][:7] + (" with changes" if part["dirty"] else "")

@@ -1,0 +1,147 @@
+"""The serving benchmark's results file: rows of parts, their comparison, and what does not go together."""
+
+import json
+
+import pytest
+
+from benchmarks.serving import merge, workloads
+from benchmarks.serving.record import Record, RecordError, backends, by_workload, dumps, read
+from benchmarks.serving.table import table as results_table
+
+TABLE = workloads.workloads(False)
+
+
+def fill(path, rows, backend=None):
+    """Writes (workload, server, figures) of one run."""
+    record = Record(path, False, TABLE, backend)
+    for name, server, figures in rows:
+        record.put(TABLE[name], server, figures, "fa3" if server != "stock-fp8" else "flashinfer")
+    return record
+
+
+def rows_of(path):
+    return {row["workload"]: row for row in json.loads(path.read_text())["rows"]}
+
+
+def test_rows_of_parts_merge_into_one_file(tmp_path):
+    path = tmp_path / "serving.json"
+    fill(path, [("b", "stock", {"output_tok_s": 100.0, "itl_p50": 10.0, "slots_over_time": [[0, 1]]})])
+    later = [("b-itl", {"itl_p50": 4.0}), ("a", {"output_tok_s": 5.0}), ("b", {"output_tok_s": 300.0})]
+    again = fill(path, [(name, "laprox", figures) for name, figures in later])
+    assert set(json.loads(path.read_text())) == {"chip", "quick", "servers", "rows"}
+    rows = rows_of(path)
+    assert list(rows) == ["b", "b-itl", "a"]
+    assert rows["b"]["ratio"] == {"output_tok_s": 3.0} and rows["b"]["backend"] == "default"
+    for server in ("stock", "laprox"):
+        side = rows["b"][server]
+        assert "pytest" in side["command"] and side["attention_backend"] == "fa3"
+        assert {"date", "versions", "commit", "dirty"} <= set(side)
+    # Only LaProx runs it; of stock's figures in b those stand in that fewer requests do not change.
+    stock = rows["b-itl"]["stock"]
+    assert rows["b-itl"]["ratio"] == {"itl_p50": 0.4} and stock["taken_from"] == "b"
+    assert "output_tok_s" not in stock and rows["a"]["stock"] is None
+    assert results_table(again, ["a", "b", "b-itl"]).row_count == 7
+
+
+def test_the_skewed_row_stands_beside_all_of_stocks_figures(tmp_path):
+    path = tmp_path / "serving.json"
+    fill(path, [("q-skew", "laprox", {"output_tok_s": 300.0}), ("q", "stock", {"output_tok_s": 100.0})])
+    row = rows_of(path)["q-skew"]
+    assert row["ratio"] == {"output_tok_s": 3.0} and row["stock"]["taken_from"] == "q"
+
+
+def test_a_third_server_has_a_ratio_of_its_own(tmp_path):
+    path = tmp_path / "serving.json"
+    speeds = {"stock": 100.0, "laprox": 150.0, "stock-fp8": 200.0}
+    record = fill(path, [("f", server, {"output_tok_s": speed}) for server, speed in speeds.items()])
+    row = rows_of(path)["f"]
+    assert row["ratio"] == {"output_tok_s": 1.5} and row["ratio_fp8"] == {"output_tok_s": 0.75}
+    assert backends(row) == "stock fa3, laprox fa3, stock-fp8 flashinfer"
+    shown = results_table(record, ["f"])
+    assert [column.header for column in shown.columns][2:7] == [
+        *("stock", "laprox", "stock-fp8", "LaProx / stock", "LaProx / stock-fp8")
+    ]
+
+
+def test_rows_of_a_backend_that_was_asked_for_stand_apart(tmp_path):
+    path = tmp_path / "serving.json"
+    fill(path, [("e", "stock", {"output_tok_s": 1.0})], "triton")
+    fill(path, [("e", "stock", {"output_tok_s": 2.0})])
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["backend"], row["stock"]["output_tok_s"]) for row in rows] == [
+        ("default", 2.0),
+        ("triton", 1.0),
+    ]
+    assert by_workload(rows)["e"]["backend"] == "default"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": 3}'])
+def test_a_file_of_something_else_is_left_alone(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match="does not hold results"):
+        Record(path, False, {})
+    assert path.read_text() == text
+
+
+def test_a_quick_run_does_not_spoil_a_full_one(tmp_path):
+    path = tmp_path / "serving.json"
+    fill(path, [("b", "stock", {})])
+    with pytest.raises(RecordError, match="give another file"):
+        Record(path, True, TABLE)
+
+
+def test_innermost_lists_and_records_take_a_line():
+    text = dumps({"a": [[1, 2], [3]], "b": {"c": {"d": "x y", "e": 1}}})
+    assert json.loads(text) == {"a": [[1, 2], [3]], "b": {"c": {"d": "x y", "e": 1}}}
+    assert "[1, 2]" in text and '"c": {"d": "x y", "e": 1}' in text
+
+
+def test_parts_become_one_file(tmp_path, capsys):
+    first, second, out = (tmp_path / f"{name}.json" for name in ("first", "second", "out"))
+    fill(
+        first,
+        [("b", "stock", {"output_tok_s": 100.0, "itl_p50": 8.0}), ("e", "stock", {"output_tok_s": 1.0})],
+    )
+    fill(second, [("b-itl", "laprox", {"itl_p50": 2.0}), ("b", "laprox", {"output_tok_s": 400.0})])
+    assert merge.main([str(first), str(second), "--json", str(out)]) == 0
+    rows = rows_of(out)
+    assert list(rows) == ["b", "b-itl", "e"]
+    assert rows["b"]["ratio"] == {"output_tok_s": 4.0} and rows["b-itl"]["ratio"] == {"itl_p50": 0.25}
+    # The last part counts.
+    fill(second, [("e", "stock", {"output_tok_s": 2.0})])
+    assert merge.main([str(first), str(second), "--json", str(out)]) == 0
+    assert rows_of(out)["e"]["stock"]["output_tok_s"] == 2.0
+
+
+def test_a_file_that_says_its_versions_at_its_head(tmp_path):
+    path = tmp_path / "old.json"
+    side = {"output_tok_s": 1.0, "commit": "abc", "dirty": True}
+    row = {"workload": "e", "what": "x", "attention_backend": "flashinfer", "stock": side, "laprox": None}
+    head = {"chip": "H", "quick": False, "versions": {"sglang": "0.5.23"}}
+    path.write_text(json.dumps({**head, "servers": {}, "rows": [row]}))
+    found = read(path)["rows"][0]["stock"]
+    assert found["versions"] == {"sglang": "0.5.23"} and found["attention_backend"] == "flashinfer"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda part: part.update(chip="another"), "several chips"),
+        (lambda part: part.update(quick=True), "several sizes"),
+        (
+            lambda part: part["rows"][0]["laprox"]["versions"].update(sglang="9"),
+            "b was measured on several SGLangs",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(tmp_path, capsys, change, line):
+    first, second, out = (tmp_path / f"{name}.json" for name in ("first", "second", "out"))
+    fill(first, [("b", "stock", {"output_tok_s": 100.0})])
+    fill(second, [("b", "laprox", {"output_tok_s": 400.0})])
+    content = json.loads(second.read_text())
+    change(content)
+    second.write_text(json.dumps(content))
+    assert merge.main([str(first), str(second), "--json", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("merge: ") and line in said and said.count("\n") == 1 and not out.exists()
