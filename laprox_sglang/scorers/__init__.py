@@ -2,7 +2,10 @@
 
 from importlib import import_module
 
+from laprox_sglang.scorers.criticalkv import CriticalKV
+from laprox_sglang.scorers.keydiff import KeyDiff
 from laprox_sglang.scorers.laprox import laprox, laprox_joint, laprox_max
+from laprox_sglang.scorers.momentkv import momentkv
 from laprox_sglang.scorers.random import Random
 from laprox_sglang.scorers.scorer import Scorer
 from laprox_sglang.scorers.snapkv import snapkv
@@ -15,6 +18,9 @@ SCORERS: dict[str, Scorer] = {
     "laprox-max": laprox_max,
     "laprox-joint": laprox_joint,
     "snapkv": snapkv,
+    "keydiff": KeyDiff(),
+    "criticalkv": CriticalKV(),
+    "momentkv": momentkv,
     "streamingllm": StreamingLLM(),
     "random": Random(),
 }

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One layer of a prompt of n positions, its window the last W of them. Tensors are float32, on any device.
+    """One layer of a prompt of n positions; the last W are its window. Tensors are float32, on any device.
 
     Query head q belongs to KV head q // (Hq / H). Nothing here waits for the device, nor may a scorer.
 
