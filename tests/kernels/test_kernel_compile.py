@@ -11,7 +11,8 @@ from laprox_kernels.dispatch import SHARED_MEMORY
 
 KERNELS = """
 _plan_kernel _decode_kernel _merge_kernel _layout_kernel _save_kernel _pack_kernel rows_kernel
-normaliser_kernel contribution_kernel joint_kernel pool_kernel _histogram_kernel _count_kernel _compact_kernel
+normaliser_kernel contribution_kernel pool_kernel _histogram_kernel _count_kernel _compact_kernel
+_floor_kernel
 """.split()
 
 
