@@ -44,7 +44,7 @@ class Captured:
         self.model = model
         self.inputs: list[dict[str, Any]] = []
         cache = DynamicCache()
-        with torch.inference_mode(), hooked(model, lambda module, args, kw: self.inputs.append(kw)):
+        with hooked(model, lambda module, args, kw: self.inputs.append(kw)):
             model(torch.tensor([ids]), past_key_values=cache)
         self.keys = [layer.keys for layer in cache.layers]
         self.values = [layer.values for layer in cache.layers]
@@ -61,13 +61,13 @@ class Captured:
             weights = module.o_proj.weight.unflatten(1, (config.num_attention_heads, -1)).permute(1, 2, 0)
             yield Prompt(
                 index,
-                queries.detach(),
+                queries,
                 self.keys[index][0].transpose(0, 1),
                 self.values[index][0].transpose(0, 1),
-                (weights @ weights.mT).detach(),
+                weights @ weights.mT,
                 module.scaling,
                 start,
                 sinks,
                 keep,
-                weights.detach,
+                weights.clone,
             )

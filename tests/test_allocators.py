@@ -1,6 +1,7 @@
 """How a budget is spent: exactly, by the scores, and with the floor that was promised."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,9 +45,9 @@ floors = st.one_of(st.sampled_from([0.0, 0.2, 0.29, 0.5, 1.0]), st.floats(0, 1))
 def rows_of(scores, kept, cu_cells):
     """Kept positions of each (layer, head)."""
     length, offsets = scores.shape[-1], cu_cells.tolist()
-    cells = [kept[a:b] - i * length for i, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False))]
-    assert all(len(row) == 0 or 0 <= int(row[0]) and int(row[-1]) < length for row in cells)
-    return [row.tolist() for row in cells]
+    rows = [(kept[a:b] - i * length).tolist() for i, (a, b) in enumerate(pairwise(offsets))]
+    assert all(0 <= position < length for row in rows for position in row)
+    return rows
 
 
 def order(scores):
@@ -127,7 +128,7 @@ def test_allocators_by_name():
     assert allocation("layer", 0) == Allocation("layer", 0)
     assert allocation("model", 0.5) == Allocation("model", 0.5)
     for name, floor, said in [
-        ("head", None, "model, layer, uniform"), ("uniform", 0.5, "does nothing"), ("model", 1.1, "from 0 to 1"),
+        ("head", None, "model, layer, uniform"), ("uniform", 0.5, "nothing"), ("model", 1.1, "from 0 to 1"),
         ("model", -0.1, "from 0 to 1"), ("layer", math.nan, "from 0 to 1"), ("model", True, "from 0 to 1"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=said):

@@ -1,6 +1,7 @@
 """Every scorer with every allocator and pooling, and what their formulas say."""
 
 import weakref
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +49,7 @@ def test_every_scorer_with_every_allocator_and_pooling(name, kind, allocator, se
         kept, cu_cells = keep(scores.clone(), case.slots, ALLOCATORS[allocator], case.protected)
         assert len(kept) == case.slots * layers * heads == int(cu_cells[-1])
         assert bool((kept.diff() > 0).all())
-        of_cell = [set((kept[a:b] % length).tolist()) for a, b in zip(cu_cells, cu_cells[1:], strict=False)]
+        of_cell = [set((kept[a:b] % length).tolist()) for a, b in pairwise(cu_cells)]
         protected = {*range(case.sinks), *range(length - case.protected + case.sinks, length)}
         assert all(protected <= positions for positions in of_cell)
 
@@ -215,8 +216,8 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
     with Peak() as used:
         rank(prompts(), SCORERS[name], Pooling(), out)
     model = SimpleNamespace(
-        num_hidden_layers=layers, num_attention_heads=q_heads, head_dim=dim, context_len=n, hidden_size=hidden,
-        get_num_kv_heads=lambda tp: heads,
+        num_hidden_layers=layers, num_attention_heads=q_heads, head_dim=dim, context_len=n,
+        hidden_size=hidden, get_num_kv_heads=lambda tp: heads,
     )  # fmt: skip
     args = SimpleNamespace(
         cuda_graph_config=SimpleNamespace(decode=SimpleNamespace(backend="disabled", bs=None)),
