@@ -6,6 +6,7 @@ Imports nothing of SGLang, and Triton only when a GPU is used.
 from laprox_kernels.dispatch import (
     check_serving,
     decode,
+    floor,
     layout,
     lengths_of_every_kind,
     pack,
@@ -23,6 +24,7 @@ __all__ = [
     "Unsupported",
     "check_serving",
     "decode",
+    "floor",
     "layout",
     "lengths_of_every_kind",
     "pack",

@@ -85,6 +85,7 @@ def by_device(reference_version: Callable[P, T]) -> Callable[P, T]:
 
 score = by_device(reference.score)
 select = by_device(reference.select)
+floor = by_device(reference.floor)
 pack = by_device(reference.pack)
 layout = by_device(reference.layout)
 

@@ -10,7 +10,7 @@ import triton
 from launches import TARGETS, instead_of_launching, source, variant
 
 from laprox_kernels import Rows
-from laprox_kernels.gpu import decode, layout, pack, score, select
+from laprox_kernels.gpu import decode, floor, layout, pack, score, select
 
 targets = list(TARGETS)
 compiled: set[tuple] = set()
@@ -34,11 +34,9 @@ def run(dtype, heads, group, dim, window):
     slots = torch.arange(1, 513)
     queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
     gram = torch.zeros((2, heads * group, dim, dim))
-    joint = torch.zeros((2, heads * group, group, dim, dim))
     scores = torch.zeros((2, heads, 512))
-    for form in ("mean", "joint"):
-        given = joint if form == "joint" else gram
-        score.score(queries, keys, values, slots, 0, given, 0.1, 4, 7, scores, form)
+    score.score(queries, keys, values, slots, 0, gram, 0.1, 4, 7, scores)
+    floor.floor(scores, 32)
     kept = torch.arange(2 * heads * 64)
     select.select(scores, len(kept))
     for staged in (False, True):

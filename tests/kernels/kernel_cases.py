@@ -1,5 +1,7 @@
 """Inputs and float64 oracles for the kernel tests, written without the code they check."""
 
+from math import inf, nan
+
 import torch
 
 from laprox_kernels import Rows
@@ -100,6 +102,30 @@ def decode_oracle(queries, keys, values, layer, rows, scale):
     return out
 
 
+KINDS = ["random", "like LaProx", "ties", "all equal", "signs and zeros", "special", "subnormal"]
+
+
+def fill(kind, shape):
+    """Scores of one of the ``KINDS``."""
+    scores = torch.rand(shape, device=DEVICE)
+    if kind == "like LaProx":
+        scores = torch.randn(shape, device=DEVICE).mul(3).exp() / 1e7
+        scores[..., -3:] = inf
+    elif kind == "ties":
+        scores = torch.randint(0, 3, shape, device=DEVICE).float()
+    elif kind == "all equal":
+        scores = torch.zeros(shape, device=DEVICE)
+    elif kind == "signs and zeros":
+        scores = torch.randint(-2, 3, shape, device=DEVICE).float()
+        scores = torch.where(torch.rand(shape, device=DEVICE) < 0.3, -0.0, scores)
+    elif kind == "special":
+        values = torch.tensor([inf, -inf, nan, -nan, 1e-45, -1e-45, 3e-39, 0.0, -0.0, 3.4e38])
+        scores = values.to(DEVICE)[torch.randint(0, len(values), shape, device=DEVICE)]
+    elif kind == "subnormal":
+        scores = torch.randint(0, 1000, shape, device=DEVICE, dtype=torch.int32).view(torch.float32)
+    return scores
+
+
 def select_oracle(scores, k):
     """The K highest, of equal ones the first, NaN as -inf: by one sort of (score, index) pairs."""
     flat = scores.flatten().double().nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
@@ -110,16 +136,16 @@ def select_oracle(scores, k):
     return kept, torch.searchsorted(kept, bounds)
 
 
-def score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form):
+def score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling):
     """LaProx by its definition, in float64, from W_O itself: ``output`` is ``[L, Hq, D, hidden]``."""
     layers = []
     for layer in range(len(queries)):
         given = queries[layer], keys[:, layer], values[:, layer], row, start, output[layer]
-        layers.append(score_layer_oracle(*given, scale, sinks, pooling, form))
+        layers.append(score_layer_oracle(*given, scale, sinks, pooling))
     return torch.stack(layers)
 
 
-def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form):
+def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, pooling):
     """``score_oracle`` of one layer: every argument without its L."""
     window, q_heads, _ = queries.shape
     heads, n = keys.shape[1], len(row)
@@ -129,19 +155,11 @@ def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, 
     position = torch.arange(n, device=row.device)
     for head in range(heads):
         k, v = keys[row, head].double(), values[row[candidates], head].double()
-        columns, projected = [], []
         for member in range(head * group, (head + 1) * group):
             logits = queries[:, member].double() @ k.T * scale
             logits[position > torch.arange(n - window, n, device=row.device)[:, None]] = float("-inf")
-            columns.append(logits.softmax(dim=-1)[:, candidates])
-            projected.append(v @ output[member].double())
-        if form == "joint":
-            for token in range(count):
-                pairs = zip(columns, projected, strict=True)
-                raw[head, token] = sum(torch.outer(c[:, token], p[token]) for c, p in pairs).norm()
-        else:
-            norms = [c.norm(dim=0) * p.norm(dim=1) for c, p in zip(columns, projected, strict=True)]
-            raw[head] = sum(norms) / (group if form == "mean" else 1)
+            columns, projected = logits.softmax(dim=-1)[:, candidates], v @ output[member].double()
+            raw[head] += columns.norm(dim=0) * projected.norm(dim=1) / group
     reach = pooling // 2
     padded = torch.nn.functional.pad(raw, (reach, reach))
     pooled = sum(padded[:, shift : shift + count] for shift in range(pooling)) / pooling

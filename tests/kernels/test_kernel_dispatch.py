@@ -26,7 +26,7 @@ def test_a_gpu_gets_the_triton_version_of_every_kernel(seed, monkeypatch):
     """Without a GPU the interpreter stands for it: the modules are reached, with all their arguments."""
     monkeypatch.setattr(dispatch, "on_gpu", lambda device: True)
     reached = []
-    for name in ("score", "select", "pack", "layout", "decode"):
+    for name in ("score", "floor", "select", "pack", "layout", "decode"):
         module = importlib.import_module(f"laprox_kernels.gpu.{name}")
         real = getattr(module, name)
 
@@ -43,6 +43,8 @@ def test_a_gpu_gets_the_triton_version_of_every_kernel(seed, monkeypatch):
     laprox_kernels.score(queries, keys, values, row, 0, gram, 0.1, 2, 3, out=scores)
     reference.score(queries, keys, values, row, 0, gram, 0.1, 2, 3, expected)
     torch.testing.assert_close(scores, expected, rtol=2e-3, atol=1e-6)
+    laprox_kernels.floor(scores, 11)
+    assert (scores.isinf().sum(dim=-1) == 11).all()
     kept, _ = laprox_kernels.select(scores, 16)
     assert torch.equal(kept, reference.select(scores, 16)[0])
     packed = keys.view(-1, 64)[row[kept % 34] * 4 + kept // 34].clone()
@@ -61,7 +63,7 @@ def test_a_gpu_gets_the_triton_version_of_every_kernel(seed, monkeypatch):
     assert laid.slots[0, :6].tolist() == [12, 18, 19, 20, 21, 13] and int(laid.dense[0]) == 5
     out = laprox_kernels.decode(*given, 0.1, laprox_kernels.plan_decode(rows, 2, 2))
     assert error(out, decode_oracle(*given, 0.1)) <= 2e-3
-    assert set(reached) == {"score", "select", "pack", "layout", "decode"}
+    assert set(reached) == {"score", "floor", "select", "pack", "layout", "decode"}
 
 
 def test_serves_every_device(seed):

@@ -31,50 +31,41 @@ def inputs(layers, heads, group, dim, window, n, dtype):
     return queries, keys, values, row, output
 
 
-def gram_of(output, heads, form="mean"):
+def gram_of(output):
     output = output.double()
-    if form != "joint":
-        return (output @ output.mT).float()
-    grouped = output.unflatten(1, (heads, -1))
-    return torch.einsum("lhgdx,lhfex->lhgfde", grouped, grouped).flatten(1, 2).float()
+    return (output @ output.mT).float()
 
 
 def unwritten(layers, heads, length):
     return torch.full((layers, heads, length), float("nan"), device=DEVICE)
 
 
-# The joint oracle forms every W x hidden product: at 20,000 positions that would be minutes.
-FORMS = [(case, form) for case in CASES for form in ("mean", "sum")]
-FORMS += [(case, "joint") for case in CASES if case[5] < 4_000]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("case", "form"), FORMS)
-def test_equals_the_definition(seed, case, form, dtype):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_definition(seed, case, dtype):
     layers, heads, group, dim, window, n, start, sinks, pooling = case
     queries, keys, values, row, output = inputs(layers, heads, group, dim, window, n, dtype)
     scale = dim**-0.5
-    expected = score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling, form)
-    gram = gram_of(output, heads, form)
+    expected = score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling)
+    gram = gram_of(output)
     candidates = slice(sinks, n - start - window)
     for version in (score, reference.score):
         out, again = (unwritten(layers, heads, n - start) for _ in range(2))
-        version(queries, keys, values, row, start, gram, scale, sinks, pooling, out, form)
+        version(queries, keys, values, row, start, gram, scale, sinks, pooling, out)
         assert torch.equal(out.isinf(), expected.isinf())
         for layer in range(layers):
             assert error(out[layer, :, candidates], expected[layer, :, candidates]) <= TOLERANCE[dtype]
         if version is score:
-            score(queries, keys, values, row, start, gram, scale, sinks, pooling, again, form)
+            score(queries, keys, values, row, start, gram, scale, sinks, pooling, again)
             assert torch.equal(out, again)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["mean", "joint"])
-def test_however_many_layers_a_launch_serves(seed, form, dtype, monkeypatch):
+def test_however_many_layers_a_launch_serves(seed, dtype, monkeypatch):
     """One layer alone is the same to the bit; more are to rounding: they share the splits of a launch."""
     n, count = 90, 90 - 8 - 4
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
-    gram = gram_of(output, 2, form)
+    gram = gram_of(output)
     real, launches = module.score_layers, []
 
     def counted(queries, *arguments):
@@ -87,13 +78,13 @@ def test_however_many_layers_a_launch_serves(seed, form, dtype, monkeypatch):
         launches.clear()
         monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
         outs[at_once] = unwritten(3, 2, n)
-        score(queries, keys, values, row, 0, gram, 0.1, 4, 7, outs[at_once], form)
+        score(queries, keys, values, row, 0, gram, 0.1, 4, 7, outs[at_once])
         assert launches == expected
     for layer in range(3):
         one = slice(layer, layer + 1)
         pool = keys[:, one].contiguous(), values[:, one].contiguous()
         alone = unwritten(1, 2, n)
-        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, 7, alone, form)
+        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, 7, alone)
         assert torch.equal(alone[0], outs[1][layer])
     assert torch.equal(outs[3], outs[40])
     for at_once in (2, 3):
@@ -105,7 +96,7 @@ def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
     """Powers of two: what the size of a layer's projection may change is nothing but rounding."""
     n = 90
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
-    gram = gram_of(output, 2)
+    gram = gram_of(output)
     outs = []
     for power in (0, 40):
         # Far beyond what float16 holds, one way and the other.
@@ -119,7 +110,7 @@ def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
 
 def test_all_protected_and_worthless_values(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
-    gram = gram_of(output, 2)
+    gram = gram_of(output)
     out = unwritten(3, 2, 9)
     score(queries, keys, values, row, 91, gram, 0.1, 4, 7, out)
     assert out.isinf().all()
@@ -134,21 +125,19 @@ def test_nan_stays_visible_in_its_layer(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     values[row[50], 2, 1] = float("nan")
     out = torch.zeros((3, 2, 100), device=DEVICE)
-    score(queries, keys, values, row, 0, gram_of(output, 2), 0.1, 4, 7, out)
+    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, 7, out)
     assert out[2, :, 4:92].isnan().all()
     assert not out[:2].isnan().any()
 
 
 def test_what_is_not_served_is_named(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
-    gram, out = gram_of(output, 2), torch.zeros((3, 2, 100), device=DEVICE)
+    gram, out = gram_of(output), torch.zeros((3, 2, 100), device=DEVICE)
     given = (row, 0, gram, 0.1, 4)
     with pytest.raises(Unsupported, match="window 96"):
         score(queries.repeat(1, 12, 1, 1), keys, values, *given, 7, out)
     with pytest.raises(Unsupported, match="pooling 6"):
         score(queries, keys, values, *given, 6, out)
-    with pytest.raises(Unsupported, match="gram"):
-        score(queries, keys, values, *given, 7, out, "joint")
     with pytest.raises(Unsupported, match="gram"):
         score(queries, keys, values, row, 0, gram[0], 0.1, 4, 7, out)
     with pytest.raises(Unsupported, match="out"):

@@ -2,40 +2,17 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, GPU, randint, select_oracle
+from kernel_cases import DEVICE, GPU, KINDS, fill, randint, select_oracle
 
 from laprox_kernels import reference
 from laprox_kernels.gpu.select import select
 from laprox_kernels.gpu.support import Unsupported
 
 SHAPES = [(32, 8, 32_768), (5, 3, 10_007), (1, 1, 1)] if GPU else [(3, 2, 700), (2, 3, 5), (1, 1, 1)]
-INFINITY, NAN = float("inf"), float("nan")
-
-
-def fill(kind, shape):
-    scores = torch.rand(shape, device=DEVICE)
-    if kind == "like LaProx":
-        scores = torch.randn(shape, device=DEVICE).mul(3).exp() / 1e7
-        scores[..., -3:] = INFINITY
-    elif kind == "ties":
-        scores = torch.randint(0, 3, shape, device=DEVICE).float()
-    elif kind == "all equal":
-        scores = torch.zeros(shape, device=DEVICE)
-    elif kind == "signs and zeros":
-        scores = torch.randint(-2, 3, shape, device=DEVICE).float()
-        scores = torch.where(torch.rand(shape, device=DEVICE) < 0.3, -0.0, scores)
-    elif kind == "special":
-        values = torch.tensor([INFINITY, -INFINITY, NAN, -NAN, 1e-45, -1e-45, 3e-39, 0.0, -0.0, 3.4e38])
-        scores = values.to(DEVICE)[torch.randint(0, len(values), shape, device=DEVICE)]
-    elif kind == "subnormal":
-        scores = torch.randint(0, 1000, shape, device=DEVICE, dtype=torch.int32).view(torch.float32)
-    return scores
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "kind", ["random", "like LaProx", "ties", "all equal", "signs and zeros", "special", "subnormal"]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_a_sort(seed, kind, shape):
     scores = fill(kind, shape)
     number = scores.numel()

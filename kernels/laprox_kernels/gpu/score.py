@@ -5,7 +5,6 @@ import triton
 
 from laprox_kernels.gpu.score_kernels import (
     contribution_kernel,
-    joint_kernel,
     normaliser_kernel,
     pool_kernel,
     rows_kernel,
@@ -20,7 +19,6 @@ from laprox_kernels.gpu.support import (
     power_of_two,
     precision,
 )
-from laprox_kernels.reference.score import Form
 
 ROWS_BLOCK, ROWS_WARPS, ROWS_STAGES = 128, 8, 3
 BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
@@ -41,7 +39,6 @@ def score(
     sinks: int,
     pooling: int,
     out: torch.Tensor,
-    form: Form = "mean",
 ) -> None:
     """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
 
@@ -55,22 +52,22 @@ def score(
     group, length = q_heads // heads, n - start
     if not 1 <= window <= min(MAX_WINDOW, n):
         raise Unsupported(f"score: window {window} of {n} positions (served: 1 to {MAX_WINDOW}, within them)")
-    if pooling % 2 == 0 or form not in ("mean", "sum", "joint"):
-        raise Unsupported(f"score: pooling {pooling}, form {form!r} (served: odd; mean, sum, joint)")
-    expected = (layers, q_heads, *([group] if form == "joint" else []), dim, dim)
+    if pooling % 2 == 0:
+        raise Unsupported(f"score: pooling {pooling} (served: odd)")
+    expected = (layers, q_heads, dim, dim)
     if tuple(gram.shape) != expected:
-        raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)} for the form {form!r})")
+        raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)})")
     if tuple(out.shape) != (layers, heads, length) or not out.is_contiguous():
         raise Unsupported(f"score: out {list(out.shape)} (served: contiguous {[layers, heads, length]})")
     count = max(0, length - window - sinks)
     members = MEMBERS if group % MEMBERS == 0 else 1
-    parts = 1 if form == "joint" else group // members
+    parts = group // members
     at_once = max(1, min(layers, SCORE_BYTES // max(1, 4 * heads * parts * count)))
     for first in range(0, layers, at_once):
         part = slice(first, first + at_once)
         score_layers(
             queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
-            sinks, pooling, out[part], form, members, parts,
+            sinks, pooling, out[part], members, parts,
         )  # fmt: skip
 
 
@@ -86,7 +83,6 @@ def score_layers(
     sinks: int,
     pooling: int,
     out: torch.Tensor,
-    form: Form,
     members: int,
     parts: int,
 ) -> None:
@@ -112,9 +108,8 @@ def score_layers(
     stretch = triton.cdiv(triton.cdiv(n, splits), ROWS_BLOCK)  # in blocks
     splits = triton.cdiv(n, stretch * ROWS_BLOCK)
 
-    blocks = triton.cdiv(count, BLOCK_N)
-    if form != "joint":
-        blocks = min(blocks, max(1, PROGRAMS_PER_SM * multiprocessors(device) // (all_heads * parts)))
+    programs = max(1, PROGRAMS_PER_SM * multiprocessors(device) // (all_heads * parts))
+    blocks = min(triton.cdiv(count, BLOCK_N), programs)
     partials = torch.empty((2, splits, all_heads * rows), dtype=torch.float32, device=device)
     normalisers = torch.empty(all_heads * rows, dtype=torch.float32, device=device)
     contributions = torch.empty((all_heads, parts, count), dtype=torch.float32, device=device)
@@ -124,7 +119,7 @@ def score_layers(
         # Nothing of float32 in between: what scoring holds is counted before the pool takes the rest.
         gram_scale = torch.linalg.vector_norm(gram.flatten(1), float("inf"), dim=1).clamp_min_(1e-30)
         scaled = torch.empty(gram.shape, dtype=dtype, device=device)
-        gram = torch.div(gram, gram_scale.view(-1, *[1] * (gram.dim() - 1)), out=scaled)
+        gram = torch.div(gram, gram_scale.view(-1, 1, 1, 1), out=scaled)
     else:
         gram_scale = torch.ones(layers, dtype=torch.float32, device=device)
         gram = gram.to(dtype).contiguous()
@@ -140,15 +135,12 @@ def score_layers(
             partials[0], partials[1], normalisers, splits, all_heads * rows,
             SPLITS=MAX_SPLITS, BLOCK=64,
         )  # fmt: skip
-        given = (
+        contribution_kernel[(blocks, all_heads, parts)](
             queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
             first, count, window, *queries.stride()[:2], *strides, *strides, scale * LOG2E,
+            HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, POOLING=pooling, STAGES=STAGES, num_warps=WARPS,
+            **sizes,
         )  # fmt: skip
-        sizes.update(HEADS=heads, BLOCK_N=BLOCK_N, POOLING=pooling, num_warps=WARPS)
-        if form == "joint":
-            joint_kernel[(blocks, all_heads)](*given, **sizes)
-        else:
-            contribution_kernel[(blocks, all_heads, parts)](*given, MEMBERS=members, STAGES=STAGES, **sizes)
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
         contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
         HEADS=heads, PARTS=parts, POOLING=pooling, BLOCK=POOL_BLOCK,

@@ -143,47 +143,6 @@ def contribution_kernel(
     tl.store(totals + (head * PARTS + part) * tl.num_programs(0) + tl.program_id(0), tl.sum(sums, 0))
 
 
-@triton.jit(do_not_specialize=["first_position", "count"])
-def joint_kernel(
-    queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
-    first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_N: tl.constexpr,
-    POOLING: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """``contribution_kernel`` for the joint form: every pair of query heads of a KV head."""
-    head = tl.program_id(1)
-    channel = tl.arange(0, DIM)
-    place = tl.arange(0, WINDOW)
-    square = channel[:, None] * DIM + channel[None, :]
-    factor = tl.load(gram_scale + head // HEADS)
-    q_block = queries + place[:, None] * q_place + channel[None, :]
-    in_window = (place < window)[:, None]
-    candidate = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    used = candidate < count
-    slot = tl.load(row + first_position + candidate, mask=used, other=0)
-    k_offset = (slot * k_slot + head * k_head)[:, None] + channel[None, :]
-    v_offset = (slot * v_slot + head * v_head)[:, None] + channel[None, :]
-    k = tl.load(keys + k_offset, mask=used[:, None], other=0.0)
-    v = tl.load(values + v_offset, mask=used[:, None], other=0.0)
-    contribution = tl.zeros((BLOCK_N,), tl.float32)
-    for member in range(GROUP):
-        q_index = head * GROUP + member
-        q = tl.load(q_block + q_index * q_head, mask=in_window, other=0.0)
-        attention = _attention(q, k, normalisers, q_index, window, scale, WINDOW, PRECISION)
-        for partner in range(member + 1):
-            p = tl.load(q_block + (head * GROUP + partner) * q_head, mask=in_window, other=0.0)
-            other = _attention(
-                p, k, normalisers, head * GROUP + partner, window, scale, WINDOW, PRECISION
-            )  # fmt: skip
-            g = tl.load(gram + (q_index * GROUP + partner) * DIM * DIM + square)
-            form = tl.sum(tl.dot(v, g, input_precision=PRECISION) * v.to(tl.float32), 1) * factor
-            contribution += tl.where(partner == member, 1.0, 2.0) * tl.sum(attention * other, 1) * form
-    contribution = tl.sqrt(tl.where(contribution < 0.0, 0.0, contribution))
-    tl.store(contributions + head.to(tl.int64) * count + candidate, contribution, mask=used)
-    weighted = tl.where(used, contribution * _windows(candidate, count, POOLING), 0.0)
-    tl.store(totals + head * tl.num_programs(0) + tl.program_id(0), tl.sum(weighted, 0))
-
-
 @triton.jit(
     do_not_specialize=["number", "sinks", "count", "length", "out_head"],
     do_not_specialize_on_alignment=["out"],
@@ -192,7 +151,7 @@ def pool_kernel(
     contributions, totals, out, number, sinks, count, length, out_head,
     HEADS: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Average pooling, division by the layer's sum, +inf where protected. Mean and sum agree after it.
+    """Average pooling, division by the layer's sum, +inf where protected.
 
     ``number`` of ``totals`` are those of one layer.
     """

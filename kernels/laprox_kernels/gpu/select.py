@@ -18,7 +18,7 @@ WARPS = 8
 
 
 @triton.jit
-def _ordered(score):
+def ordered(score):
     """Unsigned key in the order of the scores: NaN as -inf, -0 as +0, subnormals exactly."""
     bits = score.to(tl.int32, bitcast=True)
     magnitude = bits & 0x7FFFFFFF
@@ -29,17 +29,23 @@ def _ordered(score):
 
 
 @triton.jit
+def next_digit(count, quota):
+    """The digit of the K-th largest key, of how many keys have each, and what is left of the quota K."""
+    digits = tl.arange(0, 256)
+    above = tl.sum(count, 0) - tl.cumsum(count, 0)
+    here = (above < quota) & (above + count >= quota)
+    return tl.sum(tl.where(here, digits, 0), 0), quota - tl.sum(tl.where(here, above, 0), 0)
+
+
+@triton.jit
 def _descend(histograms, k, PASSES: tl.constexpr):
     """Leading digits of the K-th largest key, and how many keys that share them are still to be kept."""
     digits = tl.arange(0, 256)
     prefix = (k * 0).to(tl.int64)
     quota = k
     for step in tl.static_range(PASSES):
-        count = tl.load(histograms + step * 256 + digits)
-        above = tl.sum(count, 0) - tl.cumsum(count, 0)
-        here = (above < quota) & (above + count >= quota)
-        prefix = prefix * 256 + tl.sum(tl.where(here, digits, 0), 0)
-        quota -= tl.sum(tl.where(here, above, 0), 0)
+        digit, quota = next_digit(tl.load(histograms + step * 256 + digits), quota)
+        prefix = prefix * 256 + digit
     return prefix.to(tl.uint32), quota
 
 
@@ -50,7 +56,7 @@ def _histogram_kernel(scores, histograms, number, wanted, STEP: tl.constexpr, BL
     counts = tl.zeros((256,), tl.int32)
     for first in range(tl.program_id(0) * BLOCK, number, tl.num_programs(0) * BLOCK):
         index = first + tl.arange(0, BLOCK)
-        key = _ordered(tl.load(scores + index, mask=index < number, other=0.0))
+        key = ordered(tl.load(scores + index, mask=index < number, other=0.0))
         used = index < number
         if STEP > 0:
             used &= (key >> (32 - 8 * STEP)) == prefix
@@ -68,7 +74,7 @@ def _count_kernel(scores, histograms, tallies, number, wanted, stretch, BLOCK: t
     for at in range(first, first + stretch * BLOCK, BLOCK):
         index = at + tl.arange(0, BLOCK)
         used = index < number
-        key = _ordered(tl.load(scores + index, mask=used, other=0.0))
+        key = ordered(tl.load(scores + index, mask=used, other=0.0))
         greater += (used & (key > threshold)).to(tl.int32)
         equal += (used & (key == threshold)).to(tl.int32)
     tl.store(tallies + tl.program_id(0), tl.sum(greater, 0))
@@ -91,7 +97,7 @@ def _compact_kernel(
     for at in range(first, tl.minimum(first + stretch * BLOCK, number), BLOCK):
         index = at + tl.arange(0, BLOCK)
         used = index < number
-        key = _ordered(tl.load(scores + index, mask=used, other=0.0))
+        key = ordered(tl.load(scores + index, mask=used, other=0.0))
         equal = (used & (key == threshold)).to(tl.int32)
         rank = ties + tl.cumsum(equal, 0) - equal
         keep = (used & (key > threshold)) | ((equal > 0) & (rank < quota))

@@ -1,11 +1,7 @@
 """Contribution of every cell of a prompt to the output of its layer (LaProx, Algorithm 1)."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
-
-Form = Literal["mean", "sum", "joint"]
 
 
 def score(
@@ -19,34 +15,29 @@ def score(
     sinks: int,
     pooling: int,
     out: torch.Tensor,
-    form: Form = "mean",
 ) -> None:
     """Scores of the cells of one request behind column ``start``, comparable over the whole model.
 
     Per query head, ``‖A[:, i]‖₂ · ‖v_i W_O‖₂`` with A the attention of the last W queries over the
-    whole causal context; the mean (or sum) over a KV head's query heads, or their joint form
-    ``‖Σ_h A_h[:, i] v_i W_Oʰ‖``; average pooling over the candidates; divided by the layer's sum.
-    Protected cells (the last W positions and the first ``sinks``) get +inf, so that a top-K keeps
-    them.
+    whole causal context; the mean over a KV head's query heads; average pooling over the candidates;
+    divided by the layer's sum. Protected cells (the last W positions and the first ``sinks``) get +inf,
+    so that a top-K keeps them.
 
     Args:
         queries: ``[L, W, Hq, D]``, the last W queries of every layer after RoPE.
         keys, values: ``[slots, L, H, D]``, the whole pool, contiguous.
         row: int64 ``[n]``, slot of every position of the request.
         start: first position s that is scored; P = n - s.
-        gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head; for the joint form
-            ``[L, Hq, group, D, D]``, ``W_Oʰ W_Oᵍᵀ`` of head h and each head g of its group.
+        gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head.
         scale: factor of the attention logits.
         sinks: number of positions protected from ``start`` on.
         pooling: odd width of the average pooling.
         out: float32 ``[L, H, P]``, contiguous, written whole.
-        form: how the query heads of a KV head become one score. After the division by the layer's
-            sum, mean and sum differ in rounding only.
     """
     for layer in range(len(queries)):
         score_layer(
             queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale, sinks, pooling,
-            out[layer], form,
+            out[layer],
         )  # fmt: skip
 
 
@@ -61,7 +52,6 @@ def score_layer(
     sinks: int,
     pooling: int,
     out: torch.Tensor,
-    form: Form,
 ) -> None:
     """``score`` of one layer: every argument without its L."""
     window, q_heads, dim = queries.shape
@@ -77,16 +67,9 @@ def score_layer(
     future = position > position[n - window :, None]
     attention = logits.masked_fill_(future, float("-inf")).softmax(dim=-1)[..., start:]
 
+    projected = torch.einsum("phd,hgde,phe->hgp", v, gram.float().view(heads, group, dim, dim), v)
     # Rounding can push a vanishing quadratic form below zero.
-    if form == "joint":
-        inner = torch.einsum("hgwp,hfwp->hgfp", attention, attention)
-        cross = torch.einsum("phd,hgfde,phe->hgfp", v, gram.float().view(heads, group, group, dim, dim), v)
-        contribution = (inner * cross).sum(dim=(1, 2)).clamp_min_(0).sqrt_()
-    else:
-        projected = torch.einsum("phd,hgde,phe->hgp", v, gram.float().view(heads, group, dim, dim), v)
-        per_query_head = attention.norm(dim=2) * projected.clamp_min_(0).sqrt_()
-        contribution = per_query_head.mean(dim=1) if form == "mean" else per_query_head.sum(dim=1)
-
+    contribution = (attention.norm(dim=2) * projected.clamp_min_(0).sqrt_()).mean(dim=1)
     candidates = contribution[:, sinks : n - start - window]
     pooled = F.avg_pool1d(candidates[None], pooling, stride=1, padding=pooling // 2)[0]
     total = pooled.sum()

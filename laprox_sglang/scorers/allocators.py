@@ -1,0 +1,81 @@
+"""How a budget is spent on layers and heads: which cells are kept, given their scores."""
+
+from typing import Literal, NamedTuple
+
+import torch
+
+import laprox_kernels as kernels
+
+
+class Allocation(NamedTuple):
+    """
+    Attributes:
+        scope: cells compete over the whole model, or each layer has the same number.
+        floor: share of the average budget, beyond what is protected, that every KV head keeps in any case.
+    """
+
+    scope: Literal["model", "layer"]
+    floor: float
+
+
+# The floors are defaults. Uniform: a floor of all there is leaves nothing to compete for.
+ALLOCATORS = {
+    "model": Allocation("model", 0.0),  # LaProx, Algorithm 2
+    "layer": Allocation("layer", 0.2),  # Ada-KV (arXiv 2407.11550), its safeguard
+    "uniform": Allocation("model", 1.0),  # SnapKV and most others
+}
+
+
+def allocation(name: str, floor: float | None = None) -> Allocation:
+    """One of the ``ALLOCATORS``, with another floor than its own where one is given.
+
+    Raises:
+        ValueError: there is none of that name, or none with that floor; one line that says why.
+    """
+    if name not in ALLOCATORS:
+        raise ValueError(f"allocator {name!r} is not known; give one of {', '.join(ALLOCATORS)}")
+    if floor is None:
+        return ALLOCATORS[name]
+    if name == "uniform":
+        raise ValueError(
+            f"floor {floor!r} with allocator uniform does nothing, as every head keeps the same number: "
+            "leave it out, or give another allocator"
+        )
+    # NaN fails every comparison, so it fails this one.
+    if not isinstance(floor, (int, float)) or isinstance(floor, bool) or not 0 <= floor <= 1:
+        raise ValueError(f"floor {floor!r} must be a share, from 0 to 1")
+    return ALLOCATORS[name]._replace(floor=floor)
+
+
+def floor_cells(slots: int, protected: int, floor: float) -> int:
+    """Cells that every KV head keeps in any case, of ``slots`` on average."""
+    # 0.29 * 100 is 28.999999999999996, which is 29 cells.
+    return protected + int(round(floor * (slots - protected), 6))
+
+
+def keep(
+    scores: torch.Tensor, slots: int, allocation: Allocation, protected: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cells to keep, exactly ``slots · L · H`` of them, without waiting for the device.
+
+    Args:
+        scores: float32 ``[L, H, P]``, contiguous; overwritten.
+        slots: average number of cells of a KV head, 1 <= slots <= P.
+        protected: cells of every KV head whose score is +inf, at most ``slots``.
+
+    Returns:
+        kept, cu_cells: as of ``laprox_kernels.select``.
+    """
+    layers, heads, length = scores.shape
+    if allocation.floor:
+        kernels.floor(scores, floor_cells(slots, protected, allocation.floor))
+    if allocation.scope == "model":
+        return kernels.select(scores, slots * layers * heads)
+    kept = torch.empty(slots * layers * heads, dtype=torch.int64, device=scores.device)
+    cu_cells = torch.zeros(layers * heads + 1, dtype=torch.int64, device=scores.device)
+    share = slots * heads
+    for layer in range(layers):
+        of_layer, cu_of_layer = kernels.select(scores[layer : layer + 1], share)
+        torch.add(of_layer, layer * heads * length, out=kept[layer * share :][:share])
+        torch.add(cu_of_layer[1:], layer * share, out=cu_cells[layer * heads + 1 :][:heads])
+    return kept, cu_cells

@@ -1,0 +1,82 @@
+"""What a scorer sees: one layer of one prompt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One layer of a prompt of n positions; the last W are its window. Tensors are float32, on any device.
+
+    Query head q belongs to KV head q // (Hq / H). Nothing here waits for the device, nor may a scorer.
+
+    Attributes:
+        layer: index of the layer.
+        queries: ``[W, Hq, D]``, of the window, after RoPE.
+        keys, values: ``[n, H, D]``, keys after RoPE.
+        gram: ``[Hq, D, D]``, ``W_O W_Oᵀ`` of each query head: ``√(v G vᵀ) = ‖v W_O‖₂``.
+        scale: factor of the attention logits.
+        start: first position that may be dropped; those before stay dense.
+        sinks: positions from ``start`` on that are kept in any case, as the window is.
+        keep: cells that the budget grants to every KV head on average, sinks and window among them.
+        weights: makes ``output``.
+    """
+
+    layer: int
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    gram: torch.Tensor
+    scale: float
+    start: int
+    sinks: int
+    keep: int
+    weights: Callable[[], torch.Tensor]
+
+    @property
+    def length(self) -> int:
+        """n"""
+        return len(self.keys)
+
+    @property
+    def window(self) -> int:
+        """W"""
+        return len(self.queries)
+
+    @property
+    def heads(self) -> int:
+        """H"""
+        return self.keys.shape[1]
+
+    @property
+    def protected(self) -> int:
+        """Cells of a KV head that are kept in any case."""
+        return self.sinks + self.window
+
+    @property
+    def candidates(self) -> slice:
+        """Positions that are ranked."""
+        return slice(self.start + self.sinks, self.length - self.window)
+
+    @cached_property
+    def attention(self) -> torch.Tensor:
+        """``[Hq, W, n]``: causal softmax of the window over the whole context."""
+        n, window, heads = self.length, self.window, self.heads
+        queries = (self.queries * self.scale).unflatten(1, (heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
+        logits = torch.bmm(queries, self.keys.permute(1, 2, 0)).view(-1, window, n)
+        future = torch.ones((window, window), dtype=torch.bool, device=logits.device).triu_(1)
+        # A view: only the window itself lies ahead of any of its queries.
+        logits[..., n - window :].masked_fill_(future, float("-inf"))
+        return logits.softmax(dim=-1)
+
+    @cached_property
+    def output(self) -> torch.Tensor:
+        """``[Hq, D, hidden]``: W_O by query head."""
+        return self.weights()
+
+    def group(self, scores: torch.Tensor) -> torch.Tensor:
+        """Mean over the query heads of a KV head: ``[Hq, …]`` to ``[H, …]``."""
+        return scores.unflatten(0, (self.heads, -1)).mean(dim=1)

@@ -1,0 +1,40 @@
+"""What a scorer is."""
+
+from collections.abc import Callable
+
+import torch
+
+from laprox_sglang.scorers.prompt import Prompt
+
+# Scores ``[H, n]`` of the positions of one layer, before pooling: the higher, the sooner kept. They are
+# not negative, since layers are made comparable by dividing by their sum. +inf, from a scorer that is not
+# pooled and of no more cells than the budget grants to a head, is kept before all else.
+Scorer = Callable[[Prompt], torch.Tensor]
+
+
+class BadScorer(ValueError):
+    """What was named does not score a prompt; the message is one line that says why."""
+
+
+def is_pooled(scorer: Scorer) -> bool:
+    """Whether neighbouring positions are pooled; a scorer with an attribute ``pooled`` says so itself."""
+    return bool(getattr(scorer, "pooled", True))
+
+
+def try_out(name: str, scorer: Scorer, prompt: Prompt) -> None:
+    """Scores one layer, and waits for what comes of it.
+
+    Raises:
+        BadScorer: it fails, or its result is not what a ``Scorer`` returns.
+    """
+    try:
+        scores = scorer(prompt)
+    except Exception as error:
+        # Whatever the code of others does.
+        raise BadScorer(f"scorer {name!r} failed: {type(error).__name__}: {error}") from error
+    wanted = [prompt.heads, prompt.length]
+    got = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+    if got != wanted:
+        raise BadScorer(f"scorer {name!r} returns {got}, not [H, n] = {wanted}")
+    if not bool((scores >= 0).all()):
+        raise BadScorer(f"scorer {name!r} returns negative scores or NaN")
