@@ -25,7 +25,7 @@ ARGUMENTS = (
     "v_descale softmax_scale causal window_left window_right attention_chunk softcap rotary_interleaved "
     "scheduler_metadata num_splits pack_gqa sm_margin sinks sparse_mask_fine only_qv"
 ).split()
-NEUTRAL = {"window_left": -1, "window_right": -1, "attention_chunk": 0, "softcap": 0.0, "sm_margin": 0}
+NEUTRAL = {"window_left": -1, "window_right": -1, "attention_chunk": 0, "softcap": 0.0}
 PLAIN = (
     "k_new v_new qv cu_seqlens_k seqused_q kv_batch_idx leftpad_k rotary_cos rotary_sin seqlens_rotary "
     "q_descale k_descale v_descale window_left window_right attention_chunk softcap sinks sparse_mask_fine"
