@@ -7,6 +7,11 @@ from typing import Any
 
 import msgspec
 
+from laprox_sglang.scorers import find, is_pooled
+from laprox_sglang.scorers.allocators import allocation
+from laprox_sglang.scorers.method import Method
+from laprox_sglang.scorers.pooling import KINDS, Pooling
+
 # Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
 ENVIRONMENT = "LAPROX_CONFIG"
 
@@ -62,6 +67,14 @@ def check_keep_prefix(keep: KeepPrefix) -> None:
         )
 
 
+def parse_floor(text: str) -> float:
+    """A floor as written on a command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"floor {shown(repr(text))} is not a number; give a share, from 0 to 1") from None
+
+
 def budget_slots(budget: Budget, length: int) -> int:
     """Slots that ``budget`` grants to ``length`` tokens of a prompt."""
     if isinstance(budget, int) and budget > 1:
@@ -88,7 +101,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         budget: size of a view, on average over layers and KV heads: a float in
             (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
         window: last queries of the prompt that score it; these tokens are always kept.
-        pooling_kernel: odd width of the average pooling over positions.
+        scorer: what cells are ranked by: a name in ``scorers.SCORERS``, or ``package.module:name``.
+        allocator: what they compete over, of ``scorers.allocators.ALLOCATORS``.
+        floor: share of a head's average budget that every KV head keeps in any case; None is the allocator's.
+        pooling: how scores are pooled over positions, of ``scorers.pooling.KINDS``.
+        pooling_kernel: width of the pooling in positions; odd where it slides.
         min_tokens: prompts with fewer tokens behind the dense prefix are left whole.
         sink_tokens: first positions of a prompt that are always kept.
         keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
@@ -96,7 +113,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     budget: Budget = 0.2
+    scorer: str = "laprox"
+    allocator: str = "model"
+    floor: float | None = None
     window: int = 32
+    pooling: str = "average"
     pooling_kernel: int = 7
     min_tokens: int = 256
     sink_tokens: int = 4
@@ -105,9 +126,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         check_budget(self.budget)
         check_whole("window", self.window, 1, WIDEST_WINDOW)
-        check_whole("pooling-kernel", self.pooling_kernel, 1, WIDEST_POOLING)
-        if self.pooling_kernel % 2 == 0:
-            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be odd")
+        self._check_method()
         check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
         check_whole("min-tokens", self.min_tokens, 0, LARGEST)
         check_keep_prefix(self.keep_prefix)
@@ -115,6 +134,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError(
                 f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
                 f"{self.window + self.sink_tokens}: raise it, or lower those"
+            )
+
+    @property
+    def method(self) -> Method:
+        """What the names stand for."""
+        pooling = Pooling(self.pooling, self.pooling_kernel)
+        return Method(find(self.scorer), pooling, allocation(self.allocator, self.floor))
+
+    def _check_method(self) -> None:
+        """Refuses what is not known, and what does not go together."""
+        for option in ("scorer", "allocator", "pooling"):
+            if not isinstance(getattr(self, option), str):
+                raise ConfigError(f"{option} {shown(repr(getattr(self, option)))} must be a name")
+        check_whole("pooling-kernel", self.pooling_kernel, 1, WIDEST_POOLING)
+        if self.pooling not in KINDS:
+            names = ", ".join(KINDS)
+            raise ConfigError(f"pooling {shown(repr(self.pooling))} is not known; give one of {names}")
+        if self.pooling != "chunk" and self.pooling_kernel % 2 == 0:
+            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be odd: {self.pooling} slides")
+        try:
+            method = self.method
+        except ValueError as error:
+            raise ConfigError(shown(error)) from None
+        default = method.pooling == Pooling() or method.pooling.width == 1
+        if not is_pooled(method.scorer) and not default:
+            raise ConfigError(
+                f"pooling {self.pooling} over {self.pooling_kernel} does nothing, as scorer {self.scorer} "
+                "has none, or one of its own: leave it out"
             )
 
     @classmethod

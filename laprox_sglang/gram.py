@@ -67,14 +67,19 @@ def gram_matrices(model: torch.nn.Module, out: torch.Tensor | None = None) -> to
     """
     found = attention_layers(model)
     for index, (layer, projection) in enumerate(found):
-        weight = projection_weight(projection, layer.tp_q_head_num * layer.v_head_dim)
-        heads = weight.view(weight.shape[0], layer.tp_q_head_num, layer.v_head_dim)
-        gram = torch.einsum("xhd,xhe->hde", heads, heads)
+        weights = output_weights(layer, projection)
+        gram = torch.einsum("hdx,hex->hde", weights, weights)
         if out is None:
             out = gram.new_empty((len(found), *gram.shape))
         out[index] = gram
     assert out is not None
     return out
+
+
+def output_weights(layer: RadixAttention, projection: torch.nn.Module) -> torch.Tensor:
+    """W_O of each query head of a layer: float32 ``[Hq, D, hidden]``."""
+    weight = projection_weight(projection, layer.tp_q_head_num * layer.v_head_dim)
+    return weight.unflatten(1, (layer.tp_q_head_num, layer.v_head_dim)).permute(1, 2, 0)
 
 
 def projection_weight(projection: Any, size: int) -> torch.Tensor:

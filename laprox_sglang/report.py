@@ -29,17 +29,19 @@ def request_facts(
         "budget_effective": plan.slots / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,
+        "erased_share": 0.0,
         "slots_before": plan.length,
         "slots_after": plan.slots,
         "layer_share": None,
     }
     if view is None:
         return facts
-    cu_cells = view.host_cu_cells.tolist()
+    *cu_cells, tokens = view.host_counts.tolist()
     kept, cells = cu_cells[-1], len(cu_cells) - 1
     by_layer = cu_cells[:: view.heads]
     facts["kept_cells"] = kept
     facts["kept_share"] = kept / (cells * plan.length)
+    facts["erased_share"] = 1 - tokens / plan.length
     facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
     if return_kept:
         facts["kept_positions"] = kept_positions(view, cu_cells)

@@ -22,6 +22,7 @@ LLAMA = SimpleNamespace(
     num_attention_heads=32,
     head_dim=128,
     context_len=32768,
+    hidden_size=4096,
     get_num_kv_heads=lambda tp: 8,
 )
 
@@ -40,7 +41,7 @@ def server_args(**changes):
 def test_needs_at_the_headline_size():
     """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
     parts = needs(Config(budget=0.05), LLAMA, server_args(), 2, POOL)
-    assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 8)  # 215 MB of cells, and their indices
+    assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 16)  # 215 MB of cells, their indices, tokens
     assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
     assert parts["decode rows"] == 64 * (4 * (32768 + 16) + 8 * 260)
     assert parts["Gram matrices"] == 32 * 32 * 128 * 128 * (4 + 2)
@@ -79,7 +80,7 @@ def test_prompts_of_one_prefill_batch_are_bounded(changes, prompts):
 
 def test_a_prompt_is_no_longer_than_the_pool():
     """Whether the memory or a flag limits it."""
-    cell = 256 * (2 * 128 * 2 + 8)
+    cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, args, 2, available)
         # A request may ask for a number of tokens: 2 % of the context, be it 66 % of its prompt.

@@ -30,6 +30,7 @@ FACTS = {
     "budget_effective",
     "kept_cells",
     "kept_share",
+    "erased_share",
     "slots_before",
     "slots_after",
     "layer_share",
@@ -98,6 +99,8 @@ def test_kept_positions(server: Server, prompt: list[int]) -> None:
     for positions in (positions for heads in kept for positions in heads):
         assert positions == sorted(set(positions)) and positions[-1] == len(prompt) - 1
         assert protected <= set(positions)
+    tokens = set().union(*(positions for heads in kept for positions in heads))
+    assert said["erased_share"] == 1 - len(tokens) / len(prompt)
     counts = [len(positions) for heads in kept for positions in heads]
     assert sum(counts) == said["kept_cells"]
     assert len(set(counts)) > 1, "heads and layers compete: they do not all keep the same number"

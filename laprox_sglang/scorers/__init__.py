@@ -7,11 +7,11 @@ from laprox_sglang.scorers.keydiff import KeyDiff
 from laprox_sglang.scorers.laprox import laprox, laprox_joint, laprox_max
 from laprox_sglang.scorers.momentkv import momentkv
 from laprox_sglang.scorers.random import Random
-from laprox_sglang.scorers.scorer import Scorer
+from laprox_sglang.scorers.scorer import BadScorer, Scorer, is_pooled, try_out
 from laprox_sglang.scorers.snapkv import snapkv
 from laprox_sglang.scorers.streamingllm import StreamingLLM
 
-__all__ = ["SCORERS", "Scorer", "find"]
+__all__ = ["SCORERS", "BadScorer", "Scorer", "find", "is_pooled", "try_out"]
 
 SCORERS: dict[str, Scorer] = {
     "laprox": laprox,
@@ -30,11 +30,11 @@ def find(name: str) -> Scorer:
     """A scorer by its name in ``SCORERS``, or anybody's by ``package.module:name``.
 
     Raises:
-        ValueError: there is none; one line that says why.
+        BadScorer: there is none.
     """
     if ":" not in name:
         if name not in SCORERS:
-            raise ValueError(
+            raise BadScorer(
                 f"scorer {name!r} is not known; give one of {', '.join(SCORERS)}, or package.module:name"
             )
         return SCORERS[name]
@@ -43,7 +43,7 @@ def find(name: str) -> Scorer:
         scorer: Scorer = getattr(import_module(module), attribute)
     except Exception as error:
         # Whatever the code of others does when it is imported.
-        raise ValueError(f"scorer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise BadScorer(f"scorer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(scorer):
-        raise ValueError(f"scorer {name!r} is no function of a Prompt, but {type(scorer).__name__}")
+        raise BadScorer(f"scorer {name!r} is no function of a Prompt, but {type(scorer).__name__}")
     return scorer

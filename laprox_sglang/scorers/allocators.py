@@ -26,6 +26,27 @@ ALLOCATORS = {
 }
 
 
+def allocation(name: str, floor: float | None = None) -> Allocation:
+    """One of the ``ALLOCATORS``, with another floor than its own where one is given.
+
+    Raises:
+        ValueError: there is none of that name, or none with that floor; one line that says why.
+    """
+    if name not in ALLOCATORS:
+        raise ValueError(f"allocator {name!r} is not known; give one of {', '.join(ALLOCATORS)}")
+    if floor is None:
+        return ALLOCATORS[name]
+    if name == "uniform":
+        raise ValueError(
+            f"floor {floor!r} with allocator uniform does nothing, as every head keeps the same number: "
+            "leave it out, or give another allocator"
+        )
+    # NaN fails every comparison, so it fails this one.
+    if not isinstance(floor, (int, float)) or isinstance(floor, bool) or not 0 <= floor <= 1:
+        raise ValueError(f"floor {floor!r} must be a share, from 0 to 1")
+    return ALLOCATORS[name]._replace(floor=floor)
+
+
 def floor_cells(slots: int, protected: int, floor: float) -> int:
     """Cells that every KV head keeps in any case, of ``slots`` on average."""
     # 0.29 * 100 is 28.999999999999996, which is 29 cells.

@@ -1,6 +1,6 @@
 """A token that matters drags its neighbours along: an answer is rarely one token long."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ class Pooling(NamedTuple):
     """How scores are pooled over neighbouring positions.
 
     Attributes:
-        kind: ``average`` and ``max`` slide over the positions (SnapKV's code has both); a ``chunk``'s
-            positions share their mean (after ChunkKV, arXiv 2502.00299, but head by head).
+        kind: one of ``KINDS``. ``average`` and ``max`` slide over the positions (SnapKV's code has both);
+            the positions of a ``chunk`` share their mean (after ChunkKV, arXiv 2502.00299, head by head).
         width: in positions; odd where it slides. 1 is no pooling.
     """
 
-    kind: Literal["average", "max", "chunk"] = "average"
+    kind: str = "average"
     width: int = 7
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:

@@ -17,10 +17,7 @@ def rank(layers: Iterable[Prompt], scorer: Scorer, pooling: Pooling, out: torch.
 
     Args:
         layers: every layer of one prompt. Taken one by one: no two are held at once.
-        out: float32 ``[L, H, P]``, P = n - start.
-
-    Raises:
-        ValueError: the scorer's result has another shape than ``[H, n]``.
+        out: float32 ``[L, H, P]``, P = n - start; written whole.
     """
     for prompt in layers:
         rank_layer(prompt, scorer, pooling, out[prompt.layer])
@@ -30,11 +27,7 @@ def rank(layers: Iterable[Prompt], scorer: Scorer, pooling: Pooling, out: torch.
 
 def rank_layer(prompt: Prompt, scorer: Scorer, pooling: Pooling, out: torch.Tensor) -> None:
     """``rank`` of one layer: ``out`` is ``[H, P]``."""
-    scores = scorer(prompt)
-    wanted = (prompt.heads, prompt.length)
-    if tuple(scores.shape) != wanted:
-        raise ValueError(f"the scorer's result is {list(scores.shape)}, not [H, n] = {list(wanted)}")
-    scores = scores[:, prompt.candidates]
+    scores = scorer(prompt)[:, prompt.candidates]
     if is_pooled(scorer):
         scores = pooling(scores)
     # A scorer may give +inf to what it wants kept before all else.

@@ -12,6 +12,28 @@ from laprox_sglang.scorers.prompt import Prompt
 Scorer = Callable[[Prompt], torch.Tensor]
 
 
+class BadScorer(ValueError):
+    """What was named does not score a prompt; the message is one line that says why."""
+
+
 def is_pooled(scorer: Scorer) -> bool:
     """Whether neighbouring positions are pooled; a scorer with an attribute ``pooled`` says so itself."""
     return bool(getattr(scorer, "pooled", True))
+
+
+def try_out(name: str, scorer: Scorer, prompt: Prompt) -> None:
+    """Scores one layer, and waits for what comes of it.
+
+    Raises:
+        BadScorer: it fails, or its result is not what a ``Scorer`` returns.
+    """
+    try:
+        scores = scorer(prompt)
+    except Exception as error:
+        # Whatever the code of others does.
+        raise BadScorer(f"scorer {name!r} failed: {type(error).__name__}: {error}") from error
+    wanted = (prompt.heads, prompt.length)
+    if tuple(scores.shape) != wanted:
+        raise BadScorer(f"scorer {name!r} returns {list(scores.shape)}, not [H, n] = {list(wanted)}")
+    if not bool((scores >= 0).all()):
+        raise BadScorer(f"scorer {name!r} returns negative scores or NaN")

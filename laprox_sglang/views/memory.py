@@ -4,6 +4,7 @@ from typing import Any
 
 from laprox_kernels import SCORE_BYTES
 from laprox_sglang.config import Config, budget_slots
+from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
 
 # Prompts of one prefill batch, where the server's flags set no bound: each has a window of queries saved.
@@ -44,12 +45,19 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
     # Graphs have static copies of their rows; without them each step makes its own.
     rows = graph_rows(args) or args.max_running_requests or 0
-    return {
+    parts = {
         "scores": 4 * cells * longest + SCORE_BYTES,
         "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
         "Gram matrices": (4 + itemsize) * layers * heads * dim**2,
         # The last window is laid out anew to be scored.
         "window queries": (windows(config, args) + 1) * layers * config.window * heads * dim * itemsize,
-        # The saved K and V of the kept cells, and their indices.
-        "packing": kept * (2 * dim * itemsize + 8),
+        # The saved K and V of the kept cells, their indices, and their tokens.
+        "packing": kept * (2 * dim * itemsize + 16),
     }
+    if not config.method.fused:
+        # Of one layer in float32: logits and attention; K, V and what is made of them; W_O, and a block of
+        # values behind it.
+        positions = 2 * heads * (config.window + 1) + 6 * model.get_num_kv_heads(1) * dim
+        weights = 2 * (heads * dim + BLOCK) * model.hidden_size
+        parts["layer by layer"] = 4 * (longest * positions + weights)
+    return parts

@@ -6,8 +6,9 @@ import torch
 
 import laprox_kernels as kernels
 from laprox_sglang.config import Config
-from laprox_sglang.gram import attention_layers, gram_matrices
+from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.score import Scoring
 from laprox_sglang.views.view import View
 
 
@@ -32,28 +33,26 @@ class Pruner:
             dtype: of the queries.
 
         Raises:
-            UnsupportedModel: the model's attention is not what LaProx scores.
+            UnsupportedModel, BadScorer: as of ``Scoring``.
             Unsupported: no kernel serves this pool or window on this device.
         """
         self._config = config
-        self._model = model
         self._keys, self._values = keys, values
         self._req_to_token = req_to_token
         self._layers, self._heads = keys.shape[1:3]
-        layer = attention_layers(model)[0][0]
-        self._scale = layer.scaling
-        self._gram = gram_matrices(model)
+        self._scoring = Scoring(config, model, keys, values)
+        self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
-        window = (self._layers, config.window, layer.tp_q_head_num, keys.shape[3])
+        window = (self._layers, config.window, self._scoring.q_heads, keys.shape[3])
         queries = torch.zeros(window, dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
         if keys.is_cuda:
             self.compile(queries)
 
     def load_weights(self) -> None:
-        """Computes the Gram matrices anew, after a weight update."""
-        gram_matrices(self._model, self._gram)
+        """Makes what is derived of the weights anew, after an update."""
+        self._scoring.load_weights()
 
     def compile(self, queries: torch.Tensor) -> None:
         """Runs all that prunes a prompt, for every kind of length: later ones find it compiled.
@@ -62,7 +61,8 @@ class Pruner:
         """
         cells = self._layers * self._heads
         longest = min(len(self._keys) - 1, self._scores.numel() // cells)
-        for tokens in kernels.lengths_of_every_kind(cells, self._config.min_tokens, longest):
+        compete = cells if self._allocation.scope == "model" else self._heads
+        for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
             # Kept cells are a multiple of 16, or they are not.
             for slots, staged, positions in product((1, min(16, tokens)), (False, True), (False, True)):
@@ -88,10 +88,10 @@ class Pruner:
         """
         columns = self._req_to_token[row_index]
         row = columns[: plan.end].long()
-        cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
+        kept, cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
         columns[plan.start : plan.start + plan.slots] = slots.int()
         columns[plan.start + plan.slots : plan.end] = 0
-        return View.of(plan, self._layers, cu_cells, kept_positions)
+        return View.of(plan, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
 
     def _pack(
         self,
@@ -101,16 +101,22 @@ class Pruner:
         slots: torch.Tensor,
         staged: bool,
         positions: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Offsets of each (layer, head) among the packed cells, and their positions."""
-        keys, values = self._keys, self._values
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The kept cells, offsets of each (layer, head) among them, and their positions."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
-        kernels.score(
-            queries, keys, values, row, plan.start, self._gram, self._scale, plan.sinks,
-            self._config.pooling_kernel, out=scores,
-        )  # fmt: skip
-        kept, cu_cells = kernels.select(scores, plan.slots * cells)
-        kept_positions = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
-        kernels.pack(keys, values, row[plan.start :], kept, slots, staged, kept_positions)
-        return cu_cells, None if kept_positions is None else kept_positions.add_(plan.start)
+        self._scoring.run(queries, row, plan, scores)
+        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + self._config.window)
+        at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
+        kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)
+        return kept, cu_cells, None if at is None else at.add_(plan.start)
+
+
+def tokens_of(kept: torch.Tensor, length: int) -> torch.Tensor:
+    """Number of tokens of which some layer and head keeps a cell, on the device: int64 ``[]``.
+
+    Args:
+        kept: int64 ``[K]``, indices into ``[L, H, length]``.
+    """
+    seen = torch.zeros(length, dtype=torch.bool, device=kept.device)
+    return seen.index_fill_(0, kept % length, True).sum()

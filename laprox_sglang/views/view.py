@@ -38,7 +38,7 @@ class View:
         slots: number of slots m.
         layers: number of layers L.
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
-        host_cu_cells: ``cu_cells`` for the report.
+        host_counts: ``cu_cells``, and the number of tokens that some cell is of, for the report.
         positions: ``[m·C]`` token positions of the packed cells, where they were asked for.
     """
 
@@ -47,21 +47,31 @@ class View:
     slots: int
     layers: int
     table: torch.Tensor
-    host_cu_cells: HostCopy
+    host_counts: HostCopy
     positions: HostCopy | None = None
 
     @classmethod
     def of(
-        cls, plan: Plan, layers: int, cu_cells: torch.Tensor, positions: torch.Tensor | None = None
+        cls,
+        plan: Plan,
+        layers: int,
+        cu_cells: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None = None,
     ) -> "View":
-        """The view that ``plan`` and its selection come to; enqueued, nothing is waited for."""
-        table = cu_cells.new_empty(SPAN + len(cu_cells))
+        """The view that ``plan`` and its selection come to; enqueued, nothing is waited for.
+
+        Args:
+            tokens: int64 ``[]``, number of tokens that some cell is of.
+        """
+        numbers = cu_cells.new_empty(SPAN + len(cu_cells) + 1)
         # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
         for place, number in enumerate((plan.start, plan.slots, plan.end)):
-            table[place].fill_(number)
-        table[SPAN:] = cu_cells
+            numbers[place].fill_(number)
+        numbers[SPAN:-1] = cu_cells
+        numbers[-1] = tokens
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, plan.slots, layers, table, HostCopy(cu_cells), copied)
+        return cls(plan.start, plan.end, plan.slots, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
 
     @property
     def cu_cells(self) -> torch.Tensor:

@@ -25,23 +25,38 @@ from laprox_sglang.config import (
     ConfigError,
     Options,
     parse_budget,
+    parse_floor,
     parse_keep_prefix,
 )
 from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
+from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 
 logger = logging.getLogger(__name__)
 
 HELP = {
     "budget": f"KV kept of a prompt, over all layers and heads: {BUDGET_FORMS}",
+    "scorer": f"what cells are ranked by: {', '.join(SCORERS)}; or package.module:name, one of your own",
+    "allocator": "what they compete over: model is one ranking of all cells, layer one of each layer's (as "
+    "Ada-KV), uniform keeps as many in every head (as SnapKV)",
+    "floor": "share of its average budget that every head keeps in any case, from 0 to 1; without it 0 with "
+    "model, 0.2 with layer",
     "window": "last queries of a prompt that score it; these tokens are always kept",
-    "pooling_kernel": "width of the average pooling of scores over positions (odd)",
+    "pooling": "how scores are pooled over positions: average, max, or chunk, which share their mean",
+    "pooling_kernel": "width of that pooling in positions (odd, but for chunk)",
     "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",
     "sink_tokens": "first positions of a prompt that are always kept",
     "keep_prefix": "first tokens of every prompt that stay dense: a number, or system for the leading system "
     "and developer messages and the tools of chat requests",
 }
-PARSERS: dict[str, Callable[[str], Any]] = {"budget": parse_budget, "keep_prefix": parse_keep_prefix}
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "budget": parse_budget,
+    "scorer": str,
+    "allocator": str,
+    "floor": parse_floor,
+    "pooling": str,
+    "keep_prefix": parse_keep_prefix,
+}
 
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
@@ -54,7 +69,8 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
         kind = str if field.name in PARSERS else int
-        help_text = f"{HELP[field.name]} (default {field.default})".replace("%", "%%")
+        default = "" if field.default is None else f" (default {field.default})"
+        help_text = f"{HELP[field.name]}{default}".replace("%", "%%")
         group.add_argument(flag, dest=f"laprox_{field.name}", type=kind, help=help_text)
 
 

@@ -8,9 +8,10 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_kernels import Unsupported
 from laprox_patches.seam import Seam, install
 from laprox_sglang.attention.backend import with_laprox
-from laprox_sglang.config import Config
+from laprox_sglang.config import Config, shown
 from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
+from laprox_sglang.scorers import BadScorer
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
         ) from None
     except Unsupported as error:
         raise SystemExit(f"laprox: no kernel prunes for this model and device: {error}") from None
+    except BadScorer as error:
+        raise SystemExit(f"laprox: {shown(error)}") from None
     return with_laprox(backend, runtime)
 
 

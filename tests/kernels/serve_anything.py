@@ -27,6 +27,7 @@ layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
 sys.modules["laprox_sglang.gram"] = SimpleNamespace(
     attention_layers=lambda model: [(layer, None)],
     gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
+    output_weights=None,
 )
 from laprox_sglang.views.prune import Pruner  # noqa: E402
 
@@ -73,7 +74,8 @@ for _ in range(150):
     for found in new():
         print("prune", plan, *found)
 
-views = [None, View.of(Plan(3, 40, 5, 0, None), LAYERS, torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64))]
+offsets = torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64)
+views = [None, View.of(Plan(3, 40, 5, 0, None), LAYERS, offsets, torch.tensor(5))]
 batch.allocate(70)
 for _ in range(40):
     rows, first = rng.randint(1, 69), rng.randint(0, 1)

@@ -4,19 +4,22 @@ import torch
 from kernel_cases import DEVICE, GPU
 
 from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.prune import tokens_of
 from laprox_sglang.views.view import SPAN, View
 
 
 def test_nothing_waits_for_the_device(seed):
     cu_cells = torch.tensor([0, 3, 3, 8, 20], device=DEVICE)
     positions = torch.arange(20, dtype=torch.int32, device=DEVICE)
+    kept = torch.tensor([7, 9, 82, 90, 300, 383], device=DEVICE)
     if GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
-        view = View.of(Plan(7, 90, 5, 0, None), 2, cu_cells, positions)
+        view = View.of(Plan(7, 90, 5, 0, None), 2, cu_cells, tokens_of(kept, 83), positions)
     finally:
         if GPU:
             torch.cuda.set_sync_debug_mode("default")
     assert view.table.tolist() == [7, 5, 90, 0, 3, 3, 8, 20] and view.table.numel() == SPAN + 5
-    assert view.host_cu_cells.tolist() == cu_cells.tolist()
+    # 90 is position 7 of another head, and 383 is position 51.
+    assert view.host_counts.tolist() == [*cu_cells.tolist(), 4]
     assert view.positions.tolist() == list(range(20))

@@ -1,0 +1,89 @@
+"""From the queries of a prompt's window to scores: by the fused kernel, or by a scorer, layer by layer."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+import laprox_kernels as kernels
+from laprox_sglang.config import Config
+from laprox_sglang.gram import attention_layers, gram_matrices, output_weights
+from laprox_sglang.scorers import try_out
+from laprox_sglang.scorers.prompt import Prompt
+from laprox_sglang.scorers.rank import rank
+from laprox_sglang.views.plan import Plan
+
+
+class Scoring:
+    """Scores of the prompts of one model. Nothing here waits for the device."""
+
+    def __init__(
+        self, config: Config, model: torch.nn.Module, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """
+        Args:
+            keys, values: ``[slots, L, H, D]``, the whole KV pool.
+
+        Raises:
+            UnsupportedModel: the model's attention is not what LaProx scores.
+            BadScorer: what the configuration names does not score a prompt.
+        """
+        self._model = model
+        self._keys, self._values = keys, values
+        self._attention = attention_layers(model)
+        layer = self._attention[0][0]
+        self.q_heads, self._scale = layer.tp_q_head_num, layer.scaling
+        self._gram = gram_matrices(model)
+        self._method = config.method
+        if not self._method.fused:
+            self._try_out(config)
+
+    def load_weights(self) -> None:
+        """Computes the Gram matrices anew, after a weight update."""
+        gram_matrices(self._model, self._gram)
+
+    def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
+        """Writes what decides on the cells behind ``plan.start``: see ``kernels.score``.
+
+        Args:
+            queries: ``[L, W, Hq, D]``, the prompt's last W.
+            row: int64 ``[n]``, slot of every position.
+            out: float32 ``[L, H, P]``.
+        """
+        if self._method.fused:
+            kernels.score(
+                queries, self._keys, self._values, row, plan.start, self._gram, self._scale, plan.sinks,
+                self._method.pooling.width, out=out,
+            )  # fmt: skip
+        else:
+            rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+
+    def _layers(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
+        for layer in range(len(self._gram)):
+            yield Prompt(
+                layer,
+                queries[layer].float(),
+                self._keys[:, layer][row].float(),
+                self._values[:, layer][row].float(),
+                self._gram[layer],
+                self._scale,
+                plan.start,
+                plan.sinks,
+                plan.slots,
+                partial(output_weights, *self._attention[layer]),
+            )
+
+    def _try_out(self, config: Config) -> None:
+        """A scorer of somebody else fails here, and not at the first prompt."""
+        length, device = config.min_tokens, self._keys.device
+        heads, dim = self._keys.shape[2:]
+        # Of its own: what is sampled later must not depend on it.
+        generator = torch.Generator(device).manual_seed(0)
+        queries = torch.randn((config.window, self.q_heads, dim), generator=generator, device=device)
+        keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)
+        protected = config.window + config.sink_tokens
+        weights = partial(output_weights, *self._attention[0])
+        prompt = Prompt(
+            0, queries, keys, values, self._gram[0], self._scale, 0, config.sink_tokens, protected, weights
+        )
+        try_out(config.scorer, self._method.scorer, prompt)
