@@ -1,4 +1,4 @@
-"""Which cells each method keeps of a prompt that a Hugging Face model has computed: the reference of the server."""
+"""Which cells each method keeps of a prompt that a Hugging Face model has computed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,11 +17,13 @@ BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
 # A method at a budget: most are the same at all of them.
 Method = Config | Callable[[float], Config]
 SERVED = "laprox"
-# What the papers say, but for the sinks and the window, which all methods have as the server has them.
+# What the papers say, but for window and sinks, which are the server's for all of them.
 BASELINES: dict[str, Method] = {
-    "laprox (paper)": Config(scorer="laprox", allocator="model", pooling_kernel=7),
-    "snapkv": Config(scorer="snapkv", allocator="uniform"),
-    "ada-kv": Config(scorer="snapkv", allocator="layer"),
+    "laprox (paper)": Config(
+        scorer="laprox", allocator="model", floor=0.0, pooling="average", pooling_kernel=7
+    ),
+    "snapkv": Config(scorer="snapkv", allocator="uniform", pooling="average", pooling_kernel=7),
+    "ada-kv": Config(scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
     "keydiff": Config(scorer="keydiff", allocator="uniform"),
     "streamingllm": Config(scorer="streamingllm", allocator="uniform"),
@@ -53,7 +55,7 @@ def plan_of(config: Config, budget: float, length: int) -> Plan:
 
 
 class Chooser:
-    """Chooses cells of one prompt; scores are kept for the next budget, as far as they do not depend on it."""
+    """Chooses cells of one prompt; scores that do not depend on the budget are computed once."""
 
     def __init__(self, model: Model, prefix: Prefix) -> None:
         self._model, self._prefix = model, prefix
@@ -85,6 +87,7 @@ class Chooser:
 
     def scores(self, config: Config, plan: Plan) -> torch.Tensor:
         """float32 ``[L, H, n]``, +inf where a cell is kept in any case."""
+        # What is done with the scores is no matter here.
         ranked = msgspec.structs.replace(config, allocator="model", floor=None)
         key = ranked.to_json().encode()
         if config.scorer in SEE_BUDGET:
@@ -114,7 +117,11 @@ class Chooser:
 
 
 def cells_of(positions: list[list[list[int]]], dense: int, length: int) -> torch.Tensor:
-    """Kept positions ``[L][H]`` as a server reports them, behind ``dense`` tokens: bool ``[L, H, length]``."""
+    """bool ``[L, H, length]`` from kept positions ``[L][H]`` as a server reports them.
+
+    Args:
+        dense: first tokens, which are kept in every head.
+    """
     cells = torch.zeros(len(positions), len(positions[0]), length, dtype=torch.bool)
     cells[..., :dense] = True
     for layer, heads in enumerate(positions):

@@ -1,4 +1,4 @@
-"""A Hugging Face model whose tokens read a chosen part of a prompt's KV: another part in every layer and head.
+"""A Hugging Face model that reads a chosen part of a prompt's KV, another in every layer and head.
 
 A prompt is computed once, whole. What follows it is then computed for many choices at once. Any model serves
 whose attention goes through transformers' ``AttentionInterface`` with one full KV cache a layer.

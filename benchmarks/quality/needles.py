@@ -1,8 +1,8 @@
 """Facts in real prose, and questions about them that a small model can answer.
 
-Every document holds one fact of each kind, somewhere among its sentences. A question is asked in a chat, and the
-answer is begun in the model's name: up to what must be looked up, the blank before a number included, which is a
-token of its own.
+Every document holds one fact of each kind, somewhere among its sentences. A question is asked in a chat, and
+the answer is begun in the model's name: up to what must be looked up, the blank before a number included,
+which is a token of its own.
 """
 
 import random
@@ -13,26 +13,28 @@ from benchmarks.quality.cases import Case
 from benchmarks.quality.prose import Shelf
 
 NAMES = (
-    "Clara Whitfield", "Martin Okafor", "Helena Brandt", "Samuel Pereira", "Nora Lindqvist", "Victor Almeida",
-    "Grace Donovan", "Peter Novak", "Irene Castellan", "Oscar Hughes", "Lydia Marsh", "Henry Tanaka",
+    "Clara Whitfield", "Martin Okafor", "Helena Brandt", "Samuel Pereira", "Nora Lindqvist",
+    "Victor Almeida", "Grace Donovan", "Peter Novak", "Irene Castellan", "Oscar Hughes", "Lydia Marsh",
+    "Henry Tanaka",
 )  # fmt: skip
 JOBS = (
-    "baker", "carpenter", "dentist", "gardener", "lawyer", "librarian", "nurse", "painter", "pilot", "plumber",
-    "surgeon", "tailor", "teacher", "photographer", "farmer", "journalist",
+    "baker", "carpenter", "dentist", "gardener", "lawyer", "librarian", "nurse", "painter", "pilot",
+    "plumber", "surgeon", "tailor", "teacher", "photographer", "farmer", "journalist",
 )  # fmt: skip
 CITIES = (
-    "Lisbon", "Vienna", "Chicago", "Madrid", "Cairo", "Toronto", "Sydney", "Berlin", "Boston", "Mumbai", "Dublin",
-    "Oslo", "Prague", "Seattle", "Tokyo", "Rome",
+    "Lisbon", "Vienna", "Chicago", "Madrid", "Cairo", "Toronto", "Sydney", "Berlin", "Boston",
+    "Mumbai", "Dublin", "Oslo", "Prague", "Seattle", "Tokyo", "Rome",
 )  # fmt: skip
 # Each is two tokens or more behind a quotation mark: the first token of an answer never sees pruned KV.
 WORDS = (
-    "lantern", "orchid", "granite", "falcon", "velvet", "compass", "thunder", "marble", "pepper", "violin", "saffron",
-    "glacier", "walnut", "copper", "meadow", "cactus", "ribbon", "tiger", "candle", "umbrella", "hurricane",
-    "telescope", "cinnamon", "blackberry", "lighthouse", "windmill", "parchment", "moonlight",
+    "lantern", "orchid", "granite", "falcon", "velvet", "compass", "thunder", "marble", "pepper",
+    "violin", "saffron", "glacier", "walnut", "copper", "meadow", "cactus", "ribbon", "tiger",
+    "candle", "umbrella", "hurricane", "telescope", "cinnamon", "blackberry", "lighthouse", "windmill",
+    "parchment", "moonlight",
 )  # fmt: skip
 PLACES = (
-    "the harbour office", "the north gate", "the old library", "the east wing", "the museum", "the wine cellar",
-    "the railway station", "the castle", "the hotel safe", "the clock tower",
+    "the harbour office", "the north gate", "the old library", "the east wing", "the museum",
+    "the wine cellar", "the railway station", "the castle", "the hotel safe", "the clock tower",
 )  # fmt: skip
 DIGITS = {"4 digits": 4, "5 digits": 5, "7 digits": 7}
 KINDS = ("job and city", "word", *DIGITS)
@@ -46,7 +48,7 @@ class Fact:
         question: of the user.
         begun: how the model's answer begins.
         answer: what it must say next.
-        ended: how its answer ends. No part of what must be said: a quotation mark and a full stop are one token.
+        ended: how its answer ends; need not be said, as a quotation mark and a full stop are one token.
     """
 
     kind: str

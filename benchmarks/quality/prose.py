@@ -28,7 +28,7 @@ def sentences(name: str) -> list[str]:
 class Shelf:
     """Deals out stretches of prose that do not overlap, in a drawn order; once all are dealt, others.
 
-    The book comes first. Its stretches run out at about 150,000 tokens, and begin elsewhere in the next round.
+    There are about 200,000 tokens of SmolLM2; then stretches begin elsewhere.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     """How a prompt was read.
 
     Attributes:
-        turn: when the question came: ``first``, ``later``, ``later, over the pruned KV``, ``question unknown``.
+        turn: when the question came, one of those in ``turns.py``.
         method: who chose the cells; ``all KV`` is nobody.
         budget: share of the KV that is kept.
     """
@@ -48,8 +48,7 @@ class Measured:
     """What one document gave.
 
     Attributes:
-        replay: the server's choices beside the reference's: ``cells``, ``equal``, ``gap`` (see ``replay.py``),
-            ``answers``, ``answers_equal``.
+        replay: the server beside the reference, as counted in ``served.py``.
         shown: a transcript for a person, and which cells were kept.
     """
 
@@ -140,8 +139,8 @@ WHAT = {
     "logprob": "of the right answer, mean over its tokens",
     "kl": "from the model with all KV, mean over the tokens that read kept cells",
     "erased": "share of the prompt's tokens that no head of any layer keeps",
-    "low, high": "95 % interval of the paired difference to all KV in the same turn: of exact in points (Tango), "
-    "where answers can be exact, else of kl (Student)",
+    "low, high": "95 % interval of the paired difference to all KV in the same turn: of exact in points "
+    "(Tango) where answers can be exact, else of kl (Student)",
     "samples": "the same of every document, in order; exact as one digit each",
 }
 

