@@ -42,6 +42,7 @@ SETTINGS: dict[str, Method] = {
     "max 15": pooled(pooling="max", pooling_kernel=15),
     "chunk 8": pooled(pooling="chunk", pooling_kernel=8),
     "chunk 16": pooled(pooling="chunk", pooling_kernel=16),
+    "15, window 8": wide(window=8),
     "15, window 16": wide(window=16),
     "15, window 64": wide(window=64),
     "15, no sinks": wide(sink_tokens=0),
@@ -65,12 +66,12 @@ NEWS = 100
 
 
 def parts(session: Session) -> list[Part]:
-    found = [
-        part(
-            session, "needles", 2048, True, tasks.needles(session, 2048, session.count(5, 200), ABLATION_SEED)
-        ),
-        part(session, "prose", 2048, False, tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)),
-    ]
+    found = []
+    for length, count in ((2048, session.count(5, 200)), (1024, session.count(5, 150))):
+        cases = tasks.needles(session, length, count, ABLATION_SEED + length)
+        found.append(part(session, "needles", length, True, cases))
+    cases = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
+    found.append(part(session, "prose", 2048, False, cases))
     if session.data is not None:
         cases = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
         found.append(part(session, "multi_news", tasks.LONGEST, False, cases))
@@ -83,4 +84,4 @@ def part(session: Session, task: str, length: int, graded: bool, cases: list[Cas
         prefix = session.model.prefill(case.prompt)
         return Measured(simulate(session.model, prefix, [], case.answer, FIRST, SETTINGS, BUDGETS))
 
-    return Part(f"ablation {task}", task, length, graded, len(cases), measure)
+    return Part(f"ablation {task} {length}", task, length, graded, len(cases), measure)
