@@ -84,4 +84,4 @@ def part(session: Session, task: str, length: int, graded: bool, cases: list[Cas
         prefix = session.model.prefill(case.prompt)
         return Measured(simulate(session.model, prefix, [], case.answer, FIRST, SETTINGS, BUDGETS))
 
-    return Part(f"ablation {task} {length}", task, length, graded, len(cases), measure)
+    return Part(f"ablation {task} {length}", session, task, length, graded, len(cases), measure)

@@ -30,7 +30,7 @@ BASELINES: dict[str, Method] = {
     "random": Config(scorer="random", allocator="uniform"),
 }
 # Where all of them would take too long.
-RIVALS = ("snapkv", "ada-kv")
+RIVALS = {name: BASELINES[name] for name in ("snapkv", "ada-kv")}
 # Their scores depend on the budget.
 SEE_BUDGET = ("criticalkv", "momentkv")
 
@@ -81,12 +81,14 @@ class Chooser:
         # Overwritten by the choice.
         scores = self.scores(config, plan).clone()
         kept, _ = keep(scores, plan.slots, config.method.allocation, config.window + plan.sinks)
-        cells = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-        cells[kept] = True
-        return cells.view(shape)
+        chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+        chosen[kept] = True
+        cells = torch.ones(shape, dtype=torch.bool, device=scores.device)
+        cells[..., plan.start :] = chosen.view_as(scores)
+        return cells
 
     def scores(self, config: Config, plan: Plan) -> torch.Tensor:
-        """float32 ``[L, H, n]``, +inf where a cell is kept in any case."""
+        """float32 ``[L, H, P]`` from ``plan.start`` on, +inf where a cell is kept in any case."""
         # What is done with the scores is no matter here.
         ranked = msgspec.structs.replace(config, allocator="model", floor=None)
         key = ranked.to_json().encode()

@@ -13,7 +13,9 @@ from benchmarks.harness.provenance import REVISION, chip, command, today, versio
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import Difference, difference, difference_of_shares
 
-FIRST = "first"
+# When a question comes.
+FIRST, LATER = "first", "later"
+OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
 
 
 class RecordError(ValueError):
@@ -24,7 +26,7 @@ class Reading(NamedTuple):
     """How a prompt was read.
 
     Attributes:
-        turn: when the question came, one of those in ``turns.py``.
+        turn: when the question came.
         method: who chose the cells; ``all KV`` is nobody.
         budget: share of the KV that is kept.
     """
@@ -55,6 +57,16 @@ class Measured:
     outcomes: dict[Reading, Outcome]
     replay: dict[str, float] = field(default_factory=dict)
     shown: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, counted: dict[str, float]) -> None:
+        merge(self.replay, counted)
+
+
+def merge(counts: dict[str, float], more: dict[str, float]) -> None:
+    """Adds counts up; of gaps the largest stays."""
+    for name, value in more.items():
+        before = counts.get(name, 0)
+        counts[name] = max(before, value) if name == "gap" else before + value
 
 
 class Record:
@@ -102,9 +114,7 @@ class Record:
         """
         part["prompts"] += 1
         part |= {"chip": chip(), "versions": versions(), "date": today(), "command": command(), **REVISION}
-        for name, value in measured.replay.items():
-            before = part["replay"].get(name, 0)
-            part["replay"][name] = max(before, value) if name == "gap" else before + value
+        merge(part["replay"], measured.replay)
         if measured.shown:
             part["shown"].append(measured.shown)
         for reading, outcome in measured.outcomes.items():
@@ -125,12 +135,16 @@ class Record:
         empty = {"exact": "", "logprob": [], "kl": [], "erased": []}
         return self._samples.setdefault(key(head), head | {"samples": empty})
 
+    @property
+    def content(self) -> dict[str, Any]:
+        # The samples last: a reader wants the figures first.
+        rows = [{**without(row, "samples"), "samples": row["samples"]} for row in self.rows]
+        return {"what": WHAT, "quick": self._quick, "parts": self.parts, "rows": rows}
+
     def save(self) -> None:
-        rows = [{**row, "samples": row["samples"]} for row in self.rows]
-        content = {"what": WHAT, "quick": self._quick, "parts": self.parts, "rows": rows}
         # A kill in the middle of a write must not lose what other runs measured.
         draft = self.path.with_suffix(".tmp")
-        draft.write_text(dumps(content))
+        draft.write_text(dumps(self.content))
         draft.replace(self.path)
 
 
@@ -143,6 +157,10 @@ WHAT = {
     "(Tango) where answers can be exact, else of kl (Student)",
     "samples": "the same of every document, in order; exact as one digit each",
 }
+
+
+def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
