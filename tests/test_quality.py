@@ -20,6 +20,7 @@ from benchmarks.quality.prose import BOOK, Shelf, sentences
 from benchmarks.quality.record import FIRST, Measured, Reading, Record, RecordError, all_kv, row_of
 from laprox_sglang.needle import MODEL_PATH
 
+OPTIONS = {"window": 32}
 SERVED = Reading(FIRST, "laprox", "model", 0.1)
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_PATH)
 
@@ -74,7 +75,7 @@ def test_a_record_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "quality.json"
     for right in (True, False, True, True):
         record = Record(path, quick=True)
-        record.add(record.part("needles 100", "tiny"), "needles", 100, True, measured(right))
+        record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(right))
     content = json.loads(path.read_text())
     (part,) = content["parts"]
     assert part["prompts"] == 4 and part["replay"]["cells"] == 400 and part["replay"]["gap"] == 1e-6
@@ -87,7 +88,7 @@ def test_a_record_goes_on_where_it_stopped(tmp_path):
 
 def test_a_task_without_exact_answers_has_intervals_of_kl(tmp_path):
     record = Record(tmp_path / "quality.json", quick=False)
-    part = record.part("prose 100", "tiny")
+    part = record.part("prose 100", "tiny", OPTIONS)
     for kl in (0.1, 0.2, 0.4):
         record.add(
             part, "prose", 100, False, Measured({all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)})
@@ -104,6 +105,16 @@ def test_records_of_other_sizes_are_not_mixed(tmp_path):
     path.write_text("{}")
     with pytest.raises(RecordError, match="does not hold results"):
         Record(path, quick=True)
+
+
+def test_documents_under_other_options_are_not_mixed(tmp_path):
+    path = tmp_path / "quality.json"
+    record = Record(path, quick=True)
+    record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
+    again = Record(path, quick=True)
+    assert again.part("needles 100", "tiny", OPTIONS)["prompts"] == 1
+    with pytest.raises(RecordError, match="'needles 100' that were served with window 32"):
+        again.part("needles 100", "tiny", {"window": 16})
 
 
 def test_prose_is_dealt_out_without_overlap():
@@ -204,7 +215,7 @@ def test_an_unknown_part_is_named(tmp_path):
 def filled(path: Path) -> Record:
     record = Record(path, quick=True)
     for turn in tables.TURNS:
-        part = record.part(f"{turn} 2048", "tiny")
+        part = record.part(f"{turn} 2048", "tiny", OPTIONS)
         for right in (True, False, True):
             found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
             record.add(part, "needles", 2048, True, Measured(found))

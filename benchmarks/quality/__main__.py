@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from msgspec.structs import asdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -68,7 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run(part: Part, record: Record, deadline: float) -> None:
     """Measures the documents of a part that the record does not hold yet."""
-    known = record.part(part.name, part.session.name)
+    known = record.part(part.name, part.session.name, asdict(part.session.served))
     bar = part.session.progress.add_task(part.name, total=part.prompts, completed=known["prompts"])
     for index in range(known["prompts"], part.prompts):
         if time.monotonic() > deadline:
@@ -99,7 +100,10 @@ def show(record: Record, given: argparse.Namespace) -> None:
     for part in record.parts:
         for document in part["shown"]:
             transcripts.show(document, console)
-    for table in tables.tables(record.rows):
+    shown = tables.tables(record.rows)
+    if given.parts == [ABLATION]:
+        shown += tables.against(record.rows, ablation.BASE)
+    for table in shown:
         console.print(table)
     for part in record.parts:
         if part["replay"]:

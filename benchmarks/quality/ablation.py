@@ -16,6 +16,7 @@ from benchmarks.quality.simulate import simulate
 from laprox_sglang.config import Config
 
 PAPER = BASELINES["laprox (paper)"]
+BASE = "average 7 (paper)"
 assert isinstance(PAPER, Config)
 pooled = partial(msgspec.structs.replace, PAPER)
 WIDE = pooled(pooling_kernel=15)
@@ -34,7 +35,7 @@ def growing(factor: float) -> Method:
 
 # One thing changes at a time: first the pooling, then from an average over 15 everything else.
 SETTINGS: dict[str, Method] = {
-    "average 7 (paper)": PAPER,
+    BASE: PAPER,
     "average 11": pooled(pooling_kernel=11),
     "average 15": WIDE,
     "average 21": pooled(pooling_kernel=21),

@@ -97,12 +97,26 @@ class Record:
     def rows(self) -> list[dict[str, Any]]:
         return list(self._samples.values())
 
-    def part(self, name: str, model: str) -> dict[str, Any]:
-        """What is known of a part; ``prompts`` is how many documents it has so far."""
+    def part(self, name: str, model: str, served: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a part; ``prompts`` is how many documents it has so far.
+
+        Args:
+            served: options of the server.
+
+        Raises:
+            RecordError: its documents were measured with other options.
+        """
         for part in self.parts:
             if (part["name"], part["model"]) == (name, model):
+                then = part["served"]
+                if then != served:
+                    changed = [f"{key} {then[key]}" for key in then if served.get(key) != then[key]]
+                    raise RecordError(
+                        f"{self.path} holds documents of {name!r} that were served with "
+                        f"{', '.join(changed)}: give another file, or delete this one"
+                    )
                 return part
-        part = {"name": name, "model": model, "prompts": 0, "replay": {}, "shown": []}
+        part = {"name": name, "model": model, "served": served, "prompts": 0, "replay": {}, "shown": []}
         self.parts.append(part)
         return part
 

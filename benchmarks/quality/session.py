@@ -29,8 +29,11 @@ from laprox_sglang.config import Config
 
 ON_GPU = torch.cuda.is_available()
 # Beside the weights in transformers.
-SHARED_FLAGS = ["--attention-backend", "flashinfer", "--mem-fraction-static", "0.5"]
-POOL = 32_768
+SHARED_FLAGS = [
+    *("--attention-backend", "flashinfer"),
+    *("--mem-fraction-static", "0.5", "--cuda-graph-max-bs-decode", "8"),
+]
+POOL = 16_384
 # Prompts and answers of the suite, and those of the ablation: what chose the defaults does not judge them.
 SEED, ABLATION_SEED = 1, 2
 # A request may not ask for more than its server's budget.

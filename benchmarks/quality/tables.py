@@ -107,14 +107,39 @@ def line(rows: Rows, method: str, budget: float) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def compared(rows: Rows, ours: dict[str, Any], name: str, figure: str) -> str:
-    """Paired difference of a row to another method's of the same task, turn and budget."""
-    same = {key: ours[key] for key in ("task", "length", "turn", "budget", "model")}
-    theirs = row_of(rows, method=name, **same)
-    if theirs is None:
+def against(rows: Rows, base: str) -> list[Table]:
+    """For every task and length the paired differences of all methods to the method ``base``."""
+    found = []
+    for task, length in dict.fromkeys((row["task"], row["length"]) for row in rows):
+        ours = [row for row in rows if (row["task"], row["length"]) == (task, length) and row["budget"] < 1]
+        names = ("exact", "logprob") if ours[0]["exact"] is not None else ("kl",)
+        result = Table(
+            title=f"{task}, {length:,} tokens, {ours[0]['prompts']} documents: paired differences to {base}\n"
+            f"of {' and '.join(names)}, 95 %",
+            title_justify="left",
+        )
+        budgets = sorted({row["budget"] for row in ours})
+        result.add_column("setting")
+        for budget in budgets:
+            result.add_column(f"{budget:.3g}", justify="right")
+        for method in dict.fromkeys(row["method"] for row in ours):
+            pairs = [
+                (row_of(ours, method=method, budget=budget), row_of(ours, method=base, budget=budget))
+                for budget in budgets
+            ]
+            cells = ["\n".join(difference(*pair, name) for name in names) for pair in pairs]
+            result.add_row(method, *cells)
+        found.append(result)
+    return found
+
+
+def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, figure: str) -> str:
+    """A paired difference as it is written."""
+    if ours is None or theirs is None:
         return ""
     found = paired(ours["samples"], theirs["samples"], figure)
-    return f"{found.mean:+.3g} ({found.low:+.3g} … {found.high:+.3g})"
+    digits = 0 if figure == "exact" else 2
+    return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} … {found.high:+.{digits}f})"
 
 
 def replay(part: dict[str, Any]) -> str:
