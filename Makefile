@@ -8,10 +8,14 @@ INSTALLED := $(VENV)/.installed
 CROSSCHECK := $(VENV)/.kvpress
 endif
 
-.PHONY: demo test test-long lint
+.PHONY: demo quality test test-long lint
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
+
+# What pruning costs in answers; fetches a model of 98 MB at first use.
+quality: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.quality --quick
 
 # Triton's interpreter is switched on for a whole process, so the kernels' tests have one of their own.
 test: $(INSTALLED) $(CROSSCHECK)

@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
+from benchmarks.quality.methods import Chooser, cells_of
+from benchmarks.quality.model import Model, Prefix
+from benchmarks.quality.served import compare
+from laprox_sglang.config import Config
 from laprox_sglang.needle import Task
-from oracle import Oracle
 from server import Server
 
 OPTED_OUT = {"enabled": False}
 IDENTITY_TOKENS = 16
 LOGPROB_TOLERANCE = 3e-4
+SCORE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,12 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
     return cases
 
 
-def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int) -> str:
-    """Compares each case with the oracle; returns a line with the largest difference."""
+def check_oracle(server: Server, oracle: Model, cases: list[Case], minimum: int) -> str:
+    """Compares each case with Hugging Face's Llama over the same cells, and these with the reference's.
+
+    Returns:
+        A line with the largest difference.
+    """
     replies = []
     for case in cases:
         if case.cached:
@@ -106,17 +114,35 @@ def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int
         assert said["slots_before"] == len(case.prompt) - case.keep_prefix
         server.flush()
 
-    # Torch runs only now: beside a busy server it would starve it.
-    worst = max(difference(oracle, case.prompt, reply) for case, reply in zip(cases, replies, strict=True))
     assert len(cases) >= minimum
-    return f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}"
+    # Torch runs only now: beside a busy server it would starve it.
+    worst, kept = 0.0, {"cells": 0, "equal": 0}
+    for case, reply in zip(cases, replies, strict=True):
+        prefix = oracle.prefill(case.prompt)
+        worst = max(worst, difference(oracle, prefix, reply))
+        config = Config(keep_prefix=case.keep_prefix)
+        found = compare(cells_in(reply, prefix), Chooser(oracle, prefix), config, case.budget)
+        # Cells may change places whose scores differ in rounding alone.
+        assert found["gap"] < SCORE_TOLERANCE, found
+        kept = {name: kept[name] + int(found[name]) for name in kept}
+    assert kept["equal"] > 0.999 * kept["cells"]
+    return (
+        f"{len(cases)} pruned prompts against the oracle: log-probs differ by at most {worst:.1e}, "
+        f"{kept['equal'] / kept['cells']:.3%} of {kept['cells']:,} kept cells are the reference's"
+    )
 
 
-def difference(oracle: Oracle, prompt: list[int], reply: dict[str, Any]) -> float:
+def difference(oracle: Model, prefix: Prefix, reply: dict[str, Any]) -> float:
     """Largest difference of the log-probs; the prompt's own KV is exact, whatever turn it is."""
-    said, output = facts(reply), reply["output_ids"]
-    logprobs = oracle.logprobs(prompt, output, said["dense_tokens"], said["kept_positions"])
+    output = reply["output_ids"]
+    (logprobs,) = oracle.follow(prefix, output[:-1], cells_in(reply, prefix)[None])
     assert logprobs.argmax(-1).tolist() == output
     chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
     assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)
     return max(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True))
+
+
+def cells_in(reply: dict[str, Any], prefix: Prefix) -> torch.Tensor:
+    """The cells that a reply says were kept: bool ``[L, H, n]``."""
+    said = facts(reply)
+    return cells_of(said["kept_positions"], said["dense_tokens"], len(prefix.ids))

@@ -13,8 +13,8 @@ import sglang as sgl
 from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.client import WINDOW, facts, generation
+from benchmarks.quality.model import Model
 from laprox_sglang.needle import MODEL_PATH, Task
-from oracle import Oracle
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import PYTHON_CORE, Server
 
@@ -59,7 +59,9 @@ def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> No
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
-    figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8))
+    figures.append(
+        check_oracle(server, Model(MODEL_PATH), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8)
+    )
 
 
 def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:

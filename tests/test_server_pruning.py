@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
-from laprox_sglang.needle import Task, to_ids
-from oracle import Oracle
+from benchmarks.quality.model import Model
+from laprox_sglang.needle import MODEL_PATH, Task, to_ids
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import Server
 
@@ -36,7 +36,9 @@ def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> No
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
-    figures.append(check_oracle(server, Oracle(), oracle_cases(random.Random(seed), CHUNK), minimum=20))
+    figures.append(
+        check_oracle(server, Model(MODEL_PATH), oracle_cases(random.Random(seed), CHUNK), minimum=20)
+    )
 
 
 # At 1,024 tokens and 5 % some answers are lost, 3 to 4 in 100: 64 prompts would be too few to tell. The

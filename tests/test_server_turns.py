@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import WINDOW, facts
-from laprox_sglang.needle import CLASSES, DIGITS, SENTENCE, Task, Turn
-from oracle import Oracle
+from benchmarks.quality.model import Model
+from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from prompts import OPTED_OUT, difference
 from server import PYTHON_CORE, Server
 
@@ -195,6 +195,8 @@ class TestInChunks:
                 before = len(asked[-1][turn - 1][0]) if turn else 0
                 assert said["cached_tokens"] == min(before, len(prompt) - WINDOW)
         # Torch runs only now: beside a busy server it would starve it.
-        oracle = Oracle()
-        worst = max(difference(oracle, prompt, reply) for talk in asked for prompt, reply in talk)
+        oracle = Model(MODEL_PATH)
+        worst = max(
+            difference(oracle, oracle.prefill(prompt), reply) for talk in asked for prompt, reply in talk
+        )
         figures.append(f"{len(asked)} conversations of 3 turns: log-probs differ by at most {worst:.1e}")

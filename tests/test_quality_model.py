@@ -1,0 +1,135 @@
+"""The model that reads chosen cells, beside Hugging Face's own masks, and the arithmetic around it."""
+
+import random
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from benchmarks.quality.cases import outcomes
+from benchmarks.quality.methods import BASELINES, Chooser, allocator
+from benchmarks.quality.model import LONGEST_WINDOW, Model, everything
+from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
+from benchmarks.quality.simulate import simulate
+from laprox_sglang.needle import MODEL_PATH, Task
+
+LENGTH = 400
+BUDGET = 0.2
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(MODEL_PATH)
+
+
+@pytest.fixture(scope="module")
+def stock() -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(
+        MODEL_PATH, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture
+def sample(seed: int):
+    return Task(seed).batch(1, LENGTH)[0]
+
+
+def stock_logprobs(stock: LlamaForCausalLM, ids: list[int], last: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Log-probs of the last tokens, which do not see the positions ``hidden``, in any layer and head."""
+    seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    seen[-last:, : len(hidden)] &= ~hidden
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    with torch.inference_mode():
+        return stock(torch.tensor([ids]), attention_mask=mask[None, None]).logits[0, -last:].log_softmax(-1)
+
+
+def test_all_cells_are_the_model_itself(model, stock, sample):
+    ids, answer = sample.prompt_ids(), sample.answer_ids()
+    prefix = model.prefill(ids)
+    (found,) = model.follow(prefix, answer, everything(model, prefix))
+    nothing = torch.zeros(len(ids), dtype=torch.bool)
+    expected = stock_logprobs(stock, ids + answer, len(answer) + 1, nothing)
+    assert torch.allclose(found, expected, atol=2e-4)
+
+
+def test_hidden_positions_are_hidden(model, stock, sample, seed):
+    ids, answer = sample.prompt_ids(), sample.answer_ids()
+    hidden = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed)) < 0.5
+    prefix = model.prefill(ids)
+    kept = everything(model, prefix) & ~hidden
+    # Beside others: choices must not see each other.
+    _, found, _ = model.follow(prefix, answer, torch.cat([~kept | kept, kept, ~kept | kept]))
+    expected = stock_logprobs(stock, ids + answer, len(answer), hidden)
+    assert torch.allclose(found[1:], expected, atol=2e-4)
+    assert torch.equal(found[0], prefix.logprobs)
+
+
+def test_layers_and_heads_differ(model, sample, seed):
+    prefix = model.prefill(sample.prompt_ids())
+    choices = everything(model, prefix).repeat(3, 1, 1, 1)
+    draw = random.Random(seed)
+    choices[1, draw.randrange(model.layers), draw.randrange(model.heads), :-1] = False
+    choices[2, draw.randrange(model.layers), draw.randrange(model.heads), :-1] = False
+    whole, *others = (steps[1:] for steps in model.follow(prefix, sample.answer_ids(), choices))
+    assert not any(torch.allclose(whole, other, atol=1e-4) for other in others)
+
+
+def test_a_prompt_in_two_pieces_is_the_same(model, sample):
+    ids = sample.prompt_ids()
+    at_once, piecewise = model.prefill(ids), model.prefill(ids[-20:], model.prefill(ids[:-20]))
+    assert piecewise.ids == ids
+    assert torch.allclose(piecewise.logprobs, at_once.logprobs, atol=2e-4)
+    for name in ("keys", "values", "queries"):
+        for a, b in zip(getattr(piecewise, name), getattr(at_once, name), strict=True):
+            assert torch.allclose(a, b, atol=2e-4)
+    assert at_once.queries[0].shape[1] == LONGEST_WINDOW
+
+
+def test_all_kv_loses_nothing_and_the_rest_is_counted(model, sample):
+    ids, answer = sample.prompt_ids(), sample.answer_ids()
+    prefix = model.prefill(ids)
+    nothing = torch.zeros_like(everything(model, prefix)[0])
+    whole, blind = outcomes(model, prefix, [], answer, [nothing])
+    assert whole.kl == 0 and whole.erased == 0 and blind.erased == 1
+    assert blind.kl > 0.1 and blind.logprob < whole.logprob
+    (steps,) = model.follow(prefix, answer[:-1], everything(model, prefix))
+    expected = [steps[i, token].item() for i, token in enumerate(answer)]
+    assert whole.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_method_keeps_what_the_budget_grants(model, sample, name):
+    prefix = model.prefill(sample.prompt_ids())
+    config = BASELINES[name]
+    cells = Chooser(model, prefix).cells(config, BUDGET)
+    assert cells.sum() == -(-len(prefix.ids) * BUDGET // 1) * model.layers * model.heads
+    assert cells[..., -config.window :].all() and cells[..., : config.sink_tokens].all()
+    if allocator(config) == "uniform":
+        assert cells.sum(dim=-1).unique().numel() == 1
+
+
+def test_scores_are_reused_only_where_they_are_the_same(model, sample):
+    prefix = model.prefill(sample.prompt_ids())
+    for config in BASELINES.values():
+        chooser = Chooser(model, prefix)
+        chooser.cells(config, 0.4)
+        assert torch.equal(chooser.cells(config, BUDGET), Chooser(model, prefix).cells(config, BUDGET))
+
+
+def test_simulation_names_its_readings(model, sample):
+    prefix = model.prefill(sample.prompt_ids())
+    found = simulate(model, prefix, [], sample.answer_ids(), "first", BASELINES, (BUDGET, 1.0))
+    # At a budget of 1 nothing is pruned.
+    assert all(outcome.kl < 1e-6 for reading, outcome in found.items() if reading.budget == 1)
+    assert {reading.method for reading in found} == {"all KV", *BASELINES}
+
+
+def test_rounding_loses_little_and_four_bits_more(model, sample):
+    prefix = model.prefill(sample.prompt_ids())
+    for round_off, most in ((fp8, 0.07), (four_bits, 0.6)):
+        rounded = round_off(prefix)
+        for exact, other in zip(prefix.keys + prefix.values, rounded.keys + rounded.values, strict=True):
+            assert other.shape == exact.shape and not torch.equal(other, exact)
+            assert (other - exact).abs().max() <= most * exact.abs().max()
+    levels = four_bits(prefix).values[0][0, 0].unique().numel()
+    assert levels <= 16 and FOUR_BITS == 0.28125
