@@ -29,6 +29,8 @@ def skew(server: Client, model: Path, layers: int) -> None:
     Raises:
         ClientError: it did not take them.
     """
+    if not (model / "config.json").exists():
+        raise ClientError(f"the shapes of {model} are not known: its server must be given a folder")
     with tempfile.TemporaryDirectory(prefix="laprox-skew-") as folder:
         save_file(value_weights(model, layers), Path(folder) / "model.safetensors")
         check(server.post("/update_weights_from_disk", model_path=folder, load_format="safetensors"))
