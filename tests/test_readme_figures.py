@@ -1,10 +1,13 @@
 """The figures in the READMEs are those of the committed results."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import cells
+from benchmarks.serving.record import Record
+from benchmarks.serving.workloads import workloads
+from benchmarks.tables import cells, long, results, short
 from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,31 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
     assert said == "tables: README.md is not what the results say: python -m benchmarks.tables\n"
     page.write_text("no place for figures")
     assert main(["--check"], tmp_path) == 2 and "it has places for none" in capsys.readouterr().err
+
+
+def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
+    for name in ("checks-h200.json", "kernels-prune-h200.json"):
+        shutil.copy(results.RESULTS / name, tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    table = workloads(False)
+    f = {"requests": 160, "ttft_p50_by_turn": [1.0] * 8, "slots_mean": 10}
+    speeds = {"stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)}
+    record = Record(tmp_path / "serving-h200.json", False, table)
+    record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
+    with pytest.raises(results.TablesError, match="no row f"):
+        short.blocks()
+    for server, (backend, speed) in speeds.items():
+        record.put(table["f"], server, f | {"output_tok_s": speed}, backend)
+        record.put(table["profile"], server, {"syncs": 1}, backend)
+    shutil.copy(tmp_path / "serving-h200.json", tmp_path / "serving-h100.json")
+    blocks = short.blocks()
+    assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
+    assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 | 200 | **0.75** |" in blocks["serving"]
+    assert "With fp8 KV stock runs on flashinfer" in blocks["serving"] and "(e)" not in blocks["serving"]
+    assert "| 1 | 1 | +0 |" in blocks["serving"]
+    everything = long.blocks()["all"]
+    assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4
+    assert everything.count("| 1 | 1 | +0 | 1 |  | ≤ 0 more |") == 2
 
 
 def test_what_lies_between_the_marks_is_replaced():

@@ -157,7 +157,7 @@ class Runner:
     def _skew(self, service: Service, prompt: list[int]) -> dict[str, Any]:
         """Makes the heads uneven; how many cells each keeps of a prompt, before and then."""
         even = kept_by_head(service, prompt)
-        skew(service, self._machine.model, layers=len(even))
+        skew(service, service.model, layers=len(even))
         uneven = kept_by_head(service, prompt)
         service.flush()
         return {"kept_by_head": spread(uneven), "kept_by_head_even": spread(even)}

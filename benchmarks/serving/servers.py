@@ -9,6 +9,7 @@ from benchmarks.harness.client import Client, backend_of
 from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
 from benchmarks.serving.card import MEMORY_FRACTION, Card
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
+from benchmarks.serving.workloads import FIXED_SLOTS
 from laprox_sglang.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
@@ -39,7 +40,7 @@ class Machine:
     """Where the benchmark runs, and in which size.
 
     Attributes:
-        card: the GPU; without one only ``quick`` runs.
+        card: the GPU; without one only ``quick`` and servers that run already are driven.
         backend: attention backend that stock and LaProx are told to take; None leaves each its own choice.
     """
 
@@ -47,15 +48,13 @@ class Machine:
     quick: bool
     backend: str | None = None
 
-    @property
-    def model(self) -> Path:
-        return MODEL_PATH if self.card is None else LLAMA_8B
-
     def slots(self, pool: str) -> int | None:
         """Size of a pool; None where it is whatever the GPU has room for."""
-        if self.quick or self.card is None:
+        if self.quick:
             return QUICK_POOLS[pool]
-        return self.card.fixed_slots if pool == "fixed" else None
+        if pool == "full":
+            return None
+        return FIXED_SLOTS if self.card is None else self.card.fixed_slots
 
     def together(self, pool: str, servers: int) -> bool:
         """Whether the servers fit beside each other, so that runs can alternate between them."""
@@ -67,7 +66,7 @@ class Machine:
         return "a CPU has no fp8 KV" if server == FP8 and self.card is None else None
 
     def flags(self, server: str, pool: str) -> list[str]:
-        flags = ["--model-path", str(self.model), *COMMON_FLAGS]
+        flags = ["--model-path", str(MODEL_PATH if self.card is None else LLAMA_8B), *COMMON_FLAGS]
         if self.card is not None:
             flags += [*GPU_FLAGS, *LLAMA_FLAGS, "--cuda-graph-max-bs-decode", str(GRAPH_SIZES[pool])]
             if self.quick:
@@ -95,6 +94,7 @@ class Service(Client):
 
     Attributes:
         backend: the attention backend that it resolved to; prefill / decode where they differ.
+        model: where its model is.
         slots: size of its KV pool.
         settings: what it reports about itself.
     """
@@ -104,6 +104,7 @@ class Service(Client):
         self.name = name
         info = self.info()
         self.backend = backend_of(info)
+        self.model = Path(info["model_path"])
         self.slots: int = int(info["max_total_num_tokens"])
         self.settings: dict[str, Any] = {key: info.get(key) for key in SETTINGS}
         if (laprox := info["internal_states"][0].get("laprox")) is not None:

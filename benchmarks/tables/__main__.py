@@ -14,14 +14,10 @@ from pathlib import Path
 from benchmarks.harness.provenance import ROOT
 from benchmarks.serving import plots
 from benchmarks.tables import long, short
-from benchmarks.tables.results import RESULTS, serving
+from benchmarks.tables.results import RESULTS, TablesError, serving
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 PAGES = {Path("README.md"): short.blocks, Path("benchmarks/README.md"): long.blocks}
-
-
-class TablesError(ValueError):
-    """A page whose marks are not those that are written; the message is one line."""
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:

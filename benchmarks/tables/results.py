@@ -1,7 +1,8 @@
 """The committed results, and what they say about where they come from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.checks.record import read as read_checks
@@ -12,15 +13,24 @@ RESULTS = ROOT / "benchmarks" / "results"
 Side = dict[str, Any]
 
 
+class TablesError(ValueError):
+    """Results and pages that do not go together; the message is one line."""
+
+
 def serving() -> dict[str, dict[str, Any]]:
     """Contents of the serving results by chip: ``h200``, and what else was measured."""
-    paths = sorted(RESULTS.glob("serving-*.json"), reverse=True)
-    return {path.stem.removeprefix("serving-"): read(path) for path in paths}
+    return contents("serving", read)
 
 
 def checks() -> dict[str, dict[str, Any]]:
     """Contents of the checks' results by chip."""
-    return {path.stem.removeprefix("checks-"): read_checks(path) for path in RESULTS.glob("checks-*.json")}
+    return contents("checks", read_checks)
+
+
+def contents(benchmark: str, reader: Callable[[Path], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    paths = sorted(RESULTS.glob(f"{benchmark}-*.json"), reverse=True)
+    found = {path.stem.removeprefix(f"{benchmark}-"): reader(path) for path in paths}
+    return {chip: content for chip, content in found.items() if not content["quick"]}
 
 
 def kernels(chip: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.results import checks, commit, kernels, origin, serving, sides
+from benchmarks.tables.results import TablesError, checks, commit, kernels, origin, serving, sides
 
 CHIP = "h200"
 SHOWN = (
@@ -38,7 +38,10 @@ def backends(row: dict[str, Any]) -> str:
 
 
 def headline() -> str:
-    row = rows()["f"]
+    if (row := rows().get("f")) is None:
+        raise TablesError(
+            f"the results of {CHIP} have no row f of stock and LaProx, which the headline is of"
+        )
     stock, laprox = row[STOCK], row[LAPROX]
     turns = len(laprox["ttft_p50_by_turn"])
     return (
