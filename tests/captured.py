@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.scorers.prompt import Prompt
 
 
+@cache
 def load_model() -> LlamaForCausalLM:
     """The 7M model in float32."""
     return LlamaForCausalLM.from_pretrained(
