@@ -113,7 +113,10 @@ def weights_of(config: dict[str, Any], files: int) -> tuple[int, str]:
     count = parameters(config)
     quantization = config.get("quantization_config")
     bits = 8 * WEIGHT_BYTES if quantization is None else quantized_bits(quantization)
-    return count * bits // 8, f"an estimate from its shapes: {count / 1e9:.2f} billion parameters, {bits} bits"
+    return (
+        count * bits // 8,
+        f"estimated from its shapes, {count / 1e9:.2f} billion parameters of {bits} bits",
+    )
 
 
 def quantized_bits(quantization: dict[str, Any]) -> int:
@@ -121,7 +124,7 @@ def quantized_bits(quantization: dict[str, Any]) -> int:
         return int(quantization["bits"])
     if quantization.get("quant_method") == "fp8":
         return 8
-    raise CommandError("its weights are quantized: give the folder that has them, so that they can be counted")
+    raise CommandError("its weights are quantized: give the folder that has them to count")
 
 
 def parameters(config: dict[str, Any]) -> int:

@@ -18,7 +18,7 @@ LAPROX_ITEMSIZE = 2
 PROMPT, OUTPUT = 8192, 512
 ADVICE = {
     "--max-running-requests": "with more, the pool runs short and SGLang takes requests back",
-    "--cuda-graph-max-bs-decode": "larger decode batches run without a graph; LaProx captures each size twice",
+    "--cuda-graph-max-bs-decode": "larger batches decode without a graph; LaProx captures each size twice",
     "--mem-fraction-static": "SGLang's default less the second kind of graphs, or as given",
 }
 
@@ -85,7 +85,7 @@ def check_load(load: Load, model: Model) -> None:
             f"{model.context_len}: lower them, or raise --context"
         )
     if not 0 <= load.shared < load.prompt:
-        raise CommandError(f"--shared {load.shared} must be 0 or more and less than the prompt, {load.prompt}")
+        raise CommandError(f"--shared {load.shared} must be from 0 to below --prompt {load.prompt}")
 
 
 def draw(found: Outlook, model: Model, load: Load, config: Config, memory: float) -> None:
