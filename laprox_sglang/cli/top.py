@@ -49,7 +49,8 @@ class Watch:
         except CommandError as error:
             self.state = None, None, str(error)
         except (KeyError, TypeError, IndexError) as error:
-            self.state = None, None, f"its LaProx is another version: no {error} in /server_info"
+            fault = f"{type(error).__name__} {error} in /server_info"
+            self.state = None, None, f"another version of LaProx is there: {fault}"
 
     def keep_looking(self, seconds: float) -> None:
         while True:
