@@ -9,6 +9,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Any
 
 INSTRUCTIONS = ("system", "developer")
 # Question of the other prompt: no sensible question begins like it.
@@ -31,7 +32,7 @@ def leading(roles: Sequence[str]) -> int:
     return next((i for i, role in enumerate(roles) if role not in INSTRUCTIONS), len(roles))
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
+def common(first: Sequence[Any], second: Sequence[Any]) -> int:
     """Length of what both begin with."""
     shorter = min(len(first), len(second))
     return next((i for i in range(shorter) if first[i] != second[i]), shorter)

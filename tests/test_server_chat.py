@@ -12,17 +12,6 @@ from benchmarks.harness.client import WINDOW, facts
 from laprox_sglang.needle import DIGITS, Task, Turn
 from server import Server
 
-# Words of the model are separated by blanks.
-TEMPLATE = (
-    "{{ '<s> ' }}"
-    "{% if tools %}{{ 'and the ' }}{% for t in tools %}{{ t.function.name + ' ; ' }}{% endfor %}{% endif %}"
-    "{% for m in messages %}"
-    "{% if m.role == 'system' or m.role == 'developer' %}{{ m.content + ' . ' }}"
-    "{% elif m.role == 'user' %}{{ m.content + ' ' }}"
-    "{% elif m.role == 'tool' %}{{ '; ' + m.content + ' ' }}"
-    "{% else %}{{ m.content + ' . ' if m.content else '' }}{% endif %}"
-    "{% endfor %}"
-)
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     for name in ("ticket", "badge")
@@ -34,11 +23,9 @@ Message = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    template = tmp_path_factory.mktemp("chat") / "words.jinja"
-    template.write_text(TEMPLATE)
-    flags = ("--chat-template", str(template), "--enable-cache-report")
-    with Server("--enable-laprox", "--laprox-budget", str(BUDGET), *flags) as server:
+def server() -> Iterator[Server]:
+    # With the chat template that comes with the model.
+    with Server("--enable-laprox", "--laprox-budget", str(BUDGET), "--enable-cache-report") as server:
         yield server
 
 

@@ -1,17 +1,20 @@
 """Attention backend: every resolved one passes here, after the pools exist and before graph capture."""
 
 import logging
+from importlib.metadata import version
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
 from laprox_patches.seam import Seam, install
+from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.config import Config, shown
 from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.scorers import BadScorer
+from laprox_sglang.views.capacity import expectation
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,6 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     # In the scheduler's process this is the place to see that all hooks hold: nothing is served yet.
     install()
     config: Config = runner.server_args._laprox
-    logger.info("LaProx prunes prompts in front of %s: %s", type(backend).__name__, config)
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
     longest = min(runner.model_config.context_len, pool.size)
     try:
@@ -34,7 +36,17 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
         raise SystemExit(f"laprox: no kernel prunes for this model and device: {error}") from None
     except BadScorer as error:
         raise SystemExit(f"laprox: {shown(error)}") from None
+    logger.info(start_line(config, runner, backend))
     return with_laprox(backend, runtime)
+
+
+def start_line(config: Config, runner: Any, backend: Any) -> str:
+    slots, reserved = runner.token_to_kv_pool.size, runner.server_args._laprox_reserved
+    return (
+        f"LaProx {version('laprox-sglang')} is on: SGLang {SERVED}, {type(backend).__name__}, {config}, "
+        f"{reserved / 1e6:,.0f} MB reserved beside a pool of {slots:,} slots. "
+        + expectation(config, slots, runner.model_config.context_len)
+    )
 
 
 SEAMS = (

@@ -21,7 +21,7 @@ def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
 def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
     config, args = self.server_args._laprox, resolved_view(self.server_args)
     parts = needs(config, self.model_config, args, self.kv_cache_dtype.itemsize, available)
-    total = sum(parts.values())
+    total = self.server_args._laprox_reserved = sum(parts.values())
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())
     logger.info("LaProx reserves %.0f MB beside the KV pool (%s)", total / 1e6, listed)
     if total >= available:

@@ -79,6 +79,8 @@ def add_totals(result: Any, self: Any, recv_req: Any) -> None:
         "config": msgspec.to_builtins(laprox.config),
         "available_slots": self.token_to_kv_pool_allocator.available_size(),
         "evictable_slots": self.tree_cache.evictable_size(),
+        "protected_slots": self.tree_cache.protected_size(),
+        "view_slots": sum(view.slots for req in self.running_batch.reqs if (view := view_of(req))),
         "running": len(self.running_batch.reqs),
         # Logical: what the running requests would hold if nothing had been pruned.
         "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs),

@@ -1,0 +1,113 @@
+"""``laprox explain``: sends a prompt to a server, and draws what LaProx kept of it."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from laprox_sglang.cli import CommandError
+from laprox_sglang.config import parse_budget
+
+FORMATS = (".png", ".html")
+ANSWER_TOKENS = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("url", help="of the server, as http://127.0.0.1:30000")
+    add("--prompt", required=True, metavar="FILE|-|TEXT", help="a file, - for standard input, or the text")
+    add("--question", help="asked behind the prompt: it decides what is kept")
+    add("--budget", help="--laprox-budget of this request (default: the server's)")
+    add("--out", type=Path, metavar="FILE.png|FILE.html", help="the picture (default: in the terminal)")
+    add(
+        "--tokens",
+        type=int,
+        default=ANSWER_TOKENS,
+        help=f"of the answer, from 2 (default {ANSWER_TOKENS})",
+    )
+    add("--raw", action="store_true", help="send the text as it is, without the server's chat template")
+    add("--api-key", help="of the server")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from laprox_sglang.cli.kept import kept_of
+    from laprox_sglang.cli.pieces import pieces_of
+    from laprox_sglang.cli.server import Server
+
+    out: Path | None = arguments.out
+    if out is not None and (out.suffix not in FORMATS or not out.parent.is_dir()):
+        raise CommandError(f"--out {out}: give a .png or .html in a folder that exists")
+    text = prompt_text(arguments.prompt, arguments.question)
+    options: dict[str, Any] = {"return_kept": True}
+    if arguments.budget is not None:
+        options["budget"] = parse_budget(arguments.budget)
+    server = Server(arguments.url, arguments.api_key)
+    model = Path(str(server.info().get("model_path", "model"))).name
+    ids = tokenize(server, text, arguments.raw)
+    reply = server.generate(ids, arguments.tokens, options)
+    kept = kept_of(model, reply, pieces_of(ids, server.detokenize), len(ids))
+    if out is None:
+        draw(kept)
+        return 0
+    if out.suffix == ".png":
+        from laprox_sglang.cli import picture
+
+        picture.draw(kept, out)
+    else:
+        from laprox_sglang.cli.page import page
+
+        try:
+            # A prompt may hold halves of characters that no file can.
+            out.write_bytes(page(kept).encode(errors="replace"))
+        except OSError as error:
+            raise CommandError(f"{out} cannot be written: {error.strerror}") from None
+    print(kept.headline)
+    print(f"Written to {out}.")
+    return 0
+
+
+def prompt_text(given: str, question: str | None) -> str:
+    if given == "-":
+        text = sys.stdin.read()
+    else:
+        try:
+            text = Path(given).read_text()
+        except (OSError, ValueError) as error:
+            if not any(c.isspace() for c in given):
+                raise CommandError(f"--prompt {given} is no file that can be read, and no text") from error
+            text = given
+    if question:
+        text = f"{text.rstrip()}\n{question}"
+    if not text.strip():
+        raise CommandError("--prompt is empty")
+    return text
+
+
+def tokenize(server: Any, text: str, raw: bool) -> list[int]:
+    """A chat with this one message; the text alone where that is asked for, or the server has no template."""
+    if not raw:
+        try:
+            ids: list[int] = server.tokenize(text, chat=True)
+            return ids
+        except CommandError as error:
+            print(f"Sent as it is, not as a chat: {error}", file=sys.stderr)
+    ids = server.tokenize(text, chat=False)
+    return ids
+
+
+def draw(kept: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from laprox_sglang.cli.heat import strip, style
+
+    console = Console(highlight=False)
+    console.print(Text(kept.headline, style="bold"))
+    console.print(Text("kept by layer, 0 first  ") + strip(kept.share.mean(axis=1).tolist()))
+    text = Text()
+    for piece in kept.pieces:
+        # Of a prompt nothing but text gets to the terminal.
+        visible = "".join(c if c.isprintable() or c == "\n" else "·" for c in piece.text)
+        text.append(visible, style=style(kept.of_piece(piece)))
+    console.print(text)
+    console.print(Text(f"→ {kept.answer.strip()}", style="bold"))

@@ -1,0 +1,93 @@
+"""How many requests a KV pool holds at once, whole and with views, and in words when views pay."""
+
+from typing import NamedTuple
+
+from laprox_sglang.config import Config, Options
+from laprox_sglang.views.plan import Plan, make_plan
+
+# Prompt of the start line, less where context or pool are small, and its answer, as a part of it.
+EXAMPLE_PROMPT, EXAMPLE_ANSWER = 8192, 1 / 16
+# Scoring a prompt takes about as long as 6 decode steps over all of it: 5.26 ms of 32,768 tokens at 8B
+# shapes, whose K and V an H200 reads in 0.9 ms (benchmarks/results/kernels-prune-h200.json).
+SHORT_ANSWER = 8
+
+REASONS = {
+    "short": "they have fewer tokens behind the dense prefix than --laprox-min-tokens",
+    "within_budget": "the budget grants them all that they have",
+    "no_decode": "an answer of one token never reads a view",
+}
+
+
+class Load(NamedTuple):
+    """Requests of one kind. Lengths are in tokens.
+
+    Attributes:
+        prompt, output: of each request.
+        shared: first tokens of the prompt that all of them have in common.
+    """
+
+    prompt: int
+    output: int
+    shared: int = 0
+
+
+class Hold(NamedTuple):
+    """KV slots that requests of one kind pin.
+
+    Attributes:
+        common: what they pin together, once.
+        each: what each pins beside that, at its last step.
+        entry: the same while its prompt is computed, which is when it needs most.
+    """
+
+    common: int
+    each: int
+    entry: int
+
+    def requests(self, slots: int) -> int:
+        """How many run at once in a pool of ``slots``: one comes in while the others are at their ends."""
+        rest = slots - self.common - self.entry
+        return 0 if rest < 0 else 1 + rest // self.each
+
+
+def whole(load: Load) -> Hold:
+    """What stock SGLang pins: the tree holds what is shared once."""
+    own = load.prompt - load.shared + load.output
+    return Hold(load.shared, own, own)
+
+
+def viewed(load: Load, plan: Plan) -> Hold:
+    """What LaProx pins under ``plan``: a dense prefix, which may be shared, a view, and its tail."""
+    if not plan.pruned:
+        return whole(load)
+    common = min(load.shared, plan.start)
+    each = plan.start - common + plan.slots + load.output
+    return Hold(common, each, max(each, load.prompt - common + load.output))
+
+
+def plan_of_load(config: Config, load: Load) -> Plan:
+    return make_plan(config, Options(), load.prompt, load.output)
+
+
+def expectation(config: Config, slots: int, context: int) -> str:
+    """One line for the start of a server: what a view saves in its pool, and when that pays.
+
+    Args:
+        slots: size of the KV pool.
+        context: tokens of the longest request.
+    """
+    prompt = min(EXAMPLE_PROMPT, context // 2, slots // 4)
+    load = Load(prompt, output=max(2, int(prompt * EXAMPLE_ANSWER)))
+    plan = plan_of_load(config, load)
+    pays = (
+        "It pays where running prompts fill the pool, or long prompts get long answers; not for prompts "
+        f"below {config.min_tokens} tokens, answers below about {SHORT_ANSWER}, or short decoding in a pool "
+        "that is never full."
+    )
+    if not plan.pruned:
+        return f"Prompts of {prompt:,} tokens stay whole: {REASONS[plan.reason or '']}. {pays}"
+    stock, ours = whole(load).requests(slots), viewed(load, plan).requests(slots)
+    return (
+        f"A prompt of {prompt:,} tokens pins {plan.start + plan.slots:,} slots while it is answered: with "
+        f"{load.output:,} tokens of answer, room for {ours:,} at once; unpruned, {stock:,}. {pays}"
+    )

@@ -1,0 +1,237 @@
+"""``laprox plan``: its figures beside the benchmark's record, SGLang's own rules and real checkpoints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from sglang.srt.arg_groups import memory_hook
+from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+from sglang.srt.mem_cache import kv_cache_configurator as configurator
+from sglang.srt.model_executor.cuda_graph_config import Backend, CudaGraphConfig
+from sglang.srt.server_args import ServerArgs
+from sglang.srt.utils.hf_transformers import get_context_length
+from transformers import PretrainedConfig
+
+import laprox_sglang.cli.card as card_module
+from laprox_patches.version import SERVED
+from laprox_sglang.cli import CommandError
+from laprox_sglang.cli.__main__ import COMMANDS, main
+from laprox_sglang.cli.card import MAX_PREFILL_TOKENS, card, most_running
+from laprox_sglang.cli.model import read_model
+from laprox_sglang.cli.outlook import outlook
+from laprox_sglang.config import Config
+from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.views.capacity import Load
+
+ROOT = Path(__file__).resolve().parent.parent
+LLAMA_8B = ROOT / "benchmarks" / "models" / "llama-3.1-8b"
+RECORD = json.loads((ROOT / "benchmarks" / "results" / "serving-h200.json").read_text())
+
+
+def look(memory=80, context=40_960, load=None, concurrency=None, fraction=None, itemsizes=(2, 2), **options):
+    model, load = read_model(LLAMA_8B, context), load or Load(8192, 512)
+    config = Config(**{"budget": 0.05} | options)
+    return outlook(model, card(memory), config, load, itemsizes, concurrency, fraction)
+
+
+def test_the_pool_is_the_one_that_was_measured():
+    servers = RECORD["servers"]["full"]
+    settings = servers["stock"]["settings"]
+    found = look(
+        141,
+        settings["context_length"],
+        concurrency=settings["cuda_graph_max_bs_decode"],
+        fraction=settings["mem_fraction_static"],
+    )
+    assert found.stock.slots == pytest.approx(servers["stock"]["slots"], rel=0.01)
+    # What LaProx reserves does not depend on what the card has free: the difference is nearly exact.
+    less = servers["stock"]["slots"] - servers["laprox"]["slots"]
+    assert found.stock.slots - found.laprox.slots == pytest.approx(less, rel=0.02)
+
+
+@pytest.mark.parametrize("memory", [16, 24, 40, 80, 141, 192])
+def test_defaults_of_a_card_are_sglangs(memory, monkeypatch):
+    monkeypatch.setattr(memory_hook, "get_device_memory_capacity", lambda device: memory * 1024)
+    args = ServerArgs(model_path=str(MODEL_PATH), device="cuda")
+    graphs = CudaGraphConfig()
+    # As on a GPU; here it would be off.
+    graphs.prefill.backend = Backend.BREAKABLE
+    declare_resolution(args, "test", cuda_graph_config=graphs)
+    memory_hook.handle_gpu_memory_settings(args)
+    said, ours = resolving_view(args), card(memory)
+    assert (said.chunked_prefill_size, said.cuda_graph_config.decode.max_bs) == (ours.chunk, ours.graph_rows)
+    assert len(said.cuda_graph_config.prefill.bs) == ours.prefill_graphs
+    assert said.mem_fraction_static == ours.static_fraction(ours.graph_rows)
+    assert ours.static_fraction(ours.graph_rows, 2) <= said.mem_fraction_static
+    assert said.max_prefill_tokens == MAX_PREFILL_TOKENS
+
+
+def test_most_running_is_sglangs():
+    for slots, context in ((10**5, 131_072), (10**6, 131_072), (10**6, 4096)):
+        stand_in = SimpleNamespace(
+            model_config=SimpleNamespace(context_len=context), attn_dp_size=1, mambaish_config=None
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(configurator, "get_schedule", lambda: SimpleNamespace(max_running_requests=None))
+            said = configurator.KVCacheConfigurator.resolve_max_num_reqs(stand_in, slots)
+        assert said == most_running(slots, context)
+
+
+def test_parameters_are_estimated_from_the_shapes(tmp_path):
+    assert read_model(LLAMA_8B).weights == pytest.approx(2 * 8.03e9, rel=0.005)
+    counted = read_model(MODEL_PATH)
+    assert counted.weights == (MODEL_PATH / "model.safetensors").stat().st_size
+    (tmp_path / "config.json").write_text((MODEL_PATH / "config.json").read_text())
+    estimated = read_model(tmp_path)
+    assert estimated.weights == pytest.approx(counted.weights, rel=0.01)
+    assert "estimated" in estimated.weights_from and counted.weights_from == "its files"
+
+
+def config_of(path: Path, **changes) -> Path:
+    config = json.loads((LLAMA_8B / "config.json").read_text()) | changes
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_experts_and_quantized_weights_are_counted(tmp_path):
+    dense = read_model(config_of(tmp_path / "a.json")).weights
+    # 8 experts in the place of one MLP: Mixtral's 46.7 billion with its vocabulary.
+    mixtral = config_of(tmp_path / "b.json", num_local_experts=8, vocab_size=32_000)
+    assert read_model(mixtral).weights == pytest.approx(2 * 46.7e9, rel=0.005)
+    four_bits = config_of(tmp_path / "c.json", quantization_config={"quant_method": "awq", "bits": 4})
+    assert read_model(four_bits).weights == dense // 4
+    with pytest.raises(CommandError, match="quantized"):
+        read_model(config_of(tmp_path / "d.json", quantization_config={"quant_method": "other"}))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    [
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131_072),
+        ({"rope_type": "linear", "factor": 2.0}, 262_144),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}, 131_072),
+        (None, 131_072),
+    ],
+)
+def test_the_context_is_read_as_sglang_reads_it(tmp_path, scaling, context):
+    path = config_of(tmp_path / "config.json", rope_scaling=scaling)
+    stock = PretrainedConfig()
+    stock.rope_scaling, stock.max_position_embeddings = scaling, 131_072
+    assert read_model(path).context_len == get_context_length(stock) == context
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"kv_lora_rank": 512}, "latent"),
+        ({"sliding_window": 4096}, "sliding-window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "linear-attention"),
+        ({"is_encoder_decoder": True}, "encoder"),
+        ({"vision_config": {}}, "image"),
+    ],
+)
+def test_a_model_that_is_not_served_is_named(tmp_path, changes, fault):
+    with pytest.raises(CommandError, match=fault) as error:
+        read_model(config_of(tmp_path / "config.json", **changes))
+    assert "\n" not in str(error.value)
+    read_model(config_of(tmp_path / "config.json", sliding_window=4096, use_sliding_window=False))
+    read_model(config_of(tmp_path / "config.json", layer_types=["full_attention"] * 32))
+
+
+def test_room_and_speed_pay_or_do_not():
+    full = look()
+    assert full.laprox.requests > 5 * full.stock.requests and full.reason is None
+    assert [line.split(":")[0] for line in full.verdict[:2]] == ["Pays by room", "Pays by speed"]
+    few = look(concurrency=4, load=Load(1000, 500))
+    assert [line.split(":")[0] for line in few.verdict[:2]] == ["No gain by room", "Little gain by speed"]
+    assert few.compared == 4 and few.advice["--max-running-requests"] == "4"
+    answers = look(load=Load(8192, 4))
+    assert "scoring" in answers.verdict[1]
+    short = look(load=Load(200, 500))
+    assert short.reason == "short" and short.verdict[0].startswith("Does not pay: ")
+    assert short.stock.requests >= short.laprox.requests > 0
+
+
+def test_what_is_compared_reads_what_it_says():
+    found = look(concurrency=10)
+    weights, slot = found.weights, found.stock.slot_bytes
+    assert slot == 131_072
+    assert found.stock.step_bytes == weights + 10 * (8192 + 256) * slot
+    assert found.laprox.step_bytes == weights + 10 * (410 + 256) * slot
+    # Stock in 8 bits, which LaProx refuses, reads half.
+    halved = look(concurrency=10, itemsizes=(1, 2))
+    assert halved.stock.step_bytes - weights == (found.stock.step_bytes - weights) // 2
+    assert halved.laprox == found.laprox and halved.stock.slots == pytest.approx(2 * found.stock.slots, abs=1)
+
+
+def test_a_context_that_is_not_needed_costs_memory_and_is_said():
+    long, fitting = look(context=131_072), look(context=16_384)
+    assert not any("--context-length" in line for line in fitting.verdict)
+    [said] = [line for line in long.verdict if "--context-length 16384" in line]
+    for found in (long, fitting):
+        assert f"{sum(found.laprox.reserved.values()) / 1e9:.2f}" in said
+
+
+def test_a_card_that_is_too_small():
+    with pytest.raises(CommandError, match="leave no room"):
+        look(16)
+    tight = look(24, context=131_072, budget=0.2)
+    assert tight.laprox.requests == 0 and not tight.advice
+    assert tight.verdict[0].startswith("Does not fit: ")
+
+
+def run(capsys, *flags) -> tuple[int, str, str]:
+    code = main(["plan", *map(str, flags)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command_prints_a_table_or_json(capsys):
+    flags = ("--model", LLAMA_8B, "--context", 40_960, "--prompt", 32_768, "--budget", 0.05)
+    code, out, err = run(capsys, *flags, "--json")
+    found = json.loads(out)
+    assert code == 0 and not err and found["load"] == {"prompt": 32_768, "output": 512, "shared": 0}
+    code, out, err = run(capsys, *flags)
+    assert code == 0 and not err
+    assert f"{found['outlook']['stock']['slots']:,}" in out
+    assert f"--max-running-requests {found['outlook']['laprox']['requests']}" in out
+    assert "Pays by room" in out and "8.03 billion parameters" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--model", "/nowhere"), "No such file"),
+        (("--model", ROOT / "pyproject.toml"), "is not JSON"),
+        (("--model", ROOT / "benchmarks" / "results" / "checks-h200.json"), "no text model"),
+        (("--model", LLAMA_8B, "--prompt", 131_072), "more than the context of 131072"),
+        (("--model", LLAMA_8B, "--shared", 8192), "--shared 8192"),
+        (("--model", LLAMA_8B, "--budget", "half"), "'half' is not a number"),
+        (("--model", LLAMA_8B, "--keep-prefix", "-1"), "keep-prefix"),
+        (("--model", LLAMA_8B, "--gpu-memory", "12"), "leave no room"),
+    ],
+)
+def test_bad_input_gets_one_line(flags, said, capsys):
+    code, out, err = run(capsys, *flags)
+    assert code == 1 and not out
+    assert err.startswith("laprox plan: ") and said in err and err.count("\n") == 1
+
+
+def test_help_waits_for_nothing():
+    code = (
+        "import sys; from laprox_sglang.cli.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({'torch', 'sglang', 'rich', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]"
+    assert all(f"    {name} " in done.stdout for name in COMMANDS)
+
+
+def test_the_version_of_sglang_that_the_rules_are_of():
+    """A new one may have others: the test above compares them, and this line is what the module says."""
+    assert f"SGLang {SERVED} " in card_module.__doc__
