@@ -8,11 +8,16 @@ import laprox_kernels as kernels
 from laprox_sglang.config import Config
 from laprox_sglang.gram import attention_layers, gram_matrices
 from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.stages import Stages
 from laprox_sglang.views.view import View
 
 
 class Pruner:
-    """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device."""
+    """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device.
+
+    Attributes:
+        stages: what that takes.
+    """
 
     def __init__(
         self,
@@ -48,8 +53,10 @@ class Pruner:
         window = (self._layers, config.window, layer.tp_q_head_num, keys.shape[3])
         queries = torch.zeros(window, dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
+        self.stages = Stages(keys.is_cuda)
         if keys.is_cuda:
             self.compile(queries)
+            self.stages = Stages(keys.is_cuda)
 
     def load_weights(self) -> None:
         """Computes the Gram matrices anew, after a weight update."""
@@ -106,11 +113,15 @@ class Pruner:
         keys, values = self._keys, self._values
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
+        self.stages.begin()
         kernels.score(
             queries, keys, values, row, plan.start, self._gram, self._scale, plan.sinks,
             self._config.pooling_kernel, out=scores,
         )  # fmt: skip
+        self.stages.done("score")
         kept, cu_cells = kernels.select(scores, plan.slots * cells)
+        self.stages.done("select")
         kept_positions = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(keys, values, row[plan.start :], kept, slots, staged, kept_positions)
+        self.stages.done("pack")
         return cu_cells, None if kept_positions is None else kept_positions.add_(plan.start)

@@ -26,8 +26,10 @@ from laprox_sglang.config import (
     Options,
     parse_budget,
     parse_keep_prefix,
+    parse_request_options,
 )
-from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model
+from laprox_sglang.refusals import ATTENTION_BACKENDS, check_arguments, check_model, refuse
+from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,17 @@ HELP = {
     "sink_tokens": "first positions of a prompt that are always kept",
     "keep_prefix": "first tokens of every prompt that stay dense: a number, or system for the leading system "
     "and developer messages and the tools of chat requests",
+    "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
+    "commas, or an empty string",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH",
+    "events_public": "let --laprox-events be an address that other machines reach",
 }
-PARSERS: dict[str, Callable[[str], Any]] = {"budget": parse_budget, "keep_prefix": parse_keep_prefix}
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "budget": parse_budget,
+    "keep_prefix": parse_keep_prefix,
+    "request_options": parse_request_options,
+}
+TEXTS = (*PARSERS, "events")
 
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
@@ -53,9 +64,12 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     )
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
-        kind = str if field.name in PARSERS else int
-        help_text = f"{HELP[field.name]} (default {field.default})".replace("%", "%%")
-        group.add_argument(flag, dest=f"laprox_{field.name}", type=kind, help=help_text)
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        help_text = f"{HELP[field.name]} (default {default or 'off'})".replace("%", "%%")
+        kind: dict[str, Any] = {"type": str if field.name in TEXTS else int}
+        if field.default is False:
+            kind = {"action": "store_const", "const": True}
+        group.add_argument(flag, dest=f"laprox_{field.name}", help=help_text, **kind)
 
 
 def read_flags(args: Namespace) -> Config | None:
@@ -153,6 +167,10 @@ def check_served(config: Config, args: Any, model: Any) -> None:
         ConfigError: names it.
     """
     check_arguments(args)
+    if config.events is not None:
+        if args.dp_size > 1:
+            raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
+        check_endpoint(config.events, config.events_public)
     if args.device == "cuda" and config.window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     check_model(model)
