@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
 from laprox_sglang.needle import Task
+from laprox_sglang.report.facts import kept_positions
 from oracle import Oracle
 from server import Server
 
@@ -115,7 +116,7 @@ def check_oracle(server: Server, oracle: Oracle, cases: list[Case], minimum: int
 def difference(oracle: Oracle, prompt: list[int], reply: dict[str, Any]) -> float:
     """Largest difference of the log-probs; the prompt's own KV is exact, whatever turn it is."""
     said, output = facts(reply), reply["output_ids"]
-    logprobs = oracle.logprobs(prompt, output, said["dense_tokens"], said["kept_positions"])
+    logprobs = oracle.logprobs(prompt, output, said["dense_tokens"], kept_positions(said))
     assert logprobs.argmax(-1).tolist() == output
     chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
     assert chosen_logprobs(reply) == pytest.approx(chosen, abs=LOGPROB_TOLERANCE)

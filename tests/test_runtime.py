@@ -9,7 +9,6 @@ import pytest
 import torch
 from msgspec.structs import replace
 from sglang.srt.environ import envs
-from sglang.srt.managers.schedule_batch import FINISH_ABORT
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
@@ -659,6 +658,7 @@ def test_abort_in_the_middle_of_a_prompt(tree, overlap):
     check(scheduler)
     assert pinned(scheduler) == 0 and req.laprox.queries is None
     assert dict(scheduler.laprox.report.totals.released) == {"aborted_mid_prefill": 1}
+    assert scheduler.laprox.report.totals.to_dict()["unpruned"] == {"aborted": 1}
     assert scheduler.laprox.report.totals.prunes == 0
 
 
@@ -940,9 +940,8 @@ def test_requests_are_counted_by_what_became_of_them():
     prefill(scheduler)
     pruned_slots = view_of(pruned).slots
     scheduler.run_until_idle()
-    # Aborted in the middle of its prefill: planned, never pruned, never streamed.
+    # Aborted in the middle of its prefill: planned, never pruned.
     dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, view=None)
-    dropped.finished_reason = FINISH_ABORT()
     streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
     attach_facts(streamer, [pruned, whole, dropped], False, skip_req=dropped)
     totals = scheduler.laprox.report.totals.to_dict()
@@ -953,7 +952,7 @@ def test_requests_are_counted_by_what_became_of_them():
     assert len(entries) == len(pruned.output_ids) and entries[:-1] == [None] * (len(entries) - 1)
     assert entries[-1]["pruned"] and not whole.customized_info["laprox"][-1]["pruned"]
     attach_facts(streamer, [dropped], False)
-    assert scheduler.laprox.report.totals.to_dict()["unpruned"] == {"disabled": 1, "aborted": 1}
+    assert scheduler.laprox.report.totals.to_dict()["requests"] == 2, "it was counted when it was released"
 
 
 @pytest.mark.parametrize("incremental", [True, False])

@@ -13,7 +13,7 @@ from benchmarks.harness.client import WINDOW, facts
 from laprox_sglang.needle import CLASSES, DIGITS, SENTENCE, Task, Turn
 from oracle import Oracle
 from prompts import OPTED_OUT, difference
-from server import Server
+from server import RETURN_KEPT, Server
 
 SHARED = 700
 # The same in every run: fresh ones scatter by more than is asked of them.
@@ -162,7 +162,7 @@ class TestInChunks:
     @pytest.fixture(scope="class")
     def server(self, stock: Told) -> Iterator[Server]:
         flags = ("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK))
-        with Server(*flags) as server:
+        with Server(*flags, *RETURN_KEPT) as server:
             yield server
 
     def test_whole_conversations_are_answered_as_by_stock(self, server: Server, stock: Told) -> None:

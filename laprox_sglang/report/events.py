@@ -151,14 +151,21 @@ class Publisher:
         self.sent += 1
         event = kind(seq=self.sent, time=time.time(), rid=rid[:LONGEST_RID], **said)
         message = self._message(event)
+        # Asked for its state, ZeroMQ learns what was read in the last millisecond; then there is a second try.
+        if self._try(message) or (self._socket.get(zmq.EVENTS) and self._try(message)):
+            return
+        self.overflows += 1
+        # To everybody but who is full.
+        self._socket.set(zmq.XPUB_NODROP, 0)
+        self._try(message)
+        self._socket.set(zmq.XPUB_NODROP, 1)
+
+    def _try(self, message: bytes) -> bool:
         try:
             self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
-            self.overflows += 1
-            # To everybody but who is full.
-            self._socket.set(zmq.XPUB_NODROP, 0)
-            self._socket.send(message, zmq.NOBLOCK)
-            self._socket.set(zmq.XPUB_NODROP, 1)
+            return False
+        return True
 
     def _message(self, event: Event) -> bytes:
         return f"{TOPIC}{event.__struct_config__.tag}\0".encode() + self._encoder.encode(event)

@@ -84,7 +84,7 @@ def slots(seen: Seen) -> Values:
 METRICS = (
     Metric(
         "laprox_requests_total",
-        "Requests that ended: pruned, whole for a reason, or aborted before their first token.",
+        "Requests that ended: pruned, whole for a reason, or aborted amid their prefill.",
         ("outcome", "reason"),
         requests,
     ),

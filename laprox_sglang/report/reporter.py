@@ -42,12 +42,8 @@ class Reporter:
         self.totals.add_released(how, state.view)
         self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
 
-    def aborted(self) -> None:
-        """A request has ended without a token."""
-        self.totals.add_aborted()
-
     def finished(self, said: Mapping[str, Any], held: int) -> None:
-        """A request has ended, with these facts."""
+        """A request has ended whose prefill was completed, with these facts."""
         self.totals.add_finished(said, held)
 
     def _publish(self, kind: Callable[..., Event], req: Any, **said: Any) -> None:
@@ -62,14 +58,8 @@ class Reporter:
         }
 
 
-def is_abort(req: Any) -> bool:
-    """Whether a request that has ended was aborted."""
-    aborted: bool = req.finished_reason.to_json()["type"] == "abort"
-    return aborted
-
-
 def how_ended(req: Any, complete: bool) -> str:
-    if not is_abort(req):
+    if req.finished_reason.to_json()["type"] != "abort":
         return "finished"
     return "aborted_running" if complete else "aborted_mid_prefill"
 

@@ -31,8 +31,9 @@ class Totals:
         staged: those of them that were packed over slots they were packed from.
         slots_freed: slots that others could have after a view was made and could not before, free or
             evictable, by the allocator's and the tree's own count.
-        finished: requests that ended, by what was done: ``pruned``, why not, or ``aborted`` before their
-            first token. All sums below are over the others, and of what their facts say.
+        finished: requests that ended, by what was done: ``pruned``, why not, or ``aborted`` amid their
+            prefill. Those that were aborted while they waited are not counted. The sums below are over
+            those that were not aborted amid their prefill, and of what their facts say.
         released: how slots were given back, health probes included: ``finished``, ``retracted``,
             ``aborted_mid_prefill`` or ``aborted_running``.
         slots_held: slots that each referred to at its last step.
@@ -68,6 +69,8 @@ class Totals:
     def add_released(self, how: str, view: View | None) -> None:
         """Counts a request whose slots are being given back."""
         self.released[how] += 1
+        # Such a request is not heard of again.
+        self.finished["aborted"] += how == "aborted_mid_prefill"
         if view is not None:
             self._hold(view, -1)
 
@@ -75,10 +78,6 @@ class Totals:
         self.views += sign
         self.view_slots += sign * view.slots
         self.spared_slots += sign * view.spared
-
-    def add_aborted(self) -> None:
-        """Counts a request that ended before it had anything to say."""
-        self.finished["aborted"] += 1
 
     def add_finished(self, said: Mapping[str, Any], held: int) -> None:
         """Counts a request that ended, by its facts, and the slots it referred to at its last step."""
@@ -103,7 +102,7 @@ class Totals:
             "requests": requests,
             "pruned": pruned,
             "pruned_share": pruned / requests if requests else 0.0,
-            "unpruned": {reason: n for reason, n in self.finished.items() if reason != "pruned"},
+            "unpruned": {reason: n for reason, n in self.finished.items() if n and reason != "pruned"},
             "prunes": self.prunes,
             "staged": self.staged,
             "slots_freed": self.slots_freed,

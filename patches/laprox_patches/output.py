@@ -7,7 +7,7 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
 from laprox_sglang.report.facts import encode, request_facts
-from laprox_sglang.report.reporter import Reporter, is_abort
+from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.state import RequestState
 
 
@@ -30,8 +30,7 @@ def finish(report: Reporter, req: Any, state: RequestState) -> None:
     outcome = state.outcome
     assert outcome is not None
     entries = pad_entries(req, len(req.output_ids_through_stop))
-    if is_abort(req) and not (entries and outcome.settled):
-        report.aborted()
+    if not outcome.settled:
         return
     said = request_facts(outcome, len(req.origin_input_ids), req.cached_tokens, state.options.return_kept)
     if entries:
