@@ -37,7 +37,7 @@ from test_grafana import names
 
 POOL, BUDGET, CHUNK, TOKENS = 2600, 0.2, 128, 12
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
-SECONDS = 60
+SECONDS = 120
 FUZZED = 300
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -131,12 +131,8 @@ def mixed_load(server: Server, draw: random.Random) -> tuple[list[Any], list[str
     replies.append(last)
     body = generation(prompt(draw, 900), TOKENS, None, rid="aborted-prefilling")
     replies.append(server.abort_when("prefilling", "aborted-prefilling", body))
-    refused = [
-        ("value", {"budget": 7.5}),
-        ("malformed", {"budgets": 1}),
-        ("not_allowed", {"return_kept": True}),
-    ]
-    for _, options in refused:
+    refused = {"value": {"budget": 7.5}, "malformed": {"budgets": 1}, "not_allowed": {"return_kept": True}}
+    for options in refused.values():
         assert server.post("/generate", **generation([1, 2, 3], 2, options)).status_code == 400
     assert server.post("/generate", **generation([1], 2, None, session_params={"id": "x"})).status_code == 400
     return replies, [*refused, "unsupported"]
@@ -329,9 +325,7 @@ def test_who_never_reads_changes_no_output(operator: Operator, seed: int) -> Non
     assert deaf["output_ids"] == alone["output_ids"]
 
 
-def test_a_scheduler_that_is_killed_while_it_packs_leaves_nothing_behind(
-    operator: Operator, seed: int
-) -> None:
+def test_a_scheduler_that_is_killed_leaves_nothing_behind(operator: Operator, seed: int) -> None:
     server, draw = operator.server, random.Random(seed)
     endpoint = Path(server.laprox()["config"]["events"].removeprefix("ipc://"))
     [scheduler] = [

@@ -151,7 +151,7 @@ class Publisher:
         self.sent += 1
         event = kind(seq=self.sent, time=time.time(), rid=rid[:LONGEST_RID], **said)
         message = self._message(event)
-        # Asked for its state, ZeroMQ learns what was read in the last millisecond; then there is a second try.
+        # Asked for its state, ZeroMQ looks at what was read in the last millisecond: there may be room.
         if self._try(message) or (self._socket.get(zmq.EVENTS) and self._try(message)):
             return
         self.overflows += 1
