@@ -28,8 +28,21 @@ LONGEST_MESSAGE = 200
 WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 
 
+# What is wrong with a request that is refused: its options are none, have values that are not served, may not
+# be set here, or it asks for something else that does not go with LaProx.
+REFUSED = ("malformed", "value", "not_allowed", "unsupported")
+
+
 class ConfigError(ValueError):
-    """An option that cannot be served; the message is one line for the person who gave it."""
+    """An option that cannot be served; the message is one line for the person who gave it.
+
+    Attributes:
+        fault: one of ``REFUSED``.
+    """
+
+    def __init__(self, message: str, fault: str = "value") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 def parse_budget(text: str) -> Budget:
@@ -48,10 +61,10 @@ BUDGET_FORMS = "give a fraction above 0 and up to 1 (0.1 keeps 10 %), or a whole
 
 def check_budget(budget: Budget) -> None:
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
-        raise ConfigError(f"budget {budget!r} is not a number; {BUDGET_FORMS}")
+        raise ConfigError(f"budget {shown(repr(budget))} is not a number; {BUDGET_FORMS}")
     # NaN fails every comparison, so it fails this one.
     if not (1 <= budget <= LARGEST if isinstance(budget, int) else 0 < budget <= 1):
-        raise ConfigError(f"budget {budget!r} is out of range; {BUDGET_FORMS}")
+        raise ConfigError(f"budget {shown_number(budget)} is out of range; {BUDGET_FORMS}")
 
 
 def parse_keep_prefix(text: str) -> KeepPrefix:
@@ -62,7 +75,7 @@ def parse_keep_prefix(text: str) -> KeepPrefix:
 def check_keep_prefix(keep: KeepPrefix) -> None:
     if keep != SYSTEM and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 <= keep <= LARGEST):
         raise ConfigError(
-            f'keep-prefix {shown(repr(keep))} is not served; give "{SYSTEM}" or a number of tokens, '
+            f'keep-prefix {shown_number(keep)} is not served; give "{SYSTEM}" or a number of tokens, '
             f"0 to {LARGEST}"
         )
 
@@ -89,9 +102,30 @@ def shown(text: object) -> str:
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " …"
 
 
+def shown_number(number: object) -> str:
+    """``number`` on one line; Python refuses to write out whole numbers of thousands of digits."""
+    if isinstance(number, int) and abs(number) > 10**LONGEST_MESSAGE:
+        return f"of {number.bit_length()} bits"
+    return shown(repr(number))
+
+
 def check_whole(name: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(f"{name} {shown(repr(value))} must be a whole number from {least} to {most}")
+        raise ConfigError(f"{name} {shown_number(value)} must be a whole number from {least} to {most}")
+
+
+def parse_request_options(text: str) -> tuple[str, ...]:
+    """Options as named on a command line, with commas; nothing for none."""
+    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+
+
+def check_request_options(names: tuple[str, ...]) -> None:
+    known = [field.name for field in msgspec.structs.fields(Options)]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"request-options {shown(repr(name))} is no option of a request; there are {','.join(known)}"
+            )
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +144,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         sink_tokens: first positions of a prompt that are always kept.
         keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
             developer messages and the tools of a chat request, and nothing of any other prompt.
+        request_options: names of the ``Options`` that requests may set.
+        events: where events are published, ``tcp://127.0.0.1:PORT`` or ``ipc:///PATH``; None for nowhere.
+        events_public: events may be published where other machines reach them.
     """
 
     budget: Budget = 0.2
@@ -122,8 +159,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     min_tokens: int = 256
     sink_tokens: int = 4
     keep_prefix: KeepPrefix = SYSTEM
+    request_options: tuple[str, ...] = ("budget", "enabled", "keep_prefix")
+    events: str | None = None
+    events_public: bool = False
 
     def __post_init__(self) -> None:
+        # Given in Python it may be any sequence; what comes back from the environment is a tuple.
+        msgspec.structs.force_setattr(self, "request_options", tuple(self.request_options))
+        check_request_options(self.request_options)
         check_budget(self.budget)
         check_whole("window", self.window, 1, WIDEST_WINDOW)
         self._check_method()
@@ -206,7 +249,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ConfigError: they are not an object of these options.
         """
         if not isinstance(custom_params, Mapping | None):
-            raise ConfigError(f"custom_params must be an object, not {type(custom_params).__name__}")
+            raise ConfigError(
+                f"custom_params must be an object, not {type(custom_params).__name__}", "malformed"
+            )
         given = (custom_params or {}).get("laprox")
         if given is None:
             return cls()
@@ -214,7 +259,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             return msgspec.convert(given, cls)
         except msgspec.MsgspecError as error:
             # The message may repeat what a client sent: no line break of his gets into the log.
-            raise ConfigError(f"custom_params.laprox: {shown(error)}") from None
+            raise ConfigError(f"custom_params.laprox: {shown(error)}", "malformed") from None
 
     def check(self, config: Config, context: int) -> None:
         """Refuses what a server with ``config`` and ``context`` tokens cannot serve.
@@ -232,6 +277,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 )
         if self.keep_prefix is not None:
             check_keep_prefix(self.keep_prefix)
+
+    @staticmethod
+    def check_allowed(custom_params: Mapping[str, Any] | None, config: Config) -> None:
+        """Refuses options that requests may not set on this server.
+
+        Args:
+            custom_params: of a request, well-formed as ``of`` knows it.
+
+        Raises:
+            ConfigError: names the option, and the flag.
+        """
+        for name in (custom_params or {}).get("laprox") or ():
+            if name not in config.request_options:
+                allowed = ",".join((*config.request_options, name))
+                raise ConfigError(
+                    f"custom_params.laprox.{name} may not be set by requests here: leave it out, or start "
+                    f"the server with --laprox-request-options {allowed}",
+                    "not_allowed",
+                )
 
     def keep_prefix_or(self, config: Config) -> KeepPrefix:
         return config.keep_prefix if self.keep_prefix is None else self.keep_prefix

@@ -10,7 +10,7 @@ from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.config import Config
 from laprox_sglang.gram import attention_layers
-from laprox_sglang.report import Totals
+from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.room import Opened, Tree
@@ -59,7 +59,7 @@ class Runtime:
         """As ``Pruner``, and raises as it does."""
         self.config = config
         self.pool = pool
-        self.totals = Totals()
+        self.report = Reporter()
         layers, heads, self._head_dim = pool.keys.shape[1:]
         self.decode = DecodeBatch(req_to_token, layers, heads)
         self.pruner = Pruner(config, model, pool.keys, pool.values, req_to_token, longest, dtype)
@@ -135,4 +135,4 @@ class Runtime:
             plan, chunk.row_index, state.queries, room.slots, room.staged, state.options.return_kept
         )
         state.settle(plan, view)
-        self.totals.add_prune(room.freed, room.staged)
+        self.report.pruned(chunk.req, plan, view, room.freed, room.staged)

@@ -14,6 +14,7 @@ from benchmarks.quality.model import Model, Prefix
 from benchmarks.quality.served import compare
 from laprox_sglang.config import Config
 from laprox_sglang.needle import Task
+from laprox_sglang.report.positions import kept_positions
 from server import Server
 
 OPTED_OUT = {"enabled": False}
@@ -145,4 +146,4 @@ def difference(oracle: Model, prefix: Prefix, reply: dict[str, Any]) -> float:
 def cells_in(reply: dict[str, Any], prefix: Prefix) -> torch.Tensor:
     """The cells that a reply says were kept: bool ``[L, H, n]``."""
     said = facts(reply)
-    return cells_of(said["kept_positions"], said["dense_tokens"], len(prefix.ids))
+    return cells_of(kept_positions(said), said["dense_tokens"], len(prefix.ids))

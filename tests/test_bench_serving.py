@@ -15,7 +15,7 @@ import requests
 import torch
 from rich.progress import Progress
 
-from benchmarks.harness.server import Launch, ServerError, serve_all
+from benchmarks.harness.server import RETURN_KEPT, Launch, ServerError, serve_all
 from benchmarks.serving import figures, meter, profile, run, servers, skew, workload, workloads
 from benchmarks.serving.__main__ import main, starts
 from benchmarks.serving.announce import announce
@@ -246,7 +246,7 @@ def test_sglang_knows_the_flags_for_a_gpu(quick, pool, backend):
     assert all(hasattr(given, key) for key in servers.SETTINGS)
     # The same but for what switches LaProx on.
     extra = machine.flags("laprox", pool)[len(machine.flags("stock", pool)) :]
-    assert extra == ["--enable-laprox", "--laprox-budget", "0.05"]
+    assert extra == ["--enable-laprox", "--laprox-budget", "0.05", *RETURN_KEPT]
     fp8 = parser.parse_args(machine.flags("stock-fp8", pool))
     assert (fp8.kv_cache_dtype, fp8.attention_backend) == ("fp8_e4m3", "flashinfer")
 

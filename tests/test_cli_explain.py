@@ -30,6 +30,7 @@ from laprox_sglang.cli.scale import LEVELS, level
 from laprox_sglang.cli.server import DETOKENIZED_AT_ONCE, Server
 from laprox_sglang.config import Config, Options
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.report.positions import encode
 from laprox_sglang.views.plan import make_plan
 
 LAYERS, HEADS = 3, 2
@@ -90,8 +91,14 @@ def reply_of(tokens: int, dense: int = 0, **changes):
     """One head keeps every second position, the other the last one, in all layers but the first: all."""
     rest = list(range(dense, tokens))
     positions = [[rest, rest], *([[rest[::2], rest[-1:]]] * (LAYERS - 1))]
+    cells = [head for layer in positions for head in layer]
+    packed = {
+        "heads": 2,
+        "offsets": [0, *itertools.accumulate(map(len, cells))],
+        "int32": numpy.array([p for cell in cells for p in cell], numpy.int32).tobytes(),
+    }
     facts = {
-        "pruned": True, "reason": None, "dense_tokens": dense, "kept_positions": positions,
+        "pruned": True, "reason": None, "dense_tokens": dense, **encode({"kept_positions": packed}),
         "budget_effective": 0.5, "slots_before": tokens - dense, "slots_after": (tokens - dense) // 2,
     }  # fmt: skip
     return {"text": " <i>yes</i>", "meta_info": {"laprox": [None, facts | changes]}}

@@ -254,9 +254,9 @@ class Machine(RuleBasedStateMachine):
         if self.tree != "off":
             scheduler.tree_cache.evict(EvictParams(num_tokens=scheduler.pool.size))
         assert scheduler.token_to_kv_pool_allocator.available_size() == scheduler.pool.size
-        self.counts.update(scheduler.laprox.totals.released)
-        self.counts["pruned"] += scheduler.laprox.totals.prunes
-        self.counts["staged"] += scheduler.laprox.totals.staged
+        self.counts.update(scheduler.laprox.report.totals.released)
+        self.counts["pruned"] += scheduler.laprox.report.totals.prunes
+        self.counts["staged"] += scheduler.laprox.report.totals.staged
         self.counts["no_room"] += scheduler.no_room
 
 

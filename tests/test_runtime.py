@@ -168,7 +168,7 @@ def test_a_pruned_request_pins_its_prefix_its_view_and_its_tail(tree, overlap, b
     assert req.laprox.view is None and pinned(scheduler) == 0
     # What was generated over the view is nowhere.
     assert (in_tree(scheduler), available(scheduler)) == (whole * N, 100 - whole * N)
-    assert scheduler.laprox.totals.slots_freed == N - keep - view.slots
+    assert scheduler.laprox.report.totals.slots_freed == N - keep - view.slots
 
 
 @EVERY_CORE
@@ -299,7 +299,7 @@ def test_a_prompt_that_stays_whole_is_stock(tree, new_tokens, options, reason):
         check(scheduler)
         # The last token was never fed back, so it has no KV.
         assert hit(scheduler, [*PROMPT, *req.output_ids]) == N + new_tokens - 1
-    assert scheduler.laprox.totals.prunes == scheduler.laprox.totals.slots_freed == 0
+    assert scheduler.laprox.report.totals.prunes == scheduler.laprox.report.totals.slots_freed == 0
 
 
 @EVERY_LOOP
@@ -513,10 +513,10 @@ def test_a_view_that_would_free_nothing_needs_room(tree, overlap, size, pruned):
     assert (req.laprox.outcome.plan.reason, view_of(req) is not None) == (
         (None, True) if pruned else ("no_room", False)
     )
-    assert scheduler.laprox.totals.prunes == pruned
+    assert scheduler.laprox.report.totals.prunes == pruned
     if pruned:
         # It has cost what the view takes, and is said to.
-        assert scheduler.laprox.totals.slots_freed == -view_of(req).slots
+        assert scheduler.laprox.report.totals.slots_freed == -view_of(req).slots
     else:
         assert req.laprox.outcome.plan.slots == len(BODY) and req.laprox.queries is None
         assert req.kv.cache_protected_len == scheduler.tree_cache.protected_size() == len(BODY)
@@ -585,12 +585,12 @@ def test_a_pool_that_is_short_of_a_view_gives_up_what_it_stands_for(tree, overla
     req = scheduler.arrive(PROMPT, 4)
     prefill(scheduler, chunk_size)
     slots = view_of(req).slots
-    assert scheduler.laprox.totals.staged == 1 and slots > 6
+    assert scheduler.laprox.report.totals.staged == 1 and slots > 6
     assert kept(req) == kept_alone(config=config)
     assert pinned(scheduler) == keep + slots and in_tree(scheduler) < N
     steps(scheduler, 2)
     scheduler.run_until_idle()
-    assert pinned(scheduler) == 0 and scheduler.laprox.totals.slots_freed == N - keep - slots
+    assert pinned(scheduler) == 0 and scheduler.laprox.report.totals.slots_freed == N - keep - slots
 
 
 @EVERY_CACHE
@@ -640,8 +640,8 @@ def test_a_retracted_request_comes_back_with_its_output_and_is_pruned_again(tree
     scheduler.run_until_idle()
     check(scheduler)
     assert len(req.output_ids) == 9 and pinned(scheduler) == 0
-    released = scheduler.laprox.totals.released
-    assert (released["retracted"], released["finished"], scheduler.laprox.totals.prunes) == (1, 1, 2)
+    released = scheduler.laprox.report.totals.released
+    assert (released["retracted"], released["finished"], scheduler.laprox.report.totals.prunes) == (1, 1, 2)
 
 
 @EVERY_CACHE
@@ -656,7 +656,7 @@ def test_a_pool_that_is_full_retracts_pruned_requests(tree, overlap):
     scheduler.run_until_idle()
     check(scheduler)
     assert all(len(req.output_ids) == 6 for req in reqs) and pinned(scheduler) == 0
-    assert scheduler.laprox.totals.released["retracted"] >= 2
+    assert scheduler.laprox.report.totals.released["retracted"] >= 2
 
 
 @EVERY_CACHE
@@ -684,7 +684,7 @@ def test_a_request_retracted_before_its_last_token_is_not_pruned_again():
     assert len(req.output_ids) == 2
     scheduler.retract_everything()
     prefill(scheduler)
-    assert req.laprox.outcome.plan.reason == "no_decode" and scheduler.laprox.totals.prunes == 1
+    assert req.laprox.outcome.plan.reason == "no_decode" and scheduler.laprox.report.totals.prunes == 1
     scheduler.run_until_idle()
     assert len(req.output_ids) == 3
 
@@ -701,8 +701,9 @@ def test_abort_in_the_middle_of_a_prompt(tree, overlap):
     scheduler.run_until_idle()
     check(scheduler)
     assert pinned(scheduler) == 0 and req.laprox.queries is None
-    assert dict(scheduler.laprox.totals.released) == {"aborted_mid_prefill": 1}
-    assert scheduler.laprox.totals.prunes == 0
+    assert dict(scheduler.laprox.report.totals.released) == {"aborted_mid_prefill": 1}
+    assert scheduler.laprox.report.totals.to_dict()["unpruned"] == {"aborted": 1}
+    assert scheduler.laprox.report.totals.prunes == 0
 
 
 @EVERY_CACHE
@@ -718,7 +719,7 @@ def test_abort_of_a_running_request(tree, overlap, ran):
     check(scheduler)
     assert pinned(scheduler) == 0 and len(req.output_ids) < 20
     assert in_tree(scheduler) == (N if tree != "off" else 0)
-    assert dict(scheduler.laprox.totals.released) == {"aborted_running": 1}
+    assert dict(scheduler.laprox.report.totals.released) == {"aborted_running": 1}
 
 
 @EVERY_CACHE
@@ -731,7 +732,7 @@ def test_a_request_that_ends_with_its_first_token(tree, overlap):
     req.sampling_params.ignore_eos = False
     scheduler.run_until_idle()
     check(scheduler)
-    assert len(req.output_ids) == 1 and scheduler.laprox.totals.prunes == 1
+    assert len(req.output_ids) == 1 and scheduler.laprox.report.totals.prunes == 1
     assert pinned(scheduler) == 0 and in_tree(scheduler) == (N if tree != "off" else 0)
 
 
@@ -983,11 +984,11 @@ def test_requests_are_counted_by_what_became_of_them():
     prefill(scheduler)
     pruned_slots = view_of(pruned).slots
     scheduler.run_until_idle()
-    # Aborted in the middle of its prefill: planned, never pruned, never streamed.
+    # Aborted in the middle of its prefill: planned, never pruned.
     dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, view=None)
     streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
     attach_facts(streamer, [pruned, whole, dropped], False, skip_req=dropped)
-    totals = scheduler.laprox.totals.to_dict()
+    totals = scheduler.laprox.report.totals.to_dict()
     assert (totals["requests"], totals["pruned"], totals["unpruned"]) == (2, 1, {"disabled": 1})
     assert totals["slots_held"] == pruned.laprox.held + whole.laprox.held
     assert pruned.laprox.held in range(pruned_slots + 3, pruned_slots + 6)
@@ -995,7 +996,7 @@ def test_requests_are_counted_by_what_became_of_them():
     assert len(entries) == len(pruned.output_ids) and entries[:-1] == [None] * (len(entries) - 1)
     assert entries[-1]["pruned"] and not whole.customized_info["laprox"][-1]["pruned"]
     attach_facts(streamer, [dropped], False)
-    assert scheduler.laprox.totals.to_dict()["unpruned"] == {"disabled": 1, "aborted": 1}
+    assert scheduler.laprox.report.totals.to_dict()["requests"] == 2, "it was counted when it was released"
 
 
 @pytest.mark.parametrize("incremental", [True, False])

@@ -16,10 +16,11 @@ import pytest
 from benchmarks.harness.client import POLL_SECONDS, facts
 from laprox_sglang.needle import DIGITS, Sample, Task
 from laprox_sglang.prefix import common
-from server import ROOT, Server, command
+from laprox_sglang.report.positions import kept_positions
+from server import RETURN_KEPT, ROOT, Server, command
 
 BUDGET, SLOTS = 0.1, 30_000
-FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--max-total-tokens", str(SLOTS))
+FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--max-total-tokens", str(SLOTS), *RETURN_KEPT)
 # Long enough to be looked at while it is made.
 ANSWER = 4000
 
@@ -94,7 +95,7 @@ def test_explain_draws_what_the_server_kept(server: Server, sample: Sample, tmp_
     assert data["tokens"] == len(prompt) == len(data["starts"])
     said = facts(server.generate(prompt, DIGITS, {"return_kept": True}))
     kept = numpy.zeros_like(share)
-    for layer, heads in enumerate(said["kept_positions"]):
+    for layer, heads in enumerate(kept_positions(said)):
         for positions in heads:
             kept[layer, positions] += 1 / len(heads)
     assert numpy.abs(share - kept).max() < 1 / 255

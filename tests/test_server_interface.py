@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.harness.client import WINDOW, facts, generation
 from benchmarks.quality.model import Model
 from laprox_sglang.needle import MODEL_PATH, Task
+from laprox_sglang.report.positions import kept_positions
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
-from server import PYTHON_CORE, Server
+from server import PYTHON_CORE, RETURN_KEPT, Server
 
 CHUNK = 640
 FACTS = {
@@ -39,7 +40,7 @@ FACTS = {
 def server(seed: int) -> Iterator[Server]:
     ask_stock(seed)
     flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
-    with Server("--enable-laprox", "--laprox-budget", "1", *flags, **PYTHON_CORE) as server:
+    with Server("--enable-laprox", "--laprox-budget", "1", *flags, *RETURN_KEPT, **PYTHON_CORE) as server:
         yield server
 
 
@@ -93,7 +94,7 @@ def test_what_is_kept_depends_on_the_prompt_alone(server: Server, prompt: list[i
 
 def test_kept_positions(server: Server, prompt: list[int]) -> None:
     said = facts(server.generate(prompt, 8, {"budget": 0.1, "return_kept": True}))
-    kept = said["kept_positions"]
+    kept = kept_positions(said)
     assert [len(heads) for heads in kept] == [2] * 8
     protected = {0, 1, 2, 3, *range(len(prompt) - 32, len(prompt))}
     for positions in (positions for heads in kept for positions in heads):
@@ -122,7 +123,7 @@ def test_a_kept_prefix_stays_dense(server: Server, prompt: list[int]) -> None:
     assert said["pruned"] and said["dense_tokens"] == 300
     assert said["slots_before"] == len(prompt) - 300
     assert said["slots_after"] == -(-(len(prompt) - 300) // 10)
-    assert min(position for heads in said["kept_positions"] for kept in heads for position in kept) >= 300
+    assert min(position for heads in kept_positions(said) for kept in heads for position in kept) >= 300
 
 
 def test_streaming(server: Server, prompt: list[int]) -> None:

@@ -12,7 +12,7 @@ from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
 from benchmarks.quality.model import Model
 from laprox_sglang.needle import MODEL_PATH, Task, to_ids
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
-from server import Server
+from server import RETURN_KEPT, Server
 
 CHUNK = 700
 
@@ -21,7 +21,8 @@ CHUNK = 700
 def server(seed: int) -> Iterator[Server]:
     # One server at a time: stock answers before this one starts.
     ask_stock(seed)
-    with Server("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK)) as server:
+    flags = ("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK), *RETURN_KEPT)
+    with Server(*flags) as server:
         yield server
 
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from benchmarks.harness.client import facts
+from benchmarks.quality.model import Model
 from captured import Captured, load_model
 from laprox_sglang.config import Config
-from laprox_sglang.needle import Task
+from laprox_sglang.needle import MODEL_PATH, Task
+from laprox_sglang.report.positions import kept_positions
 from laprox_sglang.scorers import find
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.rank import rank
-from oracle import Oracle
 from prompts import difference
-from server import Server
+from server import RETURN_KEPT, Server
 from test_add_a_scorer import NAME, SCORER
 
 CONFIG = {"allocator": "layer", "floor": 0.3, "pooling": "max", "pooling_kernel": 5, "window": 16}
@@ -34,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     flags = [f"--laprox-{name.replace('_', '-')}={value}" for name, value in CONFIG.items()]
-    with Server("--enable-laprox", f"--laprox-scorer={NAME}", *flags, PYTHONPATH=path) as server:
+    with Server(
+        "--enable-laprox", f"--laprox-scorer={NAME}", *flags, *RETURN_KEPT, PYTHONPATH=path
+    ) as server:
         yield server
 
 
@@ -56,7 +59,7 @@ def test_it_keeps_what_the_method_says(server, folder, length, slots, start, see
     rank(captured.prompts(config.window, start, sinks, slots), scorer, pooling, scores)
     kept, cu_cells = keep(scores.clone(), slots, allocation, config.window + sinks)
 
-    served = [set(positions) for layer in said["kept_positions"] for positions in layer]
+    served = [set(positions) for layer in kept_positions(said) for positions in layer]
     offline = [set((kept[a:b] % dropped + start).tolist()) for a, b in pairwise(cu_cells)]
     swapped = sum(len(a ^ b) for a, b in zip(served, offline, strict=True))
     figures.append(f"{NAME}, {length} tokens in {slots} slots: {swapped} of {len(kept)} kept cells differ")
@@ -68,7 +71,8 @@ def test_it_keeps_what_the_method_says(server, folder, length, slots, start, see
     assert len({len(positions) for positions in served}) > 1
     assert said["erased_share"] == 1 - len(set().union(*served)) / dropped
     # And decodes over exactly that.
-    difference(Oracle(), ids, reply)
+    oracle = Model(MODEL_PATH)
+    difference(oracle, oracle.prefill(ids), reply)
 
 
 def test_another_method_keeps_something_else(server, seed):
@@ -81,6 +85,6 @@ def test_another_method_keeps_something_else(server, seed):
     scorer, pooling, allocation = config.method
     rank(captured.prompts(config.window, 0, config.sink_tokens, 60), scorer, pooling, scores)
     kept, cu_cells = keep(scores, 60, allocation, config.window + config.sink_tokens)
-    served = [set(positions) for layer in said["kept_positions"] for positions in layer]
+    served = [set(positions) for layer in kept_positions(said) for positions in layer]
     laprox = [set((kept[a:b] % len(ids)).tolist()) for a, b in pairwise(cu_cells)]
     assert sum(len(a ^ b) for a, b in zip(served, laprox, strict=True)) > 0.02 * len(kept)

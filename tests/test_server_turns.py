@@ -13,7 +13,7 @@ from benchmarks.harness.client import WINDOW, facts
 from benchmarks.quality.model import Model
 from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from prompts import OPTED_OUT, difference
-from server import PYTHON_CORE, Server
+from server import PYTHON_CORE, RETURN_KEPT, Server
 
 SHARED = 700
 # The same in every run: fresh ones scatter by more than is asked of them.
@@ -165,7 +165,7 @@ class TestInChunks:
     @pytest.fixture(scope="class")
     def server(self, stock: Told) -> Iterator[Server]:
         flags = ("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK))
-        with Server(*flags, **PYTHON_CORE) as server:
+        with Server(*flags, *RETURN_KEPT, **PYTHON_CORE) as server:
             yield server
 
     def test_whole_conversations_are_answered_as_by_stock(self, server: Server, stock: Told) -> None:

@@ -23,8 +23,9 @@ LORA = ("--enable-laprox", "--enable-lora", *"--max-lora-rank 8 --lora-target-mo
         (("--enable-laprox", "--page-size", "2"), "--page-size does not go together"),
         (LORA, "--enable-lora does not go together"),
         (("--laprox-budget", "0.1"), "--laprox-budget without --enable-laprox does nothing"),
+        (("--enable-laprox", "--laprox-events", "tcp://0.0.0.0:5557"), "reached from other machines"),
     ],
-    ids=["budget", "mixed chunk", "page size", "lora", "forgotten flag"],
+    ids=["budget", "mixed chunk", "page size", "lora", "forgotten flag", "events"],
 )
 def test_a_refused_start_says_why_in_one_line(flags: tuple[str, ...], expected: str) -> None:
     check_refused(command(*flags), expected)

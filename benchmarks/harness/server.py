@@ -19,6 +19,8 @@ import requests
 from benchmarks.harness.client import Client
 from laprox_sglang.config import ENVIRONMENT
 
+# Kept positions are long: a server gives them only where it was told to.
+RETURN_KEPT = ("--laprox-request-options", "budget,enabled,keep_prefix,return_kept")
 CPU_FLAGS = [
     *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
     *("--dtype", "float32", "--sleep-on-idle", "--grammar-backend", "none", "--skip-server-warmup"),

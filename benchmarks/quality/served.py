@@ -8,6 +8,7 @@ from benchmarks.harness.client import facts
 from benchmarks.harness.server import Server
 from benchmarks.quality.methods import Chooser, cells_of, plan_of
 from laprox_sglang.config import Config
+from laprox_sglang.report.positions import kept_positions
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def ask(server: Server, prompt: list[int], tokens: int, budget: float | None) ->
     said, ids = facts(reply), reply["output_ids"][:tokens]
     if not said["pruned"]:
         return Reply(ids, None)
-    return Reply(ids, cells_of(said["kept_positions"], said["dense_tokens"], len(prompt)))
+    return Reply(ids, cells_of(kept_positions(said), said["dense_tokens"], len(prompt)))
 
 
 def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from benchmarks.harness.server import (
     CPU_FLAGS,
     GPU_FLAGS,
     GPU_START_SECONDS,
+    RETURN_KEPT,
     START_SECONDS,
     Launch,
     Server,
@@ -101,7 +102,7 @@ class Session:
         waiting = self.progress.add_task(f"{self.path.name}: server starts", total=None)
         log = Path(tempfile.mkdtemp(prefix="laprox-quality-")) / "server.log"
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else [*CPU_FLAGS, "--max-total-tokens", str(POOL)]
-        laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET)]
+        laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET), *RETURN_KEPT]
         arguments = ["--model-path", str(self.path), *flags, *laprox]
         seconds = GPU_START_SECONDS if ON_GPU else START_SECONDS
         launch = Launch(self.path.name, arguments, log, ON_GPU, seconds)

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.client import Client, backend_of
-from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
+from benchmarks.harness.server import (
+    CPU_FLAGS,
+    GPU_FLAGS,
+    GPU_START_SECONDS,
+    RETURN_KEPT,
+    START_SECONDS,
+    Launch,
+)
 from benchmarks.serving.card import MEMORY_FRACTION, Card
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.serving.workloads import FIXED_SLOTS
@@ -80,7 +87,7 @@ class Machine:
         elif self.backend is not None:
             flags += ["--attention-backend", self.backend]
         if server == LAPROX:
-            flags += ["--enable-laprox", "--laprox-budget", str(BUDGET)]
+            flags += ["--enable-laprox", "--laprox-budget", str(BUDGET), *RETURN_KEPT]
         return flags
 
     def launch(self, server: str, pool: str, logs: Path) -> Launch:

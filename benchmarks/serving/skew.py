@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.harness.client import Client, ClientError, check, facts
+from laprox_sglang.report.positions import kept_positions
 
 # As uneven as a trained model: at 5 % of 4,000 and of 7,000 tokens of a novel the KV heads of SmolLM2-135M
 # keep, of their mean share, 0.2 (least), 0.45 (10 %), 0.9 (median), 1.6 (90 %) and 2.3 (most).
@@ -61,7 +62,7 @@ def kept_by_head(server: Client, prompt: list[int]) -> list[list[int]]:
     said = facts(server.generate(prompt, 2, {"return_kept": True}))
     if not said["pruned"]:
         raise ClientError(f"a prompt of {len(prompt)} tokens was not pruned: {said['reason']}")
-    return [[len(head) for head in layer] for layer in said["kept_positions"]]
+    return [[len(head) for head in layer] for layer in kept_positions(said)]
 
 
 def spread(kept: list[list[int]]) -> list[int]:

@@ -32,6 +32,11 @@ class LaproxKVPool(MHATokenToKVPool):
         self.k_buffer = list(self.keys.unbind(1))
         self.v_buffer = list(self.values.unbind(1))
 
+    @property
+    def slot_bytes(self) -> int:
+        """Of a slot: K and V of a token in all layers and heads."""
+        return 2 * self.keys[0].nbytes
+
     def _init_data_ptrs_and_strides(self) -> None:
         super()._init_data_ptrs_and_strides()
         # Stock takes the stride from the shape; here a slot of one layer is followed by the next layer.

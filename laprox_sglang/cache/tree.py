@@ -14,7 +14,7 @@ from sglang.srt.mem_cache.registry import create_unified_radix_cache
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from laprox_sglang.config import Config
-from laprox_sglang.report import Totals
+from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.room import Opened
 from laprox_sglang.views.state import plan_of, state_of, view_of
@@ -27,7 +27,7 @@ class LaproxCache(UnifiedRadixCache):
     """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed."""
 
     config: Config
-    totals: Totals
+    report: Reporter
     _leaving: View | None = None
     _held: int = 0
 
@@ -139,7 +139,7 @@ class LaproxCache(UnifiedRadixCache):
 
     def on_release(self, req: Any, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
-        self.totals.add_released(req, checkpointed)
+        self.report.released(req, checkpointed, self._held)
         state_of(req).release(self._held)
         self._leaving = None
 
@@ -160,5 +160,5 @@ def make_cache(context: Any) -> BasePrefixCache:
     """SGLang's factory for ``--radix-cache-backend laprox``."""
     cache = create_unified_radix_cache(context, cache_class=LaproxCache)
     laprox = context.tp_worker.model_runner.attn_backend.laprox
-    cache.config, cache.totals = laprox.config, laprox.totals
+    cache.config, cache.report = laprox.config, laprox.report
     return cache

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from laprox_sglang.cli import CommandError
 from laprox_sglang.cli.pieces import Piece
+from laprox_sglang.report.positions import kept_positions
 
 WHY_WHOLE = {
     "disabled": "the request says so",
@@ -78,7 +79,7 @@ def kept_of(model: str, reply: dict[str, Any], pieces: list[Piece], tokens: int)
     if not facts["pruned"]:
         reason = WHY_WHOLE.get(facts["reason"], facts["reason"])
         raise CommandError(f"nothing to draw, the prompt of {tokens} tokens was left whole: {reason}")
-    positions = facts["kept_positions"]
+    positions = kept_positions(facts)
     share = numpy.zeros((len(positions), tokens), numpy.float32)
     for layer, heads in enumerate(positions):
         for kept in heads:

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from laprox_sglang.config import Config, Options, budget_slots
 
+# Why a prompt is left whole; the last is found out when its view is to be made.
+REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room")
+
 
 class Plan(NamedTuple):
     """Fate of the columns [start, end) of a request, which a view may stand for.

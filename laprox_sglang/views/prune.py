@@ -9,11 +9,16 @@ from laprox_sglang.config import Config
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring
+from laprox_sglang.views.stages import Stages
 from laprox_sglang.views.view import View
 
 
 class Pruner:
-    """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device."""
+    """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device.
+
+    Attributes:
+        stages: what that takes.
+    """
 
     def __init__(
         self,
@@ -47,8 +52,10 @@ class Pruner:
         window = (self._layers, config.window, self._scoring.q_heads, keys.shape[3])
         queries = torch.zeros(window, dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
+        self.stages = Stages(keys.is_cuda)
         if keys.is_cuda:
             self.compile(queries)
+            self.stages = Stages(keys.is_cuda)
 
     def load_weights(self) -> None:
         """Makes what is derived of the weights anew, after an update."""
@@ -105,10 +112,14 @@ class Pruner:
         """The kept cells, offsets of each (layer, head) among them, and their positions."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
+        self.stages.begin()
         self._scoring.run(queries, row, plan, scores)
+        self.stages.done("score")
         kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + self._config.window)
+        self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)
+        self.stages.done("pack")
         return kept, cu_cells, None if at is None else at.add_(plan.start)
 
 

@@ -47,6 +47,11 @@ class Outcome:
     plan: Plan
     view: View | None
 
+    @property
+    def settled(self) -> bool:
+        """False until the last chunk of a prompt that is to be pruned."""
+        return self.view is not None or not self.plan.pruned
+
 
 def state_of(req: Any) -> RequestState:
     """State of an SGLang ``Req``."""

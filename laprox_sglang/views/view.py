@@ -20,10 +20,17 @@ class HostCopy:
             self._event.record()
 
     def tolist(self) -> list[int]:
+        numbers: list[int] = self._wait().tolist()
+        return numbers
+
+    def tobytes(self) -> bytes:
+        data: bytes = self._wait().numpy().tobytes()
+        return data
+
+    def _wait(self) -> torch.Tensor:
         if self._event is not None:
             self._event.synchronize()
-        numbers: list[int] = self._copy.tolist()
-        return numbers
+        return self._copy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,8 +25,10 @@ from laprox_sglang.config import (
     parse_budget,
     parse_floor,
     parse_keep_prefix,
+    parse_request_options,
 )
-from laprox_sglang.refusals import check_arguments, check_model
+from laprox_sglang.refusals import check_arguments, check_model, refuse
+from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 
@@ -44,6 +46,10 @@ HELP = {
     "sink_tokens": "first positions of a prompt that are always kept",
     "keep_prefix": "first tokens of every prompt that stay dense: a number, or system for the leading system "
     "and developer messages and the tools of chat requests",
+    "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
+    "commas, or an empty string",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH",
+    "events_public": "let --laprox-events be an address that other machines reach",
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
     "budget": parse_budget,
@@ -52,7 +58,9 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "floor": parse_floor,
     "pooling": str,
     "keep_prefix": parse_keep_prefix,
+    "request_options": parse_request_options,
 }
+TEXTS = (*PARSERS, "events")
 
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
@@ -64,10 +72,14 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     )
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
-        kind = str if field.name in PARSERS else int
-        default = "" if field.default is None else f" (default {field.default})"
-        help_text = f"{HELP[field.name]}{default}".replace("%", "%%")
-        group.add_argument(flag, dest=f"laprox_{field.name}", type=kind, help=help_text)
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        # The floor's depends on the allocator, as its own help says.
+        by_default = "" if field.name == "floor" else f" (default {default or 'off'})"
+        help_text = f"{HELP[field.name]}{by_default}".replace("%", "%%")
+        kind: dict[str, Any] = {"type": str if field.name in TEXTS else int}
+        if field.default is False:
+            kind = {"action": "store_const", "const": True}
+        group.add_argument(flag, dest=f"laprox_{field.name}", help=help_text, **kind)
 
 
 def read_flags(args: Namespace) -> Config | None:
@@ -158,6 +170,10 @@ def check_served(config: Config, args: Any, model: Any) -> None:
     # First: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args)
+    if config.events is not None:
+        if args.dp_size > 1:
+            raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
+        check_endpoint(config.events, config.events_public)
     if args.device == "cuda" and config.window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}

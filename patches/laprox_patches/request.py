@@ -1,6 +1,7 @@
 """Tokenizer manager: a bad per-request option fails that request, before there is one to schedule; and what
 the template knows of a prompt is added to the options of its request."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
@@ -8,23 +9,55 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 from laprox_sglang.config import SYSTEM, ConfigError, Options
 from laprox_sglang.prefix import ChatPrompt
+from laprox_sglang.report.refused import Refused
 
 
 def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:
     config = getattr(self.server_args, "_laprox", None)
     if config is None:
         return
+    own = obj.sampling_params or {}
     # SGLang merges the server's preferred parameters in only after this check.
-    params = (self.preferred_sampling_params or {}) | (obj.sampling_params or {})
-    options = Options.of(params.get("custom_params"))
-    options.check(config, self.context_len)
-    if getattr(obj, "session_params", None):
-        raise ConfigError("session_params: sessions keep whole KV; --enable-laprox does not serve them")
-    if (params.get("beam_width") or 1) > 1:
-        raise ConfigError("beam_width: beams copy rows of whole KV; --enable-laprox does not serve them")
+    params = (self.preferred_sampling_params or {}) | own
+    try:
+        options = Options.of(params.get("custom_params"))
+        Options.check_allowed(own.get("custom_params"), config)
+        options.check(config, self.context_len)
+        check_request(obj, params)
+    except ConfigError as error:
+        refused(self).add(error.fault)
+        raise
     instructions = obj.input_ids.instructions if isinstance(obj.input_ids, ChatPrompt) else 0
     if instructions and options.keep_prefix_or(config) == SYSTEM:
         obj.sampling_params = with_keep_prefix(params, instructions)
+
+
+def check_request(obj: Any, params: dict[str, Any]) -> None:
+    """Refuses what else a request may ask for that LaProx does not serve."""
+    serves = "--enable-laprox does not serve them"
+    if getattr(obj, "session_params", None):
+        raise ConfigError(f"session_params: sessions keep whole KV; {serves}", "unsupported")
+    if (params.get("beam_width") or 1) > 1:
+        raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
+
+
+def refused(manager: Any) -> Refused:
+    if not hasattr(manager, "_laprox_refused"):
+        manager._laprox_refused = Refused()
+    found: Refused = manager._laprox_refused
+    return found
+
+
+def export_refused(result: None, self: Any) -> None:
+    if self.enable_metrics:
+        refused(self).export(self.metrics_collector.labels)
+
+
+async def add_refused(original: Callable[..., Any], self: Any) -> Any:
+    """Totals come from the scheduler, which a refused request never reaches."""
+    states = await original(self)
+    states[0]["laprox"]["refused"] = refused(self).to_dict()
+    return states
 
 
 def with_keep_prefix(params: dict[str, Any], tokens: int) -> dict[str, Any]:
@@ -34,12 +67,21 @@ def with_keep_prefix(params: dict[str, Any], tokens: int) -> dict[str, Any]:
     return params | {"custom_params": custom | {"laprox": laprox}}
 
 
+TARGET = "sglang.srt.managers.tokenizer_manager.TokenizerManager."
 SEAMS = (
     Seam(
-        "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request",
+        TARGET + "_validate_one_request",
         check_options,
         HookType.AFTER,
         ("self", "obj", "input_ids"),
         "None",
+    ),
+    Seam(TARGET + "init_metric_collector_watchdog", export_refused, HookType.AFTER, ("self",)),
+    Seam(
+        "sglang.srt.managers.tokenizer_control_mixin.TokenizerControlMixin.get_internal_state",
+        add_refused,
+        HookType.AROUND,
+        ("self",),
+        "List[Dict[Any, Any]]",
     ),
 )

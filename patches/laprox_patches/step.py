@@ -1,11 +1,10 @@
-"""Scheduler: each forward pass between ``begin`` and ``finish``; and the totals."""
+"""Scheduler: each forward pass between ``begin`` and ``finish``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import msgspec
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
@@ -73,22 +72,6 @@ def forward_stream(scheduler: Any) -> Iterator[None]:
         yield
 
 
-def add_totals(result: Any, self: Any, recv_req: Any) -> None:
-    laprox = runtime(self)
-    result.internal_state["laprox"] = laprox.totals.to_dict() | {
-        "config": msgspec.to_builtins(laprox.config),
-        "available_slots": self.token_to_kv_pool_allocator.available_size(),
-        "evictable_slots": self.tree_cache.evictable_size(),
-        "protected_slots": self.tree_cache.protected_size(),
-        "view_slots": sum(view.slots for req in self.running_batch.reqs if (view := view_of(req))),
-        "running": len(self.running_batch.reqs),
-        # Logical: what the running requests would hold if nothing had been pruned.
-        "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs),
-        "waiting": len(self.waiting_queue),
-        "prefilling": int(self.chunked_req is not None),
-    }
-
-
 TARGET = "sglang.srt.managers.scheduler.Scheduler."
 RESULTS = "sglang.srt.managers.utils"
 SEAMS = (
@@ -99,5 +82,4 @@ SEAMS = (
         ("self", "batch", "pp_proxy_tensors"),
         f"Union[{RESULTS}.GenerationBatchResult, {RESULTS}.EmbeddingBatchResult]",
     ),
-    Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),
 )

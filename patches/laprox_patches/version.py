@@ -34,11 +34,12 @@ RELIED_ON: Mapping[str, str] = {
     "sglang.srt.mem_cache.base_prefix_cache.TreeLock": "node receipt",
     "sglang.srt.managers.scheduler.Scheduler": (
         "forward_stream forward_stream_ctx schedule_stream enable_overlap batch_record_buf batch_record_ct "
-        "running_batch waiting_queue chunked_req tree_cache token_to_kv_pool_allocator tp_worker"
+        "running_batch waiting_queue chunked_req tree_cache token_to_kv_pool_allocator tp_worker server_args "
+        "max_total_num_tokens metrics_reporter metrics_collector"
     ),
     "sglang.srt.managers.tp_worker.TpModelWorker": "last_shared_read_runner model_runner",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
-        "context_len preferred_sampling_params server_args"
+        "context_len preferred_sampling_params server_args enable_metrics metrics_collector"
     ),
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
         "shared_read_ends _snapshot_prefill_shared_reads init_cuda_graph_state init_forward_metadata "

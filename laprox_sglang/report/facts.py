@@ -1,0 +1,50 @@
+"""What a request is told about its prompt, in ``meta_info["laprox"]``."""
+
+import itertools
+from typing import Any
+
+from laprox_sglang.views.state import Outcome
+
+
+def request_facts(
+    outcome: Outcome, prompt_tokens: int, cached_tokens: int, return_kept: bool
+) -> dict[str, Any]:
+    """Facts about one request; plain numbers, lists and strings.
+
+    Args:
+        prompt_tokens: length of the prompt as it was sent.
+        cached_tokens: how much of it came from the prefix cache.
+        return_kept: add ``kept_positions``, whose bytes ``positions.encode`` makes a string of.
+    """
+    plan, view = outcome.plan, outcome.view
+    facts: dict[str, Any] = {
+        "pruned": view is not None,
+        "reason": plan.reason,
+        "prompt_tokens": prompt_tokens,
+        "cached_tokens": cached_tokens,
+        "dense_tokens": plan.start if view else plan.end,
+        "budget_effective": plan.slots / plan.length if plan.length else 1.0,
+        "kept_cells": None,
+        "kept_share": 1.0,
+        "erased_share": 0.0,
+        "slots_before": plan.length,
+        "slots_after": plan.slots,
+        "layer_share": None,
+    }
+    if view is None:
+        return facts
+    *cu_cells, tokens = view.host_counts.tolist()
+    kept, cells = cu_cells[-1], len(cu_cells) - 1
+    by_layer = cu_cells[:: view.heads]
+    facts["kept_cells"] = kept
+    facts["kept_share"] = kept / (cells * plan.length)
+    facts["erased_share"] = 1 - tokens / plan.length
+    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
+    if return_kept:
+        assert view.positions is not None
+        facts["kept_positions"] = {
+            "heads": view.heads,
+            "offsets": cu_cells,
+            "int32": view.positions.tobytes(),
+        }
+    return facts

@@ -1,0 +1,68 @@
+"""What happens to requests, told once: counted, and published to whoever listens."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
+from laprox_sglang.report.totals import Totals
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.state import RequestState, state_of
+from laprox_sglang.views.view import View
+
+
+class Reporter:
+    """The reporter of one scheduler; its methods are named by the life of a request.
+
+    Attributes:
+        events: where events go; None without ``--laprox-events``.
+    """
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.events: Publisher | None = None
+
+    def pruned(self, req: Any, plan: Plan, view: View, freed: int, staged: bool) -> None:
+        self.totals.add_prune(view, freed, staged)
+        self._publish(Pruned, req, tokens=plan.end, dense=plan.start, slots=view.slots, freed=freed)
+
+    def released(self, req: Any, complete: bool, held: int) -> None:
+        """Its slots are being given back.
+
+        Args:
+            complete: its prefill had been completed.
+            held: slots that it referred to.
+        """
+        state = state_of(req)
+        slots = state.view.slots if state.view else 0
+        if not req.finished():
+            self.totals.add_released("retracted", state.view)
+            self._publish(Retracted, req, slots=slots, held=held)
+            return
+        how = how_ended(req, complete)
+        self.totals.add_released(how, state.view)
+        self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
+
+    def finished(self, said: Mapping[str, Any], held: int) -> None:
+        """A request has ended whose prefill was completed, with these facts."""
+        self.totals.add_finished(said, held)
+
+    def _publish(self, kind: Callable[..., Event], req: Any, **said: Any) -> None:
+        if self.events is not None:
+            self.events.publish(kind, req.rid, **said)
+
+    def to_dict(self) -> dict[str, Any]:
+        events = self.events
+        return self.totals.to_dict() | {
+            "events": events
+            and {"endpoint": events.endpoint, "sent": events.sent, "overflows": events.overflows}
+        }
+
+
+def how_ended(req: Any, complete: bool) -> str:
+    if req.finished_reason.to_json()["type"] != "abort":
+        return "finished"
+    return "aborted_running" if complete else "aborted_mid_prefill"
+
+
+def reason_of(state: RequestState) -> str | None:
+    return state.outcome.plan.reason if state.outcome else None

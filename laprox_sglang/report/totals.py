@@ -1,0 +1,119 @@
+"""What a server has done: the one source of ``/server_info`` and of ``/metrics``."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from laprox_sglang.views.view import View
+
+HOW_RELEASED = ("finished", "retracted", "aborted_running", "aborted_mid_prefill")
+
+
+class Pool(NamedTuple):
+    """Slots of the KV pool, as the allocator and the tree count them."""
+
+    slots: int
+    available: int
+    evictable: int
+
+    @property
+    def pinned(self) -> int:
+        return self.slots - self.available - self.evictable
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of a scheduler since its start, and of the views that are there now.
+
+    Attributes:
+        prunes: views made; a request that was retracted and came again counts again.
+        staged: those of them that were packed over slots they were packed from.
+        slots_freed: slots that others could have after a view was made and could not before, free or
+            evictable, by the allocator's and the tree's own count.
+        finished: requests that ended, by what was done: ``pruned``, why not, or ``aborted`` amid their
+            prefill. Those that were aborted while they waited are not counted. The sums below are over
+            those that were not aborted amid their prefill, and of what their facts say.
+        released: how slots were given back, health probes included: ``finished``, ``retracted``,
+            ``aborted_mid_prefill`` or ``aborted_running``.
+        slots_held: slots that each referred to at its last step.
+        prompt_tokens, cached_tokens: length of the prompts, and what of it came from the prefix cache.
+        kept_tokens: tokens' worth of KV that they read of their prompts: dense prefix and view, or all.
+        kept_cells: cells of pruned prompts that were kept, by layer.
+        scored_cells: cells of pruned prompts in one layer, kept or not.
+        views, view_slots: views that running requests read now, and their slots.
+        spared_slots: slots that these requests would hold more if each held its prompt whole.
+    """
+
+    prunes: int = 0
+    staged: int = 0
+    slots_freed: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    released: Counter[str] = field(default_factory=Counter)
+    slots_held: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    kept_tokens: int = 0
+    kept_cells: Counter[int] = field(default_factory=Counter)
+    scored_cells: int = 0
+    views: int = 0
+    view_slots: int = 0
+    spared_slots: int = 0
+
+    def add_prune(self, view: View, freed: int, staged: bool) -> None:
+        self.prunes += 1
+        self.staged += staged
+        self.slots_freed += freed
+        self._hold(view, 1)
+
+    def add_released(self, how: str, view: View | None) -> None:
+        """Counts a request whose slots are being given back."""
+        self.released[how] += 1
+        # Such a request is not heard of again.
+        self.finished["aborted"] += how == "aborted_mid_prefill"
+        if view is not None:
+            self._hold(view, -1)
+
+    def _hold(self, view: View, sign: int) -> None:
+        self.views += sign
+        self.view_slots += sign * view.slots
+        self.spared_slots += sign * view.spared
+
+    def add_finished(self, said: Mapping[str, Any], held: int) -> None:
+        """Counts a request that ended, by its facts, and the slots it referred to at its last step."""
+        self.finished["pruned" if said["pruned"] else said["reason"]] += 1
+        self.slots_held += held
+        self.prompt_tokens += said["prompt_tokens"]
+        self.cached_tokens += said["cached_tokens"]
+        self.kept_tokens += said["dense_tokens"]
+        if said["pruned"]:
+            self.kept_tokens += said["slots_after"]
+            shares = said["layer_share"]
+            # A share is a quotient of whole numbers, so this is the number again.
+            self.kept_cells.update(
+                {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
+            )
+            self.scored_cells += round(said["kept_cells"] / said["kept_share"]) // len(shares)
+
+    def to_dict(self) -> dict[str, Any]:
+        requests = self.finished.total()
+        pruned = self.finished["pruned"]
+        return {
+            "requests": requests,
+            "pruned": pruned,
+            "pruned_share": pruned / requests if requests else 0.0,
+            "unpruned": {reason: n for reason, n in self.finished.items() if n and reason != "pruned"},
+            "prunes": self.prunes,
+            "staged": self.staged,
+            "slots_freed": self.slots_freed,
+            "slots_held": self.slots_held,
+            "released": dict(self.released),
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "kept_tokens": self.kept_tokens,
+            "kept_cells": [self.kept_cells[layer] for layer in sorted(self.kept_cells)],
+            "scored_cells": self.scored_cells,
+            "views": self.views,
+            "view_slots": self.view_slots,
+            "spared_slots": self.spared_slots,
+        }

@@ -1,0 +1,102 @@
+"""Scheduler: what it says about itself, in ``/server_info``, in ``/metrics`` and as events."""
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import zmq
+from sglang.srt.arg_groups.overrides import resolved_view
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+from laprox_patches.step import runtime
+from laprox_sglang.report.events import Publisher
+from laprox_sglang.report.totals import Pool
+
+# Of a busy scheduler; one that becomes idle says what has changed at once.
+SECONDS = 0.1
+
+
+def begin(result: None, self: Any) -> None:
+    """Opens what is written to; SGLang has made its own metrics, and said where values are kept."""
+    laprox = runtime(self)
+    # Where prometheus_client keeps values is decided when it is imported: after SGLang has said where.
+    if self.metrics_reporter.current_scheduler_metrics_enabled:
+        from laprox_sglang.report.metrics import Metrics
+
+        labels, layers = self.metrics_collector.labels, laprox.pool.keys.shape[1]
+        self._laprox_metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
+        publish(self)
+    if laprox.config.events is not None:
+        laprox.report.events = open_events(self, laprox.config.events)
+
+
+def open_events(scheduler: Any, endpoint: str) -> Publisher:
+    laprox = runtime(scheduler)
+    try:
+        events = Publisher(endpoint)
+    except zmq.ZMQError as error:
+        # Not an Exception: SGLang would log a traceback of it.
+        raise SystemExit(f"laprox: --laprox-events {endpoint} cannot be had: {error}") from None
+    layers, heads = laprox.pool.keys.shape[1:3]
+    events.start(
+        versions={package: version(package) for package in ("laprox-sglang", "sglang")},
+        model=resolved_view(scheduler.server_args).served_model_name,
+        slots=scheduler.max_total_num_tokens,
+        slot_bytes=laprox.pool.slot_bytes,
+        layers=layers,
+        heads=heads,
+        config=msgspec.to_builtins(laprox.config),
+    )
+    return events
+
+
+def pool_of(scheduler: Any) -> Pool:
+    return Pool(
+        scheduler.max_total_num_tokens,
+        scheduler.token_to_kv_pool_allocator.available_size(),
+        scheduler.tree_cache.evictable_size(),
+    )
+
+
+def publish(self: Any) -> None:
+    """Brings ``/metrics`` up to date."""
+    metrics = getattr(self, "_laprox_metrics", None)
+    if metrics is None:
+        return
+    self._laprox_published = time.monotonic()
+    metrics.publish(pool_of(self), runtime(self).pruner.stages.seconds())
+
+
+def publish_now_and_then(done: None, self: Any, batch: Any, result: Any) -> None:
+    if time.monotonic() - getattr(self, "_laprox_published", 0.0) > SECONDS:
+        publish(self)
+
+
+def add_totals(result: Any, self: Any, recv_req: Any) -> None:
+    laprox, pool = runtime(self), pool_of(self)
+    result.internal_state["laprox"] = laprox.report.to_dict() | {
+        "config": msgspec.to_builtins(laprox.config),
+        "stage_seconds": laprox.pruner.stages.seconds(),
+        "slot_bytes": laprox.pool.slot_bytes,
+        "available_slots": pool.available,
+        "evictable_slots": pool.evictable,
+        "pinned_slots": pool.pinned,
+        "protected_slots": self.tree_cache.protected_size(),
+        "running": len(self.running_batch.reqs),
+        # Logical: what the running requests would hold if nothing had been pruned.
+        "running_tokens": sum(req.kv.kv_allocated_len for req in self.running_batch.reqs),
+        "waiting": len(self.waiting_queue),
+        "prefilling": int(self.chunked_req is not None),
+    }
+    publish(self)
+
+
+TARGET = "sglang.srt.managers.scheduler.Scheduler."
+SEAMS = (
+    Seam(TARGET + "init_metrics_reporter", begin, HookType.AFTER, ("self",), "None"),
+    Seam(TARGET + "process_batch_result", publish_now_and_then, HookType.AFTER, ("self", "batch", "result")),
+    Seam(TARGET + "on_idle", publish, HookType.BEFORE, ("self",)),
+    Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),
+)

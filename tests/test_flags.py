@@ -1,0 +1,69 @@
+"""LaProx's flags on a command line, and what a server is told by them."""
+
+from argparse import ArgumentParser
+from types import SimpleNamespace
+
+import pytest
+
+from laprox_patches.arguments import add_flags, check_served, read_flags
+from laprox_sglang.config import Config, ConfigError
+from laprox_sglang.report.endpoint import check_endpoint
+
+
+def read(*flags: str) -> Config | None:
+    parser = ArgumentParser()
+    add_flags(None, parser)
+    assert "--laprox-events" in parser.format_help()
+    return read_flags(parser.parse_args(flags))
+
+
+@pytest.mark.parametrize(
+    "flags, config",
+    [
+        ((), Config()),
+        (("--laprox-request-options", "budget"), Config(request_options=("budget",))),
+        (
+            ("--laprox-request-options", "enabled, return_kept"),
+            Config(request_options=("enabled", "return_kept")),
+        ),
+        (("--laprox-request-options", ""), Config(request_options=())),
+        (("--laprox-events", "tcp://127.0.0.1:5557"), Config(events="tcp://127.0.0.1:5557")),
+        (
+            ("--laprox-events", "tcp://0.0.0.0:5557", "--laprox-events-public"),
+            Config(events="tcp://0.0.0.0:5557", events_public=True),
+        ),
+    ],
+)
+def test_flags_are_read(flags, config) -> None:
+    assert read("--enable-laprox", *flags) == config
+    # What the processes are told, and what a program gives as a list, is the same.
+    assert Config.from_environment({"LAPROX_CONFIG": config.to_json()}) == config
+    assert Config(request_options=list(config.request_options)).request_options == config.request_options
+
+
+@pytest.mark.parametrize("name", ["window", "budgets", "a\nb", "", "x" * 10**5])
+def test_what_is_no_option_of_a_request_is_refused(name) -> None:
+    with pytest.raises(ConfigError, match=r"request-options .* is no option") as error:
+        read("--enable-laprox", "--laprox-request-options", f"budget,{name}")
+    assert str(error.value).isprintable() and len(str(error.value)) < 400
+
+
+def test_flags_without_laprox_are_refused() -> None:
+    for flags in (("--laprox-events-public",), ("--laprox-request-options", "")):
+        with pytest.raises(ConfigError, match=f"{flags[0]} without --enable-laprox"):
+            read(*flags)
+    assert read() is None
+
+
+def test_replicas_do_not_share_an_endpoint(monkeypatch) -> None:
+    monkeypatch.setattr("laprox_patches.arguments.check_arguments", lambda args: None)
+    with pytest.raises(ConfigError, match="--laprox-events with --dp-size 2 does not go together"):
+        check_served(Config(events="ipc:///tmp/x"), SimpleNamespace(dp_size=2), None)
+
+
+def test_an_endpoint_is_looked_at_before_the_model(monkeypatch) -> None:
+    monkeypatch.setattr("laprox_patches.arguments.check_arguments", lambda args: None)
+    with pytest.raises(ConfigError, match="--laprox-events-public"):
+        check_served(Config(events="tcp://0.0.0.0:5557"), SimpleNamespace(dp_size=1), None)
+    with pytest.raises(ConfigError, match="give tcp://127"):
+        check_endpoint("tcp://", False)

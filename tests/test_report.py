@@ -1,0 +1,192 @@
+"""Facts, totals and metrics of a scheduler whose memory is real."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import REGISTRY
+
+from fakes import HEADS, LAYERS, Scheduler, sglang_context
+from laprox_patches.metrics import pool_of
+from laprox_patches.output import attach_facts, encode_facts
+from laprox_sglang.report.events import Pruned, Publisher, Released, Retracted
+from laprox_sglang.report.metrics import METRICS, Metrics
+from laprox_sglang.report.positions import encode, kept_positions
+from laprox_sglang.views.plan import REASONS, make_plan
+from laprox_sglang.views.stages import STAGES, Stages
+from laprox_sglang.views.state import view_of
+
+LABELS = {"model_name": "m", "tp_rank": 0}
+PROMPT = [i % 4 for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def sglang():
+    with sglang_context():
+        yield
+
+
+@pytest.fixture
+def metrics_of():
+    made = []
+
+    def make(scheduler: Scheduler) -> Metrics:
+        made.append(Metrics(LABELS, scheduler.laprox.report, scheduler.pool.slot_bytes, LAYERS))
+        return made[-1]
+
+    yield make
+    for metrics in made:
+        for metric in metrics._metrics.values():
+            REGISTRY.unregister(metric)
+
+
+def finish(scheduler: Scheduler) -> list[dict[str, Any]]:
+    """Runs everything to its end; the facts of all requests."""
+    scheduler.run_until_idle()
+    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
+    attach_facts(streamer, scheduler.arrived, False)
+    entries = [(req.customized_info or {}).get("laprox") for req in scheduler.arrived]
+    return [entry[-1] for entry in entries if entry and entry[-1]]
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"model_name": "m", "tp_rank": "0", **labels})
+
+
+def test_kept_positions_arrive_as_they_were() -> None:
+    scheduler = Scheduler(200)
+    req = scheduler.arrive(PROMPT)
+    while view_of(req) is None:
+        scheduler.step()
+    view = view_of(req)
+    positions, offsets = view.positions.tolist(), view.cu_cells.tolist()
+    [said] = finish(scheduler)
+    assert isinstance(said["kept_positions"]["int32"], bytes), "the scheduler's thread does no more than copy"
+    meta_info = {"laprox": [None, said]}
+    encode_facts(None, None, meta_info, None, {}, 0, None)
+    assert meta_info["laprox"][-1] is said, "not before the end"
+    encode_facts(None, None, meta_info, None, {}, 0, {"type": "length"})
+    kept = kept_positions(json.loads(json.dumps(meta_info["laprox"][-1])))
+    assert [len(heads) for heads in kept] == [HEADS] * LAYERS
+    assert [p for heads in kept for head in heads for p in head] == positions
+    assert [len(head) for heads in kept for head in heads] == torch.tensor(offsets).diff().tolist()
+    whole = {"pruned": False}
+    assert encode(whole) is whole
+
+
+def test_metrics_say_what_the_totals_say(metrics_of) -> None:
+    scheduler = Scheduler(200)
+    metrics = metrics_of(scheduler)
+    totals = scheduler.laprox.report.totals
+
+    def publish() -> None:
+        metrics.publish(pool_of(scheduler), scheduler.laprox.pruner.stages.seconds())
+
+    publish()
+    for metric in METRICS:
+        # Everything is there from the beginning, at zero.
+        found = [s for m in REGISTRY.collect() for s in m.samples if s.name == metric.name]
+        assert found and (metric.name == "laprox_slots" or all(s.value == 0 for s in found))
+    assert sample("laprox_slots", state="available") == 200
+    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(PROMPT[::-1]), scheduler.arrive(PROMPT, enabled=False)]
+    scheduler.arrive(PROMPT[:5])
+    while not all(req.output_ids for req in reqs):
+        scheduler.step()
+    publish()
+    views = [view for req in reqs if (view := view_of(req))]
+    assert sample("laprox_views") == len(views) == 2
+    assert sample("laprox_view_slots") == sum(view.slots for view in views)
+    assert sample("laprox_saved_bytes") == sum(v.spared for v in views) * 2 * LAYERS * HEADS * 4 * 4
+    said = finish(scheduler)
+    publish()
+    publish()
+    pruned = [facts for facts in said if facts["pruned"]]
+    assert sample("laprox_requests_total", outcome="pruned", reason="") == len(pruned) == 2
+    assert sample("laprox_requests_total", outcome="whole", reason="disabled") == 1
+    assert sample("laprox_requests_total", outcome="whole", reason="short") == 1
+    assert sample("laprox_prompt_tokens_total", source="cached") == sum(f["cached_tokens"] for f in said)
+    both = [sample("laprox_prompt_tokens_total", source=source) for source in ("cached", "computed")]
+    assert sum(both) == sum(f["prompt_tokens"] for f in said) == 125
+    for layer in range(LAYERS):
+        cells = sum(round(f["layer_share"][layer] * f["kept_cells"]) for f in pruned)
+        assert sample("laprox_kept_cells_total", layer=str(layer)) == cells
+    assert sample("laprox_scored_cells_total") == HEADS * sum(f["slots_before"] for f in pruned)
+    assert sample("laprox_freed_slots_total") == totals.slots_freed
+    assert sample("laprox_held_slots_total") == totals.slots_held
+    assert sample("laprox_views") == sample("laprox_view_slots") == sample("laprox_saved_bytes") == 0
+    assert sample("laprox_slots", state="pinned") == 0
+    assert all(sample("laprox_stage_seconds_total", stage=stage) > 0 for stage in STAGES)
+
+
+def test_every_reason_has_a_series() -> None:
+    """Those that a plan can name, and the one that is found out later."""
+    named = re.findall(r'plan\.whole\("(\w+)"\)', inspect.getsource(make_plan))
+    assert {*named, "no_room"} == set(REASONS) and len(named) == len(REASONS) - 1
+
+
+def test_events_follow_the_life_of_a_request() -> None:
+    scheduler = Scheduler(200)
+    heard = []
+    events = scheduler.laprox.report.events = Publisher("inproc://events")
+    events.publish = lambda kind, rid, **said: heard.append(kind(seq=0, time=0.0, rid=rid, **said))
+    pruned, whole = scheduler.arrive(PROMPT), scheduler.arrive(PROMPT[:5])
+    while view_of(pruned) is None:
+        scheduler.step()
+    slots = view_of(pruned).slots
+    scheduler.retract_everything()
+    scheduler.run_until_idle()
+    of_pruned = [event for event in heard if event.rid == pruned.rid]
+    assert [type(event) for event in of_pruned] == [Pruned, Retracted, Pruned, Released]
+    assert of_pruned[0].tokens == len(PROMPT) and of_pruned[0].slots == of_pruned[1].slots == slots
+    assert of_pruned[3].how == "finished" and of_pruned[3].reason is None and of_pruned[3].slots
+    last = [event for event in heard if event.rid == whole.rid][-1]
+    assert (type(last), last.reason, last.slots) == (Released, "short", 0)
+    events.close()
+
+
+class Clock:
+    """A CUDA event of a device that computes when it is told to."""
+
+    now, done = 0.0, 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        Clock.now += 1000.0
+        self.at = Clock.now
+
+    def query(self) -> bool:
+        return self.at <= Clock.done
+
+    def elapsed_time(self, other: "Clock") -> float:
+        assert other.query(), "who asks now waits for the device"
+        return other.at - self.at
+
+
+def test_stages_of_a_gpu_count_when_they_are_over(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", Clock)
+    stages = Stages(cuda=True)
+    for _ in range(2):
+        stages.begin()
+        for stage in STAGES:
+            stages.done(stage)
+    assert stages.seconds() == dict.fromkeys(STAGES, 0.0)
+    Clock.done = 3000.0
+    assert stages.seconds() == {"score": 1.0, "select": 1.0, "pack": 0.0}
+    Clock.done = 8000.0
+    assert stages.seconds() == dict.fromkeys(STAGES, 2.0)
+
+
+def test_metrics_are_not_imported_before_they_are_made() -> None:
+    """prometheus_client decides at its import where values are kept, and SGLang must have said it by then."""
+    code = "import sys, laprox_sglang.report.refused, laprox_sglang.runtime"
+    code += "; print([name for name in sys.modules if name.startswith('laprox_sglang.report.metrics')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "[]"
