@@ -165,6 +165,9 @@ def test_all_tell_the_same_story(operator: Operator, seed: int, figures: list[st
     cells = [b - a for a, b in zip(before["kept_cells"], after["kept_cells"], strict=True)]
     assert sum(cells) == sum(f["kept_cells"] for f in pruned) and len(cells) == 8
     assert grown("scored_cells") == 2 * sum(f["slots_before"] for f in pruned)
+    erased = sum(round(f.get("erased_share", 0.0) * f["slots_before"]) for f in pruned)
+    assert grown("viewed_tokens") == sum(f["slots_before"] for f in pruned)
+    assert grown("erased_tokens") == erased
     retractions = sum(reply["meta_info"].get("num_retractions", 0) for reply in replies)
     released = Counter(after["released"]) - Counter(before["released"])
     assert released["retracted"] == retractions > 0
@@ -238,6 +241,7 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
         expect("refused_requests_total", totals["refused"].get(fault, 0), fault=fault)
     for name, key in {
         "kept_tokens": "kept_tokens", "held_slots": "slots_held", "scored_cells": "scored_cells",
+        "viewed_tokens": "viewed_tokens", "erased_tokens": "erased_tokens",
         "prunes": "prunes", "staged_prunes": "staged", "freed_slots": "slots_freed",
     }.items():  # fmt: skip
         expect(f"{name}_total", totals[key])

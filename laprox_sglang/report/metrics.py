@@ -119,6 +119,18 @@ METRICS = (
         one(lambda seen: seen.report.totals.scored_cells),
     ),
     Metric(
+        "laprox_viewed_tokens_total",
+        "Prompt tokens that views of ended requests stood for.",
+        (),
+        one(lambda seen: seen.report.totals.viewed_tokens),
+    ),
+    Metric(
+        "laprox_erased_tokens_total",
+        "Those of them of which no layer and no head kept anything.",
+        (),
+        one(lambda seen: seen.report.totals.erased_tokens),
+    ),
+    Metric(
         "laprox_prunes_total",
         "Views made. A request that was retracted and came again counts again.",
         (),

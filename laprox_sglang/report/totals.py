@@ -41,6 +41,7 @@ class Totals:
         kept_tokens: tokens' worth of KV that they read of their prompts: dense prefix and view, or all.
         kept_cells: cells of pruned prompts that were kept, by layer.
         scored_cells: cells of pruned prompts in one layer, kept or not.
+        viewed_tokens, erased_tokens: tokens that views stand for, and those of them that no cell was kept of.
         views, view_slots: views that running requests read now, and their slots.
         spared_slots: slots that these requests would hold more if each held its prompt whole.
     """
@@ -56,6 +57,8 @@ class Totals:
     kept_tokens: int = 0
     kept_cells: Counter[int] = field(default_factory=Counter)
     scored_cells: int = 0
+    viewed_tokens: int = 0
+    erased_tokens: int = 0
     views: int = 0
     view_slots: int = 0
     spared_slots: int = 0
@@ -94,6 +97,8 @@ class Totals:
                 {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
             )
             self.scored_cells += round(said["kept_cells"] / said["kept_share"]) // len(shares)
+            self.viewed_tokens += said["slots_before"]
+            self.erased_tokens += round(said.get("erased_share", 0.0) * said["slots_before"])
 
     def to_dict(self) -> dict[str, Any]:
         requests = self.finished.total()
@@ -113,6 +118,8 @@ class Totals:
             "kept_tokens": self.kept_tokens,
             "kept_cells": [self.kept_cells[layer] for layer in sorted(self.kept_cells)],
             "scored_cells": self.scored_cells,
+            "viewed_tokens": self.viewed_tokens,
+            "erased_tokens": self.erased_tokens,
             "views": self.views,
             "view_slots": self.view_slots,
             "spared_slots": self.spared_slots,
