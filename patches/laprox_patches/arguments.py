@@ -167,13 +167,13 @@ def check_served(config: Config, args: Any, model: Any) -> None:
     Raises:
         ConfigError: names it.
     """
-    # First: another kind of model makes SGLang choose another attention backend.
-    check_model(model)
-    check_arguments(args)
     if config.events is not None:
         if args.dp_size > 1:
             raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
         check_endpoint(config.events, config.events_public)
+    # Before the arguments: another kind of model makes SGLang choose another attention backend.
+    check_model(model)
+    check_arguments(args)
     if args.device == "cuda" and config.window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}
