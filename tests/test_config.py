@@ -1,5 +1,6 @@
 """Options of a server and of a request: what is taken, what is refused, and in which words."""
 
+import argparse
 import math
 import re
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laprox_patches import arguments
 from laprox_sglang.config import (
     ENVIRONMENT,
     LARGEST,
@@ -22,6 +24,9 @@ from laprox_sglang.config import (
     parse_budget,
     parse_keep_prefix,
 )
+from laprox_sglang.scorers import SCORERS
+from laprox_sglang.scorers.allocators import Allocation
+from laprox_sglang.scorers.pooling import Pooling
 
 BAD_BUDGETS = [0, -1, -0.1, 0.0, 1.5, 2.0, math.nan, math.inf, -math.inf, True, False, "0.1", None, [0.1]]
 
@@ -121,6 +126,70 @@ def test_bad_length_is_refused(options, flag):
     assert flag in one_line(error)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scorer": "snapvk"}, "scorer 'snapvk' is not known; give one of laprox, "),
+        ({"scorer": "no_such.module:f"}, "cannot be imported: ModuleNotFoundError"),
+        ({"scorer": "os:sep"}, "no function of a Prompt"),
+        ({"scorer": "x" * 10**5}, "scorer 'xxx"),
+        ({"scorer": None}, "scorer None must be a name"),
+        ({"allocator": "head"}, "allocator 'head' is not known; give one of model, layer, uniform"),
+        ({"allocator": ["layer"]}, "must be a name"),
+        ({"allocator": "uniform", "floor": 0.5}, "floor 0.5 with allocator uniform does nothing"),
+        ({"floor": 1.5}, "floor 1.5 must be a share"),
+        ({"floor": -0.5}, "floor -0.5 must be a share"),
+        ({"floor": math.nan}, "floor nan must be a share"),
+        ({"floor": True}, "floor True must be a share"),
+        ({"floor": "0.5"}, "floor '0.5' must be a share"),
+        ({"pooling": "mean"}, "pooling 'mean' is not known; give one of average, max, chunk"),
+        ({"pooling": "max", "pooling_kernel": 8}, "pooling-kernel 8 must be odd: max slides"),
+        ({"pooling": "chunk", "pooling_kernel": 0}, "pooling-kernel 0"),
+        ({"scorer": "keydiff", "pooling": "chunk"}, "does nothing, as scorer keydiff"),
+        ({"scorer": "criticalkv", "pooling_kernel": 15}, "does nothing, as scorer criticalkv"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_no_method_is_refused(options, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+        Config(**options)
+    assert len(one_line(error)) < LONGEST_MESSAGE + 50
+
+
+def test_a_method_is_what_its_names_say():
+    method = Config().method
+    assert method == (SCORERS["laprox"], Pooling("average", 7), Allocation("model", 0.0)) and method.fused
+    assert Config(pooling_kernel=15).method.fused
+    assert not Config(pooling="max").method.fused and not Config(scorer="snapkv").method.fused
+    ada = Config(scorer="snapkv", allocator="layer", pooling="chunk", pooling_kernel=10).method
+    assert ada == (SCORERS["snapkv"], Pooling("chunk", 10), Allocation("layer", 0.2))
+    assert Config(allocator="layer", floor=0.5).method.allocation == ("layer", 0.5)
+    assert Config(floor=1).method.allocation == Config(allocator="uniform").method.allocation
+    assert Config(scorer="keydiff", pooling_kernel=1).method.pooling.width == 1
+
+
+def from_flags(*flags):
+    parser = argparse.ArgumentParser()
+    arguments.add_flags(None, parser)
+    return arguments.read_flags(parser.parse_args(flags))
+
+
+def test_every_option_is_a_flag():
+    assert from_flags() is None
+    assert from_flags("--enable-laprox") == Config()
+    given = "--laprox-scorer snapkv --laprox-allocator layer --laprox-floor 0.3 --laprox-pooling chunk "
+    given += "--laprox-pooling-kernel 10 --laprox-window 16 --laprox-budget 0.1 --laprox-keep-prefix 5"
+    expected = Config(
+        scorer="snapkv", allocator="layer", floor=0.3, pooling="chunk", pooling_kernel=10, window=16,
+        budget=0.1, keep_prefix=5,
+    )  # fmt: skip
+    assert from_flags("--enable-laprox", *given.split()) == expected
+    with pytest.raises(ConfigError, match="floor 'half' is not a number; give a share"):
+        from_flags("--enable-laprox", "--laprox-floor", "half")
+    with pytest.raises(ConfigError, match="--laprox-scorer without --enable-laprox"):
+        from_flags("--laprox-scorer", "snapkv")
+
+
 def test_lengths_at_their_limits_are_taken():
     Config(min_tokens=37)
     Config(window=251, sink_tokens=4)
@@ -140,6 +209,7 @@ def test_configuration_travels_through_the_environment():
         Config(budget=1),
         Config(budget=1.0),
         Config(budget=0.07, window=8, keep_prefix=5),
+        Config(scorer="snapkv", allocator="layer", floor=0.5, pooling="chunk", pooling_kernel=10),
         Config(keep_prefix=SYSTEM),
     ):
         read = Config.from_environment({ENVIRONMENT: config.to_json()})
@@ -152,6 +222,7 @@ def test_configuration_travels_through_the_environment():
     "text",
     ["", "0.1", "null", "[]", "{", "{'budget': 0.1}", '{"budget": "0.1"}', '{"budget": 0}', '{"budget": 1.5}',
      '{"keep_prefix": "5"}', '{"keep_prefix": -1}',
+     '{"floor": "0.5"}', '{"scorer": "snapvk"}', '{"scorer": null}', '{"allocator": "uniform", "floor": 1}',
      '{"budget": NaN}', '{"budget": true}', '{"budget": null}', '{"window": 1.5}', '{"window": 300}'],
 )  # fmt: skip
 def test_malformed_environment_is_refused_and_named(text):

@@ -48,6 +48,11 @@ def test_needs_at_the_headline_size():
     # 8.4 MB a prompt, for a batch of 64, one that comes in chunks, and the one that is scored.
     assert parts["window queries"] == (64 + 2) * 32 * 32 * 32 * 128 * 2
     assert sum(parts.values()) < POOL / 100
+    # What no kernel scores goes layer by layer in float32: attention and logits, six tensors like K, W_O.
+    parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, server_args(), 2, POOL)
+    attention, keys = 32 * 33 * 32768 * 4, 8 * 128 * 32768 * 4
+    assert parts["layer by layer"] == 2 * attention + 6 * keys + 2 * (4096 + 2048) * 4096 * 4
+    assert sum(parts.values()) < POOL / 40
 
 
 def test_buffers_follow_what_the_server_can_run():

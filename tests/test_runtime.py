@@ -27,6 +27,7 @@ from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
 from laprox_patches.output import attach_facts
 from laprox_sglang.cache.tree import without
+from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.state import view_of
 from test_memory_properties import check
 
@@ -105,13 +106,40 @@ def kept_alone(tokens=PROMPT, config=CONFIG, **options) -> tuple[list[int], list
     return kept(req)
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, min_tokens=2, window=1, sink_tokens=0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, min_tokens=2, window=1, sink_tokens=0),
+        replace(CONFIG, scorer="criticalkv", pooling_kernel=7, allocator="layer"),
+        replace(CONFIG, floor=0.5),
+    ],
+)
 def test_what_a_gpu_compiles_at_the_start_runs(config):
     scheduler = Scheduler(100, config=config)
     scheduler.laprox.pruner.compile(torch.zeros((LAYERS, config.window, QUERY_HEADS, DIM)))
     prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
     prefill(scheduler)
     assert [kept(req) for req in prompts] == [kept_alone(config=config)] * 2
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("allocator", ["layer", "uniform"])
+def test_every_scorer_prunes_and_frees(scorer, allocator):
+    """By the torch path, in chunks, with a prefix that stays dense, over slots that are read meanwhile."""
+    config = replace(KEEPING, scorer=scorer, allocator=allocator, pooling_kernel=7)
+    scheduler = Scheduler(38, config=config)
+    req = scheduler.arrive(PROMPT[:30], 4)
+    prefill(scheduler, 13)
+    view = view_of(req)
+    assert pinned(scheduler) == KEEP + view.slots
+    counts = view.cu_cells.diff().view(LAYERS, -1)
+    assert (counts.sum(dim=1) == view.slots * counts.shape[1]).all()
+    assert allocator == "layer" or (counts == view.slots).all()
+    assert kept(req) == kept_alone(PROMPT[:30], config, max_new_tokens=4)
+    steps(scheduler, 2)
+    scheduler.run_until_idle()
+    assert pinned(scheduler) == 0
 
 
 # What a pruned request holds.

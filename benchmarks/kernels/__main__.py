@@ -21,6 +21,7 @@ from benchmarks.kernels.bench import Bench
 
 BENCHES = {
     "score": prune.bench_score,
+    "floor": prune.bench_floor,
     "select": prune.bench_select,
     "pack": prune.bench_pack,
     "prune": prune.bench_prune,

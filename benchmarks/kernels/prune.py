@@ -1,4 +1,4 @@
-"""The kernels that prune a prompt: score, select, pack, each alone and all in turn."""
+"""The kernels that prune a prompt: score, floor, select, pack, each alone and all in turn."""
 
 import torch
 
@@ -73,6 +73,20 @@ def bench_select(bench: Bench) -> None:
         bench.record("select", case, ms, moved, 0, "torch.topk, unsorted, ties undefined", topk_ms)
         bench.record("select", case, ms, moved, 0, "torch.topk, indices sorted", sorted_ms)
         bench.record("select", case + ", in a graph", graph_ms, moved)
+
+
+def bench_floor(bench: Bench) -> None:
+    scores = torch.randn(LAYERS, HEADS, 32_768, device="cuda").mul_(2).exp_().div_(1e8)
+    scores[..., -32:] = float("inf")
+    for share in (0.05,) if bench.quick else (0.05, 0.2):
+        count = round(share * 32_768)
+        # Later turns find the same cells at +inf: as much to read, and to write.
+        ms = bench.time(lambda: kernels.floor(scores, count))
+        topk_ms = bench.time(lambda: scores.scatter_(-1, scores.topk(count).indices, float("inf")))
+        case = f"{CELLS} rows of 32,768, {share:.0%} of each"
+        bench.record(
+            "floor", case, ms, scores.nbytes + 4 * CELLS * count, 0, "torch.topk, scattered", topk_ms
+        )
 
 
 def bench_pack(bench: Bench) -> None:

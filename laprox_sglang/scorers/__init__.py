@@ -6,6 +6,7 @@ from laprox_sglang.scorers.criticalkv import CriticalKV
 from laprox_sglang.scorers.keydiff import KeyDiff
 from laprox_sglang.scorers.laprox import laprox, laprox_joint, laprox_max
 from laprox_sglang.scorers.momentkv import momentkv
+from laprox_sglang.scorers.obcache import obcache_k
 from laprox_sglang.scorers.random import Random
 from laprox_sglang.scorers.scorer import BadScorer, Scorer, is_pooled, try_out
 from laprox_sglang.scorers.snapkv import snapkv
@@ -21,6 +22,7 @@ SCORERS: dict[str, Scorer] = {
     "keydiff": KeyDiff(),
     "criticalkv": CriticalKV(),
     "momentkv": momentkv,
+    "obcache-k": obcache_k,
     "streamingllm": StreamingLLM(),
     "random": Random(),
 }

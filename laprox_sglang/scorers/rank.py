@@ -33,5 +33,6 @@ def rank_layer(prompt: Prompt, scorer: Scorer, pooling: Pooling, out: torch.Tens
     # A scorer may give +inf to what it wants kept before all else.
     total = scores.masked_fill(scores == float("inf"), 0).sum()
     out.fill_(float("inf"))
-    ranked = torch.where((total == 0) & (scores == 0), 0.0, scores / total)
+    # Where all is 0, all stays 0.
+    ranked = (scores / total).masked_fill_((total == 0) & (scores == 0), 0)
     out[:, prompt.sinks : len(out[0]) - prompt.window] = ranked

@@ -32,8 +32,9 @@ def try_out(name: str, scorer: Scorer, prompt: Prompt) -> None:
     except Exception as error:
         # Whatever the code of others does.
         raise BadScorer(f"scorer {name!r} failed: {type(error).__name__}: {error}") from error
-    wanted = (prompt.heads, prompt.length)
-    if tuple(scores.shape) != wanted:
-        raise BadScorer(f"scorer {name!r} returns {list(scores.shape)}, not [H, n] = {list(wanted)}")
+    wanted = [prompt.heads, prompt.length]
+    got = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+    if got != wanted:
+        raise BadScorer(f"scorer {name!r} returns {got}, not [H, n] = {wanted}")
     if not bool((scores >= 0).all()):
         raise BadScorer(f"scorer {name!r} returns negative scores or NaN")

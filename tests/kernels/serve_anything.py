@@ -2,7 +2,7 @@
 
 The first line is the number of kernels compiled at the start, every further one what a request was the
 first to need. A process of its own: the interpreter must be off. The arguments are the seed, layers, KV
-heads, query heads of each, tokens of the longest prompt.
+heads, query heads of each, tokens of the longest prompt, allocator and floor.
 """
 
 import random
@@ -20,7 +20,7 @@ from laprox_sglang.config import Config
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.view import View
 
-seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:])
+seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-2])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
 # There is no model: its layers come from here, and SGLang need not be imported.
 layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
@@ -31,7 +31,7 @@ sys.modules["laprox_sglang.gram"] = SimpleNamespace(
 )
 from laprox_sglang.views.prune import Pruner  # noqa: E402
 
-CONFIG = Config(budget=0.1, window=16, min_tokens=100)
+CONFIG = Config(budget=0.1, window=16, min_tokens=100, allocator=sys.argv[-2], floor=float(sys.argv[-1]))
 rng = random.Random(seed)
 variants: set[tuple] = set()
 reached: set[tuple] = set()
@@ -66,8 +66,9 @@ print(len(new()))
 for _ in range(150):
     start = rng.choice([0, rng.randint(0, LONGEST - 100)])
     end = rng.randint(start + 100, LONGEST)
-    slots = rng.randint(1, end - start)
-    plan = Plan(start, end, slots, rng.randint(0, 4), None)
+    sinks = rng.randint(0, 4)
+    slots = rng.randint(CONFIG.window + sinks, end - start)
+    plan = Plan(start, end, slots, sinks, None)
     offset = rng.randint(0, LONGEST - slots)
     room = torch.arange(LONGEST)[offset : offset + slots]
     pruner.make_view(plan, rng.randrange(70), queries, room, rng.random() < 0.5, rng.random() < 0.5)

@@ -36,10 +36,14 @@ def test_every_kernel_compiles_and_fits_into_the_shared_memory_asked_for():
 
 
 # Layers, KV heads, query heads of each: one head alone, an odd number of cells, whole groups.
-@pytest.mark.parametrize("shape", [(3, 2, 4), (5, 1, 3), (2, 8, 8)], ids=str)
-def test_no_request_compiles_a_kernel(shape, seed):
+@pytest.mark.parametrize(
+    ("shape", "method"),
+    [((3, 2, 4), ("model", 0.3)), ((5, 1, 3), ("layer", 0.2)), ((2, 8, 8), ("model", 0))],
+    ids=str,
+)
+def test_no_request_compiles_a_kernel(shape, method, seed):
     """Whatever its length, prefix, budget, view and batch: all was compiled at the start, and is bounded."""
-    done = run("serve_anything.py", seed, *shape, 6_000)
+    done = run("serve_anything.py", seed, *shape, 6_000, *method)
     number, *later = done.splitlines()
     assert int(number) < 60
     assert not later, later[0]
