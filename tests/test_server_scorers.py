@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from benchmarks.harness.client import facts
+from benchmarks.quality.model import Model
 from captured import Captured, load_model
 from laprox_sglang.config import Config
-from laprox_sglang.needle import Task
+from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.scorers import find
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.rank import rank
-from oracle import Oracle
 from prompts import difference
 from server import Server
 from test_add_a_scorer import NAME, SCORER
@@ -68,7 +68,8 @@ def test_it_keeps_what_the_method_says(server, folder, length, slots, start, see
     assert len({len(positions) for positions in served}) > 1
     assert said["erased_share"] == 1 - len(set().union(*served)) / dropped
     # And decodes over exactly that.
-    difference(Oracle(), ids, reply)
+    oracle = Model(MODEL_PATH)
+    difference(oracle, oracle.prefill(ids), reply)
 
 
 def test_another_method_keeps_something_else(server, seed):
