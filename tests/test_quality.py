@@ -227,7 +227,8 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
     console = Console(width=100, record=True)
     for table in tables.tables(record.rows):
         console.print(table)
-    text = console.export_text()
+    # Titles are broken where a table is narrow.
+    text = " ".join(console.export_text().split())
     assert all(turn in text for turn in tables.TURNS) and "67" in text
     shown = transcript()
     record.parts[0]["shown"].append(shown)
@@ -239,7 +240,7 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
 def test_readme_part_has_a_column_for_every_turn(tmp_path):
     lines = tables.markdown(filled(tmp_path / "quality.json").content).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
-    assert row.count("67 (") == 4
+    assert row.count("| 67 (") == 4
     assert len(lines) <= 23
 
 
@@ -265,5 +266,5 @@ def test_a_transcript_is_read_without_colours_too():
     console = Console(width=100, record=True, force_terminal=False)
     transcripts.show(transcript(), console)
     text = console.export_text()
-    assert "wrong, it is ' a nurse'" in text and " she· is▁ a▃ nurse▆.↵█" in text
+    assert "a cook  (wrong: a nurse)" in text and " she· is▁ a▃ nurse▆.↵█" in text
     assert "kept by no head" in text

@@ -12,7 +12,7 @@ from benchmarks.quality.session import Part, Session
 from benchmarks.quality.simulate import simulate
 
 # Shown to a person: the first documents of a part, at this budget, with this many tokens around the fact.
-TRANSCRIPTS, SHOWN_BUDGET, AROUND = 3, 0.05, 10
+TRANSCRIPTS, SHOWN_BUDGET, AROUND = 5, 0.05, 10
 # Positions of a column in the picture of kept cells.
 COLUMN = 32
 

@@ -40,12 +40,12 @@ def parts(names: Sequence[str], smollm2: Session, needle7m: Session) -> list[Par
 def parts_of(name: str, session: Session, needle7m: Session) -> list[Part]:
     lengths = (1024, 2048)
     if name == "needles":
-        return [first.part(session, name, n, True, needles(session, n, 6, 400)) for n in lengths]
+        return [first.part(session, name, n, True, needles(session, n, 8, 400)) for n in lengths]
     if name == "turns":
         return [turns.part(session, n, session.count(5, 200)) for n in lengths[: 1 if session.quick else 2]]
     if name == "rounded":
         length = lengths[0 if session.quick else 1]
-        return [rounded.part(session, "needles", length, needles(session, length, 5, 200), True)]
+        return [rounded.part(session, length, needles(session, length, 5, 200))]
     if name == "prose":
         cases = tasks.prose(session, 2048, session.count(2, 100), SEED)
         return [first.part(session, name, 2048, False, cases)]

@@ -1,12 +1,19 @@
 """Pictures of the results: exact answers over the budget, and which cells were kept."""
 
+import math
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.methods import SERVED
+from benchmarks.quality.tables import group_of
 
-COLOURS = {SERVED: "#1f6feb", "snapkv": "#bf8700", "ada-kv": "#1a7f37", "laprox (paper)": "#8250df"}
-OTHERS = "#b0b6be"
+COLOURS = {SERVED: "#1f6feb", "laprox (paper)": "#8250df", "snapkv": "#bf8700", "ada-kv": "#1a7f37"}
+OTHERS = "#8c959f"
+STYLES = ("-", "--", "-.", ":")
+# The last documents are the longest.
+PICTURES = 3
+ARROW = {"arrowstyle": "->", "color": "red"}
 
 
 def draw(content: dict[str, Any], path: Path) -> list[Path]:
@@ -22,47 +29,51 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
 
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
     graded = [row for row in content["rows"] if row["exact"] is not None]
-    panels = list(dict.fromkeys((row["task"], row["length"], row["turn"], row["model"]) for row in graded))
+    panels = list(dict.fromkeys(map(group_of, graded)))
     pictures = []
     if panels:
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(1 + 4 * len(panels), 4.2), squeeze=False, sharey=True
-        )
-        for axis, panel in zip(axes[0], panels, strict=True):
-            curves(axis, panel, graded)
-        axes[0][0].set_ylabel("exact answers, %")
+        columns = min(4, len(panels))
+        lines = math.ceil(len(panels) / columns)
+        size = 1 + 3.6 * columns, 0.6 + 3.4 * lines
+        figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            curves(axis, [row for row in graded if group_of(row) == panel])
+        for axis in axes[:, 0]:
+            axis.set_ylabel("exact answers, %")
         pictures.append(save(figure, path, "curves"))
-    shown = [document for part in content["parts"] for document in part["shown"]]
+    shown = [document for part in content["parts"] for document in part["shown"]][-PICTURES:]
     if shown:
-        figure, axes = plt.subplots(len(shown[:3]), 1, figsize=(9, 2.8 * len(shown[:3])), squeeze=False)
-        for axis, document in zip(axes[:, 0], shown, strict=False):
+        figure, axes = plt.subplots(len(shown), 1, figsize=(9, 2.8 * len(shown)), squeeze=False)
+        for axis, document in zip(axes[:, 0], shown, strict=True):
             heat(axis, document)
         pictures.append(save(figure, path, "kept"))
     plt.close("all")
     return pictures
 
 
-def curves(axis: Any, panel: tuple[Any, ...], rows: list[dict[str, Any]]) -> None:
-    ours = [row for row in rows if (row["task"], row["length"], row["turn"], row["model"]) == panel]
-    whole = next(row for row in ours if row["budget"] == 1)
+def curves(axis: Any, rows: list[dict[str, Any]]) -> None:
+    whole = next(row for row in rows if row["budget"] == 1)
     axis.axhline(whole["exact"], color="black", linewidth=1, linestyle=":", label="all KV")
-    for method in dict.fromkeys(row["method"] for row in ours if row["budget"] < 1):
-        points = sorted((100 * row["budget"], row["exact"]) for row in ours if row["method"] == method)
+    ticks = sorted({100 * row["budget"] for row in rows if row is not whole})
+    styles = cycle(STYLES)
+    for method in dict.fromkeys(row["method"] for row in rows if row is not whole):
+        points = sorted((100 * row["budget"], row["exact"]) for row in rows if row["method"] == method)
         axis.plot(
             *zip(*points, strict=True),
-            marker="o", markersize=4, label=method, color=COLOURS.get(method, OTHERS),
-            linewidth=2 if method == SERVED else 1.2,
+            marker="o", markersize=3, label=method, color=COLOURS.get(method, OTHERS),
+            linestyle="-" if method in COLOURS else next(styles), linewidth=2 if method == SERVED else 1.2,
+            zorder=3 if method == SERVED else 2,
         )  # fmt: skip
-    task, length, turn, _ = panel
-    axis.set_title(f"{task}, {length:,} tokens\n{turn}", fontsize=10)
+    axis.set_title(f"{whole['task']}, {whole['length']:,} tokens\n{whole['turn']}", fontsize=9)
     axis.set_xscale("log")
-    ticks = sorted({100 * row["budget"] for row in ours if row["budget"] < 1})
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=8)
     axis.minorticks_off()
     axis.set_xlabel("kept, %")
     axis.set_ylim(-2, 102)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=6, frameon=False)
 
 
 def heat(axis: Any, document: dict[str, Any]) -> None:

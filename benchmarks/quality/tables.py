@@ -24,34 +24,41 @@ Rows = Sequence[dict[str, Any]]
 def tables(rows: Rows) -> list[Table]:
     """A table for every task, length and turn: methods down, budgets across."""
     found = []
-    for task, length, turn, model in dict.fromkeys(
-        (row["task"], row["length"], row["turn"], row["model"]) for row in rows
-    ):
-        ours = [row for row in rows if (row["task"], row["length"], row["turn"], row["model"]) ==
-                (task, length, turn, model)]  # fmt: skip
-        found.append(table(f"{task}, {length:,} tokens, {turn} turn, {model}", ours))
+    for group in dict.fromkeys(map(group_of, rows)):
+        found.append(table([row for row in rows if group_of(row) == group]))
     return found
 
 
-def table(title: str, rows: Rows) -> Table:
-    graded = rows[0]["exact"] is not None
-    what = "exact % (difference to all KV in points, 95 %)" if graded else "KL to all KV (95 %)"
+def group_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("task", "length", "turn", "model"))
+
+
+def table(rows: Rows) -> Table:
     whole = next(row for row in rows if row["budget"] == 1)
-    result = Table(title=f"{title}\n{what}; {whole['prompts']} documents", title_justify="left")
+    graded = whole["exact"] is not None
+    result = Table(
+        title=f"{whole['task']}, {whole['length']:,} tokens. Turn: {whole['turn']}\n{whole['model']}, "
+        f"{whole['prompts']} documents\n"
+        + ("exact, %, and difference to all KV in points" if graded else "KL to all KV")
+        + ", 95 %; by share of the KV",
+        title_justify="left",
+    )
     result.add_column("method")
     budgets = sorted({row["budget"] for row in rows} - {1.0})
     for budget in budgets:
-        result.add_column(f"{budget:.3g}", justify="right")
+        result.add_column(share(budget), justify="right")
     if graded:
         result.add_row("all KV", *[f"{whole['exact']:.0f}"] * len(budgets))
-    for method, allocator in dict.fromkeys((row["method"], row["allocator"]) for row in rows):
-        if method == whole["method"]:
-            continue
+    names = dict.fromkeys((row["method"], row["allocator"]) for row in rows if row is not whole)
+    for method, allocator in sorted(names, key=lambda name: name[0] != SERVED):
         cells = [row_of(rows, method=method, allocator=allocator, budget=budget) for budget in budgets]
-        result.add_row(
-            f"{method}\n({allocator})" if allocator else method, *(cell(row, "\n") for row in cells)
-        )
+        name = f"{method}\n{allocator}" if allocator else method
+        result.add_row(name, *(cell(row, "\n") for row in cells))
     return result
+
+
+def share(budget: float) -> str:
+    return f"{100 * budget:.3g} %"
 
 
 def cell(row: dict[str, Any] | None, between: str = " ") -> str:
@@ -61,7 +68,7 @@ def cell(row: dict[str, Any] | None, between: str = " ") -> str:
     if row["exact"] is None:
         reach = "" if row["low"] is None else f"{between}± {row['high'] - row['kl']:.3f}"
         return f"{row['kl']:.3f}{reach}"
-    return f"{row['exact']:.0f}{between}({row['low']:+.0f} … {row['high']:+.0f})"
+    return f"{row['exact']:.0f}{between}({row['low']:+.0f}…{row['high']:+.0f})"
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -103,8 +110,7 @@ def line(rows: Rows, method: str, budget: float) -> str:
     for turn in TURNS:
         row = row_of(rows, turn=turn, method=method, budget=budget)
         cells.append("" if row is None else f"{row['exact']:.0f}" if budget == 1 else cell(row))
-    name = "all KV" if budget == 1 else f"{100 * budget:g} %"
-    return f"| {name} | " + " | ".join(cells) + " |"
+    return f"| {share(budget) if budget < 1 else method} | " + " | ".join(cells) + " |"
 
 
 def against(rows: Rows, base: str) -> list[Table]:
@@ -121,7 +127,7 @@ def against(rows: Rows, base: str) -> list[Table]:
         budgets = sorted({row["budget"] for row in ours})
         result.add_column("setting")
         for budget in budgets:
-            result.add_column(f"{budget:.3g}", justify="right")
+            result.add_column(share(budget), justify="right")
         for method in dict.fromkeys(row["method"] for row in ours):
             pairs = [
                 (row_of(ours, method=method, budget=budget), row_of(ours, method=base, budget=budget))
@@ -139,7 +145,7 @@ def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, figur
         return ""
     found = paired(ours["samples"], theirs["samples"], figure)
     digits = 0 if figure == "exact" else 2
-    return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} … {found.high:+.{digits}f})"
+    return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f}…{found.high:+.{digits}f})"
 
 
 def replay(part: dict[str, Any]) -> str:

@@ -16,9 +16,9 @@ def show(shown: dict[str, Any], console: Console) -> None:
     console.rule(f"[bold]{shown['kind']}", align="left")
     console.print(f"question   {shown['question']}", markup=False)
     for name, title in (("all KV", "all KV"), ("pruned", f"{shown['budget']:.0%} kept")):
-        verdict = "right" if right[name] else f"wrong, it is {shown['answer']!r}"
+        verdict = "right" if right[name] else f"wrong: {shown['answer'].strip()}"
         style = "green" if right[name] else "red"
-        console.print(Text(f"{title:<10} ").append(f"{shown[name]!r}", style=style).append(f"  {verdict}"))
+        console.print(Text(f"{title:<10} ").append(shown[name].strip(), style=style).append(f"  ({verdict})"))
     console.print(around(shown, console.is_terminal))
     console.print()
 
