@@ -3,14 +3,12 @@
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from laprox_sglang.scorers import find, is_pooled
-from laprox_sglang.scorers.allocators import allocation
-from laprox_sglang.scorers.method import Method
-from laprox_sglang.scorers.pooling import KINDS, Pooling
+if TYPE_CHECKING:
+    from laprox_sglang.scorers.method import Method
 
 # Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
 ENVIRONMENT = "LAPROX_CONFIG"
@@ -180,13 +178,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
 
     @property
-    def method(self) -> Method:
+    def method(self) -> "Method":
         """What the names stand for."""
+        # Here, and not at the top: the commands that watch a server should not wait for torch.
+        from laprox_sglang.scorers import find
+        from laprox_sglang.scorers.allocators import allocation
+        from laprox_sglang.scorers.method import Method
+        from laprox_sglang.scorers.pooling import Pooling
+
         pooling = Pooling(self.pooling, self.pooling_kernel)
         return Method(find(self.scorer), pooling, allocation(self.allocator, self.floor))
 
     def _check_method(self) -> None:
         """Refuses what is not known, and what does not go together."""
+        from laprox_sglang.scorers import is_pooled
+        from laprox_sglang.scorers.pooling import KINDS, Pooling
+
         for option in ("scorer", "allocator", "pooling"):
             if not isinstance(getattr(self, option), str):
                 raise ConfigError(f"{option} {shown(repr(getattr(self, option)))} must be a name")
