@@ -14,10 +14,11 @@ import numpy
 import pytest
 
 from benchmarks.harness.client import POLL_SECONDS, facts
+from benchmarks.harness.server import RETURN_KEPT
 from laprox_sglang.needle import DIGITS, Sample, Task
 from laprox_sglang.prefix import common
 from laprox_sglang.report.positions import kept_positions
-from server import RETURN_KEPT, ROOT, Server, command
+from server import ROOT, Server, command
 
 BUDGET, SLOTS = 0.1, 30_000
 FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--max-total-tokens", str(SLOTS), *RETURN_KEPT)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.harness.client import facts
+from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.model import Model
 from captured import Captured, load_model
 from laprox_sglang.config import Config
@@ -18,7 +19,7 @@ from laprox_sglang.scorers import find
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.rank import rank
 from prompts import difference
-from server import RETURN_KEPT, Server
+from server import Server
 from test_add_a_scorer import NAME, SCORER
 
 CONFIG = {"allocator": "layer", "floor": 0.3, "pooling": "max", "pooling_kernel": 5, "window": 16}

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import WINDOW, facts
+from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.model import Model
 from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from prompts import OPTED_OUT, difference
-from server import PYTHON_CORE, RETURN_KEPT, Server
+from server import PYTHON_CORE, Server
 
 SHARED = 700
 # The same in every run: fresh ones scatter by more than is asked of them.
