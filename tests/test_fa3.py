@@ -89,7 +89,7 @@ def test_every_token_attends_to_what_its_request_sees(overlap, graphs, chunk_siz
     again = [scheduler.arrive([1, *PROMPT], 3), scheduler.arrive([1, *PROMPT, *OTHER[:9]], 3, enabled=False)]
     seen += run(scheduler, chunk_size)
     assert [req.cached_tokens for req in again] == [len(PROMPT) + 1 - CONFIG.window, len(PROMPT) + 1]
-    assert scheduler.laprox.totals.prunes == 3 and min(seen.values()) >= 8 and len(seen) == 3
+    assert scheduler.laprox.report.totals.prunes == 3 and min(seen.values()) >= 8 and len(seen) == 3
 
 
 @EVERY_LOOP

@@ -572,7 +572,7 @@ def test_a_view_that_would_free_nothing_leaves_everybody_a_next_slot(tree, left,
     steps(scheduler, 1)
     assert (view_of(req) is not None) == pruned
     steps(scheduler, 1)
-    assert req.finished() and not scheduler.laprox.totals.released["retracted"]
+    assert req.finished() and not scheduler.laprox.report.totals.released["retracted"]
 
 
 @EVERY_CACHE

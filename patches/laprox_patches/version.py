@@ -6,6 +6,7 @@ of SGLang 0.5.17 verified on 0.5.20, where a request keeps its KV state elsewher
 
 import dataclasses
 import dis
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import FunctionType
@@ -102,4 +103,6 @@ def attributes(cls: type) -> set[str]:
 def assigned(member: Any) -> set[str]:
     if not isinstance(member, FunctionType):
         return set()
+    # Hooks may be in place already: arguments are resolved more than once in a process.
+    member = inspect.unwrap(member)
     return {step.argval for step in dis.get_instructions(member) if step.opname == "STORE_ATTR"}
