@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from msgspec.structs import replace
 
 from fakes import CONFIG, Scheduler, sglang_context
+from laprox_patches import attention_backend
 from laprox_sglang.config import ENVIRONMENT, Config
 from laprox_sglang.scorers import SCORERS, find
 from laprox_sglang.views.state import view_of
@@ -63,6 +65,30 @@ def test_it_is_served(name, allocator):
             kept[scorer] = view.positions.tolist()
             scheduler.run_until_idle()
     assert kept[name] != kept["laprox"]
+
+
+def test_one_that_fails_stops_the_start_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "failing_scorer.py").write_text("def score(prompt):\n    raise KeyError('two\\nlines')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(attention_backend, "install", lambda: None)
+    with sglang_context():
+        made = Scheduler(64)
+        runner = SimpleNamespace(
+            server_args=SimpleNamespace(
+                _laprox=replace(CONFIG, scorer="failing_scorer:score"), model_path="m"
+            ),
+            model=made.model,
+            model_config=SimpleNamespace(context_len=64),
+            token_to_kv_pool=made.pool,
+            req_to_token_pool=made.req_to_token_pool,
+            dtype=torch.float32,
+        )
+        with pytest.raises(SystemExit) as error:
+            attention_backend.wrap(made.backend, runner, None)
+    message = str(error.value)
+    assert (
+        message.startswith("laprox: scorer 'failing_scorer:score' failed: KeyError") and "\n" not in message
+    )
 
 
 def test_its_name_is_a_server_option(name):

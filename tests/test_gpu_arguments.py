@@ -234,6 +234,7 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     args.resolve_once()
     view = resolved_view(args)
     parts = needs(Config(), model_config_of(args), view, 4, POOL)
+    assert needs(Config(scorer="snapkv"), model_config_of(args), view, 4, POOL)["layer by layer"] > 0
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
     assert windows(Config(), view) > 1
