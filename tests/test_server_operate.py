@@ -244,9 +244,10 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
     for name, key in {
         "kept_tokens": "kept_tokens", "held_slots": "slots_held", "scored_cells": "scored_cells",
         "viewed_tokens": "viewed_tokens", "erased_tokens": "erased_tokens",
-        "prunes": "prunes", "staged_prunes": "staged", "freed_slots": "slots_freed",
+        "prunes": "prunes", "staged_prunes": "staged", "taken_slots": "slots_taken",
     }.items():  # fmt: skip
         expect(f"{name}_total", totals[key])
+    expect("freed_slots_total", totals["slots_freed"] + totals["slots_taken"])
     expect("events_total", totals["events"]["sent"])
     expect("event_overflows_total", totals["events"]["overflows"])
     expect("views", totals["views"])
