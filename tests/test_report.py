@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import random
 import re
 import subprocess
 import sys
@@ -122,6 +123,32 @@ def test_metrics_say_what_the_totals_say(metrics_of) -> None:
     assert sample("laprox_views") == sample("laprox_view_slots") == sample("laprox_saved_bytes") == 0
     assert sample("laprox_slots", state="pinned") == 0
     assert all(sample("laprox_stage_seconds_total", stage=stage) > 0 for stage in STAGES)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_counters_never_go_back(metrics_of, seed, overlap) -> None:
+    """prometheus_client raises where one does, and would take the scheduler with it."""
+    scheduler = Scheduler(150, overlap=overlap)
+    metrics, draw = metrics_of(scheduler), random.Random(seed)
+    # A view of a prompt that somebody else holds whole frees nothing, and takes slots.
+    scheduler.arrive(PROMPT, 20, enabled=False)
+    scheduler.step()
+    scheduler.arrive(PROMPT, 20)
+    for _ in range(300):
+        if draw.random() < 0.2 and len(scheduler.waiting_queue) < 3:
+            ids = PROMPT[: draw.randint(4, 40)] if draw.random() < 0.5 else draw.choices(range(4), k=30)
+            scheduler.arrive(ids, draw.randint(1, 12), enabled=draw.random() < 0.7)
+        if draw.random() < 0.05 and scheduler.arrived:
+            scheduler.abort(draw.choice(scheduler.arrived))
+        batch = scheduler.step(draw.choice((8, 1024)), retract=draw.random() < 0.1)
+        attach_facts(SimpleNamespace(tree_cache=scheduler.tree_cache), batch.reqs if batch else [], False)
+        metrics.publish(pool_of(scheduler), scheduler.laprox.pruner.stages.seconds())
+    totals = scheduler.laprox.report.totals
+    assert totals.slots_taken and totals.prunes > 5 and totals.released["retracted"]
+    freed = sample("laprox_freed_slots_total") - sample("laprox_taken_slots_total")
+    assert freed == totals.slots_freed
+    finish(scheduler)
+    assert (totals.views, totals.view_slots, totals.spared_slots) == (0, 0, 0)
 
 
 def test_every_reason_has_a_series() -> None:

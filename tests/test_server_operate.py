@@ -4,9 +4,9 @@ All along there is a subscriber that never reads. The last test kills the schedu
 """
 
 import json
-import math
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -39,6 +39,8 @@ POOL, BUDGET, CHUNK, TOKENS = 2600, 0.2, 128, 12
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 SECONDS = 120
 FUZZED = 300
+# Of the 7M model.
+CONTEXT = 32_768
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -114,17 +116,17 @@ def value(series: Series, name: str, **labels: str) -> float:
 def mixed_load(server: Server, draw: random.Random) -> tuple[list[Any], list[str]]:
     """Requests of every fate; their replies, and the faults of those that were refused."""
     kinds: list[tuple[int, Any]] = [
-        *((TOKENS, None) for _ in range(8)),
+        *((TOKENS, None) for _ in range(5)),
         *((TOKENS, {"budget": budget}) for budget in (0.05, 0.1, 120)),
         *((TOKENS, OPTED_OUT) for _ in range(2)),
         (TOKENS, {"budget": 1000, "enabled": True}),
         (1, None),
     ]
-    asked = [{"ids": prompt(draw, 320, 700), "tokens": n, "laprox": laprox} for n, laprox in kinds]
+    asked = [{"ids": prompt(draw, 320, 500), "tokens": n, "laprox": laprox} for n, laprox in kinds]
     # They hit what others have computed, and one is short.
     asked += [{"ids": asked[0]["ids"], "tokens": TOKENS}, {"ids": prompt(draw, 100), "tokens": TOKENS}]
     replies = server.generate_all(asked, at_once=len(asked))
-    for event in server.stream(prompt(draw, 400), 100, rid="aborted-running"):
+    for event in server.stream(prompt(draw, 400), 60, rid="aborted-running"):
         if event["meta_info"]["completion_tokens"] == 2:
             server.abort("aborted-running")
         last = event
@@ -242,9 +244,10 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
     for name, key in {
         "kept_tokens": "kept_tokens", "held_slots": "slots_held", "scored_cells": "scored_cells",
         "viewed_tokens": "viewed_tokens", "erased_tokens": "erased_tokens",
-        "prunes": "prunes", "staged_prunes": "staged", "freed_slots": "slots_freed",
+        "prunes": "prunes", "staged_prunes": "staged", "taken_slots": "slots_taken",
     }.items():  # fmt: skip
         expect(f"{name}_total", totals[key])
+    expect("freed_slots_total", totals["slots_freed"] + totals["slots_taken"])
     expect("events_total", totals["events"]["sent"])
     expect("event_overflows_total", totals["events"]["overflows"])
     expect("views", totals["views"])
@@ -276,21 +279,18 @@ def test_a_view_that_is_read_is_in_the_gauges(operator: Operator, seed: int) -> 
 
 
 def sendable(options: Any) -> bool:
-    """Whether JSON can say it, in numbers that every server reads."""
-    if isinstance(options, dict):
-        return all(map(sendable, options.values()))
-    if isinstance(options, list):
-        return all(map(sendable, options))
-    if isinstance(options, float):
-        return math.isfinite(options)
-    return not isinstance(options, int) or abs(options) < 2**63
+    """Whether JSON can say it, in numbers that every server reads alike."""
+    try:
+        return not re.search(r"\d{19}", json.dumps(options, allow_nan=False))
+    except (ValueError, RecursionError):
+        return False
 
 
 def test_random_options_are_served_or_a_clean_400(operator: Operator, seed: int, figures: list[str]) -> None:
     server, draw = operator.server, random.Random(seed)
     before = operator.wait_idle()
     # The same check as in the server says what is to be expected of it.
-    front = manager(Config(budget=BUDGET), context=server.info()["context_length"] or 4096)
+    front = manager(Config(budget=BUDGET), context=CONTEXT)
     texts = [prompt(draw, 300) for _ in range(4)]
     asked: list[Any] = []
     while len(asked) < FUZZED:

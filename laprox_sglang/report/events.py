@@ -57,7 +57,7 @@ class Pruned(Event, frozen=True, tag="pruned"):
         tokens: length of the prompt; after a retraction with what had been generated.
         dense: its first tokens, which stay dense.
         slots: size of the view.
-        freed: slots that others can have now and could not before.
+        freed: slots that others can have now and could not before; negative if it took some and freed none.
     """
 
     rid: str

@@ -146,7 +146,13 @@ METRICS = (
         "laprox_freed_slots_total",
         "KV slots that others could have after a view was made and could not before.",
         (),
-        one(lambda seen: seen.report.totals.slots_freed),
+        one(lambda seen: seen.report.totals.slots_freed + seen.report.totals.slots_taken),
+    ),
+    Metric(
+        "laprox_taken_slots_total",
+        "KV slots that views took without freeing any, as others held the prompt whole.",
+        (),
+        one(lambda seen: seen.report.totals.slots_taken),
     ),
     Metric(
         "laprox_released_requests_total",

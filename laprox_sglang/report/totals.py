@@ -30,7 +30,8 @@ class Totals:
         prunes: views made; a request that was retracted and came again counts again.
         staged: those of them that were packed over slots they were packed from.
         slots_freed: slots that others could have after a view was made and could not before, free or
-            evictable, by the allocator's and the tree's own count.
+            evictable, by the allocator's and the tree's own count; less by ``slots_taken``.
+        slots_taken: slots of views that freed nothing, as others held the prompt whole.
         finished: requests that ended, by what was done: ``pruned``, why not, or ``aborted`` amid their
             prefill. Those that were aborted while they waited are not counted. The sums below are over
             those that were not aborted amid their prefill, and of what their facts say.
@@ -49,6 +50,7 @@ class Totals:
     prunes: int = 0
     staged: int = 0
     slots_freed: int = 0
+    slots_taken: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     released: Counter[str] = field(default_factory=Counter)
     slots_held: int = 0
@@ -67,6 +69,7 @@ class Totals:
         self.prunes += 1
         self.staged += staged
         self.slots_freed += freed
+        self.slots_taken += max(0, -freed)
         self._hold(view, 1)
 
     def add_released(self, how: str, view: View | None) -> None:
@@ -111,6 +114,7 @@ class Totals:
             "prunes": self.prunes,
             "staged": self.staged,
             "slots_freed": self.slots_freed,
+            "slots_taken": self.slots_taken,
             "slots_held": self.slots_held,
             "released": dict(self.released),
             "prompt_tokens": self.prompt_tokens,
