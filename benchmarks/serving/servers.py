@@ -27,7 +27,7 @@ LLAMA_FLAGS = [
     *("--mem-fraction-static", str(MEMORY_FRACTION), "--decode-log-interval", "20"),
 ]
 # The usual alternative: half the bytes of every cell. Its backend is named because the fa3 at hand has no
-# kernels for fp8; --backend leaves it alone.
+# kernels for fp8.
 FP8_BACKEND = "flashinfer"
 FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3", "--attention-backend", FP8_BACKEND]
 QUICK_POOLS = {"fixed": 2_600, "full": 6_000}
@@ -70,7 +70,11 @@ class Machine:
 
     def lacks(self, server: str) -> str | None:
         """Why a server cannot be started here."""
-        return "a CPU has no fp8 KV" if server == FP8 and self.card is None else None
+        if server == FP8 and self.card is None:
+            return "a CPU has no fp8 KV"
+        if server == FP8 and self.backend is not None:
+            return "--backend is of stock and LaProx"
+        return None
 
     def flags(self, server: str, pool: str) -> list[str]:
         flags = ["--model-path", str(MODEL_PATH if self.card is None else LLAMA_8B), *COMMON_FLAGS]
