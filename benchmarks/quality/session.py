@@ -14,15 +14,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from benchmarks.harness.server import (
-    CPU_FLAGS,
-    GPU_FLAGS,
-    GPU_START_SECONDS,
-    START_SECONDS,
-    Launch,
-    Server,
-    serve_all,
-)
+from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, Launch, Server, serve_all
 from benchmarks.quality.model import Model
 from benchmarks.quality.record import Measured
 from laprox_sglang.config import Config
@@ -103,8 +95,7 @@ class Session:
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else [*CPU_FLAGS, "--max-total-tokens", str(POOL)]
         laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET)]
         arguments = ["--model-path", str(self.path), *flags, *laprox]
-        seconds = GPU_START_SECONDS if ON_GPU else START_SECONDS
-        launch = Launch(self.path.name, arguments, log, ON_GPU, seconds)
+        launch = Launch(self.path.name, arguments, log, ON_GPU, GPU_START_SECONDS)
         (server,) = self._stack.enter_context(serve_all([launch]))
         self.progress.remove_task(waiting)
         return server
