@@ -19,7 +19,6 @@ from benchmarks.harness.server import (
     GPU_FLAGS,
     GPU_START_SECONDS,
     RETURN_KEPT,
-    START_SECONDS,
     Launch,
     Server,
     serve_all,
@@ -104,8 +103,7 @@ class Session:
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else [*CPU_FLAGS, "--max-total-tokens", str(POOL)]
         laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET), *RETURN_KEPT]
         arguments = ["--model-path", str(self.path), *flags, *laprox]
-        seconds = GPU_START_SECONDS if ON_GPU else START_SECONDS
-        launch = Launch(self.path.name, arguments, log, ON_GPU, seconds)
+        launch = Launch(self.path.name, arguments, log, ON_GPU, GPU_START_SECONDS)
         (server,) = self._stack.enter_context(serve_all([launch]))
         self.progress.remove_task(waiting)
         return server

@@ -101,7 +101,7 @@ class Totals:
             )
             self.scored_cells += round(said["kept_cells"] / said["kept_share"]) // len(shares)
             self.viewed_tokens += said["slots_before"]
-            self.erased_tokens += round(said.get("erased_share", 0.0) * said["slots_before"])
+            self.erased_tokens += round(said["erased_share"] * said["slots_before"])
 
     def to_dict(self) -> dict[str, Any]:
         requests = self.finished.total()
