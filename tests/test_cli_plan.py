@@ -221,6 +221,15 @@ def test_bad_input_gets_one_line(flags, said, capsys):
     assert err.startswith("laprox plan: ") and said in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "flag", ["--prompt=0", "--output=-1", "--gpu-memory=nan", "--mem-fraction-static=1.2", "--kv-dtype=int3"]
+)
+def test_numbers_out_of_range_are_usage(flag, capsys):
+    with pytest.raises(SystemExit):
+        run(capsys, "--model", LLAMA_8B, flag)
+    assert flag.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_help_waits_for_nothing():
     code = (
         "import sys; from laprox_sglang.cli.__main__ import main\n"

@@ -172,6 +172,8 @@ def test_a_picture_is_one_file_that_fetches_nothing(tmp_path, capsys):
     capsys.readouterr()
     assert main(["top", "--svg", str(picture), "127.0.0.1:1"]) == 1
     assert capsys.readouterr().err == "laprox top: --svg goes with --once\n"
+    assert main(["top", "127.0.0.1:1"]) == 1
+    assert capsys.readouterr().err == "laprox top: standard output is no terminal: ask for --once\n"
 
 
 def test_it_lives_in_a_terminal_until_ctrl_c():

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-prefix", default="0", help="tokens that stay dense: --laprox-keep-prefix (default 0)")
     add("--concurrency", type=whole_number, help="requests that come at once (default: all that fit)")
     add("--kv-dtype", choices=ITEMSIZES, default="auto", help="--kv-cache-dtype of stock (default auto)")
-    add("--mem-fraction-static", type=positive, help="of both servers (default: SGLang's for the card)")
+    add("--mem-fraction-static", type=fraction, help="of both servers (default: SGLang's for the card)")
     add("--json", action="store_true", help="print JSON")
 
 
@@ -43,6 +43,13 @@ def positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return number
+
+
+def fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 1")
     return number
 
 

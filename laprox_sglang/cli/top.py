@@ -110,10 +110,13 @@ def watch(watches: Sequence[Watch], seconds: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        raise CommandError("standard output is no terminal: ask for --once")
+    # Daemons: a server that does not answer must not hold up Ctrl-C.
     for each in watches:
-        # Daemons: a server that does not answer must not hold up Ctrl-C.
         threading.Thread(target=each.keep_looking, args=(seconds,), daemon=True).start()
-    with Live(frame(watches), console=Console(highlight=False), screen=True, auto_refresh=False) as live:
+    with Live(frame(watches), console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(frame(watches), refresh=True)
             time.sleep(min(seconds, 0.5))
