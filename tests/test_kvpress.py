@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from captured import Captured, load_model
 from laprox_sglang.needle import Task
@@ -28,7 +29,11 @@ NEAR = 1e-9
 def kvpress() -> ModuleType:
     try:
         found = metadata.version("kvpress")
+        attentions = dict(ALL_ATTENTION_FUNCTIONS.items())
         module = import_module("kvpress")
+        # It has wrapped every attention of this process, which is other tests' as well.
+        for name, attention in attentions.items():
+            ALL_ATTENTION_FUNCTIONS[name] = attention
     except (ImportError, metadata.PackageNotFoundError) as error:
         found, module = str(error), None
     if module is None or found != VERSION:
