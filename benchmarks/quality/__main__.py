@@ -18,7 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-from msgspec.structs import asdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,7 +68,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run(part: Part, record: Record, deadline: float) -> None:
     """Measures the documents of a part that the record does not hold yet."""
-    known = record.part(part.name, part.session.name, asdict(part.session.served))
+    known = record.part(part.name, part.session.name, part.session.method)
     bar = part.session.progress.add_task(part.name, total=part.prompts, completed=known["prompts"])
     for index in range(known["prompts"], part.prompts):
         if time.monotonic() > deadline:

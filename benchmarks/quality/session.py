@@ -38,6 +38,11 @@ POOL = 16_384
 SEED, ABLATION_SEED = 1, 2
 # A request may not ask for more than its server's budget.
 LARGEST_BUDGET = 0.5
+# What is kept of a prompt depends on these options of a server; its others may change between two runs.
+METHOD_OPTIONS = (
+    *("budget", "scorer", "allocator", "floor", "pooling", "pooling_kernel"),
+    *("window", "sink_tokens", "min_tokens", "keep_prefix"),
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class Session:
     def served(self) -> Config:
         """What the server was started with."""
         return Config(budget=LARGEST_BUDGET)
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """Those of its options that what is kept depends on, as JSON holds them."""
+        return {name: getattr(self.served, name) for name in METHOD_OPTIONS}
 
     def count(self, quick: int, usual: int) -> int:
         """Documents of a part; ``usual`` is for a GPU, a CPU takes a fifth of it."""
