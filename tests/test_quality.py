@@ -192,7 +192,7 @@ def test_offline_there_is_one_clear_line(tmp_path, monkeypatch):
     [
         (["--model", "nowhere"], "has no config.json"),
         (["--data", "nowhere"], "is no folder"),
-        (["ablation", "needles"], "ablation runs alone"),
+        (["needles", "ablation"], "ablation is another run"),
         (["--json", "nowhere/x.json"], "cannot be written"),
     ],
 )

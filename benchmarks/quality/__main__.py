@@ -1,7 +1,7 @@
 """What pruning costs in quality: real weights, real texts, the real server, and what other methods keep.
 
     python -m benchmarks.quality [PART ...] [--quick] [--model PATH] [--data DIR] [--json FILE]
-    python -m benchmarks.quality ablation --data DIR
+    python -m benchmarks.quality ablation [needles] [prose] [multi_news] --data DIR
 
 needles    facts in prose: the first turn on the server, and by all methods (1K and 2K tokens)
 turns      a later question: on the server, over pruned KV, and of a document pruned before any question
@@ -51,8 +51,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no document after this time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: in build/ or benchmarks/results/")
     given = parser.parse_args(arguments)
-    if ABLATION in given.parts and len(given.parts) > 1:
-        parser.error("ablation runs alone")
+    given.ablation = given.parts[:1] == [ABLATION]
+    if given.ablation:
+        del given.parts[0]
+    if ABLATION in given.parts:
+        parser.error("ablation is another run: it comes first, then those of its tasks that are wanted")
     if given.model is not None and not (given.model / "config.json").is_file():
         parser.error(f"--model: {given.model} has no config.json: give the folder of a Hugging Face model")
     if given.data is not None and not given.data.is_dir():
@@ -60,7 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if given.json is None:
         folder = ROOT / "build" if given.quick else ROOT / "benchmarks" / "results"
         folder.mkdir(exist_ok=True)
-        given.json = folder / f"quality{'-ablation' * (ABLATION in given.parts)}.json"
+        given.json = folder / f"quality{'-ablation' * given.ablation}.json"
     if fault := fault_of(given.json):
         parser.error(f"--json: {fault}")
     return given
@@ -86,8 +89,8 @@ def measure(given: argparse.Namespace, record: Record, progress: Progress) -> No
     name = given.model.name if given.model else smollm2.NAME
     size = (given.quick, given.prompts, given.data, progress)
     with Session(path, name, *size) as session, Session(MODEL_PATH, "needle-7m", *size) as needle7m:
-        if given.parts == [ABLATION]:
-            chosen = ablation.parts(session)
+        if given.ablation:
+            chosen = ablation.parts(given.parts, session)
         else:
             chosen = parts(given.parts, session, needle7m)
         for part in chosen:
@@ -100,7 +103,7 @@ def show(record: Record, given: argparse.Namespace) -> None:
         for document in part["shown"]:
             transcripts.show(document, console)
     shown = tables.tables(record.rows)
-    if given.parts == [ABLATION]:
+    if given.ablation:
         shown += tables.against(record.rows, ablation.BASE)
     for table in shown:
         console.print(table)

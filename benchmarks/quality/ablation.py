@@ -3,6 +3,7 @@
 All settings read one prefill of each prompt. The documents are not those of the suite.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from benchmarks.quality import tasks
 from benchmarks.quality.cases import Case
 from benchmarks.quality.methods import BASELINES, BUDGETS, Method
+from benchmarks.quality.plan import NoPart
 from benchmarks.quality.record import FIRST, Measured
 from benchmarks.quality.session import ABLATION_SEED, Part, Session
 from benchmarks.quality.simulate import simulate
@@ -62,27 +64,65 @@ SETTINGS: dict[str, Method] = {
     "snapkv 15": wide(scorer="snapkv", allocator="uniform", floor=None),
     "ada-kv 15": wide(scorer="snapkv", allocator="layer", floor=0.2),
 }
+# Of a summary, which draws on all of a text, one wants to know what the cells should compete over.
+SHARING: dict[str, Method] = {
+    name: method
+    for name, method in SETTINGS.items()
+    if name in (BASE, "average 15", "15, same in every head")
+    or "floor" in name
+    or name.startswith(("snapkv", "ada-kv"))
+}
 # multi_news: the suite takes the documents before.
 NEWS = 100
 
 
-def parts(session: Session) -> list[Part]:
+def parts(names: Sequence[str], session: Session) -> list[Part]:
+    """The tasks that were asked for, or all whose texts are there.
+
+    Raises:
+        NoPart: there is no task of that name, or its texts are not there.
+    """
+    if wrong := set(names).difference(TASKS):
+        raise NoPart(f"the ablation has no task {min(wrong)!r}; there are {', '.join(TASKS)}")
+    if "multi_news" in names and session.data is None:
+        raise NoPart("multi_news is not in the repository: give its folder with --data")
     found = []
-    for length, count in ((2048, session.count(5, 200)), (1024, session.count(5, 150))):
-        cases = tasks.needles(session, length, count, ABLATION_SEED + length)
-        found.append(part(session, "needles", length, True, cases))
-    cases = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
-    found.append(part(session, "prose", 2048, False, cases))
-    if session.data is not None:
-        cases = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
-        found.append(part(session, "multi_news", tasks.LONGEST, False, cases))
+    for name in names or [name for name in TASKS if name != "multi_news" or session.data]:
+        found += TASKS[name](session)
     return found
 
 
-def part(session: Session, task: str, length: int, graded: bool, cases: list[Case]) -> Part:
+def needles(session: Session) -> list[Part]:
+    return [
+        part(session, "needles", length, True, tasks.needles(session, length, count, ABLATION_SEED + length))
+        for length, count in ((2048, session.count(5, 200)), (1024, session.count(5, 150)))
+    ]
+
+
+def prose(session: Session) -> list[Part]:
+    cases = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
+    return [part(session, "prose", 2048, False, cases)]
+
+
+def multi_news(session: Session) -> list[Part]:
+    cases = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
+    return [part(session, "multi_news", tasks.LONGEST, False, cases, SHARING)]
+
+
+TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news}
+
+
+def part(
+    session: Session,
+    task: str,
+    length: int,
+    graded: bool,
+    cases: list[Case],
+    settings: dict[str, Method] = SETTINGS,
+) -> Part:
     def measure(index: int) -> Measured:
         case = cases[index]
         prefix = session.model.prefill(case.prompt)
-        return Measured(simulate(session.model, prefix, [], case.answer, FIRST, SETTINGS, BUDGETS))
+        return Measured(simulate(session.model, prefix, [], case.answer, FIRST, settings, BUDGETS))
 
     return Part(f"ablation {task} {length}", session, task, length, graded, len(cases), measure)
