@@ -12,7 +12,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from benchmarks.quality import __main__ as program
-from benchmarks.quality import longtexts, plots, smollm2, tables, transcripts
+from benchmarks.quality import comparisons, longtexts, plots, readme, smollm2, tables, transcripts
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import difference, difference_of_shares
 from benchmarks.quality.needles import KINDS, tokens_before
@@ -214,7 +214,7 @@ def test_an_unknown_part_is_named(tmp_path):
 
 def filled(path: Path) -> Record:
     record = Record(path, quick=True)
-    for turn in tables.TURNS:
+    for turn in readme.TURNS:
         part = record.part(f"{turn} 2048", "tiny", OPTIONS)
         for right in (True, False, True):
             found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
@@ -229,7 +229,7 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
         console.print(table)
     # Titles are broken where a table is narrow.
     text = " ".join(console.export_text().split())
-    assert all(turn in text for turn in tables.TURNS) and "67" in text
+    assert all(turn in text for turn in readme.TURNS) and "67" in text
     shown = transcript()
     record.parts[0]["shown"].append(shown)
     pictures = plots.draw(record.content, tmp_path / "quality.json")
@@ -237,8 +237,37 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
     assert all(picture.stat().st_size > 5000 for picture in pictures)
 
 
+def test_lengths_are_judged_together(tmp_path):
+    record = Record(tmp_path / "quality.json", quick=True)
+    for length, right in ((1024, (True, False)), (2048, (True, True, True))):
+        part = record.part(f"needles {length}", "tiny", OPTIONS)
+        for exact in right:
+            record.add(part, "needles", length, True, measured(exact))
+    (table,) = comparisons.all_lengths(record.rows)
+    low, high = (100 * bound for bound in difference_of_shares([True] * 4 + [False], [True] * 5)[1:])
+    text = printed(table)
+    assert "1,024 and 2,048 tokens" in text and "5 documents" in text
+    assert f"laprox 80 model ({low:+.0f}…{high:+.0f})" in text
+
+
+def test_a_later_turn_is_compared_with_the_first(tmp_path):
+    assert comparisons.later_turns([]) == []
+    record = filled(tmp_path / "quality.json")
+    later = row_of(record.rows, turn="later", method="laprox")
+    later["samples"]["exact"], later["exact"] = "111", 100.0
+    (table,) = comparisons.later_turns(record.rows)
+    assert "needles, 2,048 tokens 10 % 67 100 +33 (" in printed(table)
+
+
+def printed(table) -> str:
+    """A table's words; titles are broken where it is narrow."""
+    console = Console(width=120, record=True)
+    console.print(table)
+    return " ".join(console.export_text().replace("│", " ").replace("┃", " ").split())
+
+
 def test_readme_part_has_a_column_for_every_turn(tmp_path):
-    lines = tables.markdown(filled(tmp_path / "quality.json").content).splitlines()
+    lines = readme.markdown(filled(tmp_path / "quality.json").content).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
     assert len(lines) <= 23

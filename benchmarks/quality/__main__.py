@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.harness.provenance import ROOT, fault_of
 from benchmarks.harness.server import ServerError
-from benchmarks.quality import ablation, plots, smollm2, tables, transcripts
+from benchmarks.quality import ablation, comparisons, plots, smollm2, tables, transcripts
 from benchmarks.quality.longtexts import NoText
 from benchmarks.quality.plan import NoPart, parts
 from benchmarks.quality.record import Record, RecordError
@@ -104,7 +104,9 @@ def show(record: Record, given: argparse.Namespace) -> None:
             transcripts.show(document, console)
     shown = tables.tables(record.rows)
     if given.ablation:
-        shown += tables.against(record.rows, ablation.BASE)
+        shown += comparisons.against(record.rows, ablation.BASE)
+    else:
+        shown += [*comparisons.all_lengths(record.rows), *comparisons.later_turns(record.rows)]
     for table in shown:
         console.print(table)
     for part in record.parts:

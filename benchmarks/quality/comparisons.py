@@ -1,0 +1,101 @@
+"""Paired comparisons of rows, as tables on a terminal: over all lengths, by turn, and against one setting."""
+
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.quality.methods import SERVED
+from benchmarks.quality.record import FIRST, LATER, figures, paired, row_of
+from benchmarks.quality.tables import Rows, share, table
+
+
+def all_lengths(rows: Rows) -> list[Table]:
+    """For every graded task of several lengths: their documents together, in the first turn."""
+    found = []
+    for task, model in dict.fromkeys((row["task"], row["model"]) for row in rows):
+        ours = [
+            row
+            for row in rows
+            if (row["task"], row["model"], row["turn"]) == (task, model, FIRST) and row["exact"] is not None
+        ]
+        if len({row["length"] for row in ours}) > 1:
+            merged = [together([row for row in ours if reading(row) == key]) for key in distinct(ours)]
+            whole = next(row for row in merged if row["budget"] == 1)
+            for row in merged:
+                row |= figures(row["samples"], whole["samples"])
+            found.append(table(merged))
+    return found
+
+
+def reading(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("method", "allocator", "budget"))
+
+
+def distinct(rows: Rows) -> list[tuple[Any, ...]]:
+    return list(dict.fromkeys(map(reading, rows)))
+
+
+def together(rows: Rows) -> dict[str, Any]:
+    """One row of the documents of several."""
+    names = rows[0]["samples"]
+    samples = {name: names[name][:0] for name in names}
+    for row in sorted(rows, key=lambda row: row["length"]):
+        for name in samples:
+            samples[name] = samples[name] + row["samples"][name]
+    return {**rows[0], "length": " and ".join(f"{row['length']:,}" for row in rows), "samples": samples}
+
+
+def later_turns(rows: Rows) -> list[Table]:
+    """What a later turn loses on the server against the first turn: the same documents and questions."""
+    served = [row for row in rows if row["method"] in (SERVED, "all KV") and row["exact"] is not None]
+    pairs = []
+    for later in served:
+        wanted = {name: later[name] for name in ("task", "length", "model", "method", "budget")}
+        first = row_of(served, turn=FIRST, **wanted)
+        if later["turn"] == LATER and first is not None:
+            pairs.append((later, first))
+    if not pairs:
+        return []
+    result = Table(title="Later turns, and the first turn: exact, %", title_justify="left")
+    for name in ("task", "kept", "first", "later", "difference in points, 95 %"):
+        result.add_column(name, justify="left" if name == "task" else "right")
+    for later, first in pairs:
+        kept = share(later["budget"]) if later["budget"] < 1 else "all KV"
+        answers = (f"{first['exact']:.0f}", f"{later['exact']:.0f}", difference(later, first, "exact"))
+        result.add_row(f"{later['task']}, {later['length']:,} tokens", kept, *answers)
+    return [result]
+
+
+def against(rows: Rows, base: str) -> list[Table]:
+    """For every task and length the paired differences of all methods to the method ``base``."""
+    found = []
+    for task, length in dict.fromkeys((row["task"], row["length"]) for row in rows):
+        ours = [row for row in rows if (row["task"], row["length"]) == (task, length) and row["budget"] < 1]
+        names = ("exact", "logprob") if ours[0]["exact"] is not None else ("kl",)
+        result = Table(
+            title=f"{task}, {length:,} tokens, {ours[0]['prompts']} documents: paired differences to {base}\n"
+            f"of {' and '.join(names)}, 95 %",
+            title_justify="left",
+        )
+        budgets = sorted({row["budget"] for row in ours})
+        result.add_column("setting")
+        for budget in budgets:
+            result.add_column(share(budget), justify="right")
+        for method in dict.fromkeys(row["method"] for row in ours):
+            pairs = [
+                (row_of(ours, method=method, budget=budget), row_of(ours, method=base, budget=budget))
+                for budget in budgets
+            ]
+            cells = ["\n".join(difference(*pair, name) for name in names) for pair in pairs]
+            result.add_row(method, *cells)
+        found.append(result)
+    return found
+
+
+def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, figure: str) -> str:
+    """A paired difference as it is written."""
+    if ours is None or theirs is None:
+        return ""
+    found = paired(ours["samples"], theirs["samples"], figure)
+    digits = 0 if figure == "exact" else 2
+    return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f}…{found.high:+.{digits}f})"

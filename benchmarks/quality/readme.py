@@ -1,0 +1,51 @@
+"""The README's table of quality."""
+
+from typing import Any
+
+from benchmarks.quality.methods import SERVED
+from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
+from benchmarks.quality.tables import Rows, cell, share
+
+TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The README's part: first turn, later turn and question unknown, side by side."""
+    rows = [row for row in content["rows"] if row["task"] == "needles" and row["length"] == 2048]
+    if not rows:
+        return ""
+    head = "| kept | " + " | ".join(TITLES.values()) + " |\n|---|" + "---|" * len(TITLES)
+    lines = [head, line(rows, "all KV", 1.0)]
+    budgets = sorted({row["budget"] for row in rows if row["method"] == SERVED and row["turn"] == LATER})
+    lines += [line(rows, SERVED, budget) for budget in budgets]
+    counts = [str(row["prompts"]) for turn in TURNS if (row := row_of(rows, turn=turn)) is not None]
+    return "\n".join(
+        [
+            f"{rows[0]['model']}; facts in 2,048 tokens of real prose, one question to each of",
+            f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the",
+            "paired difference to all KV in points (`python -m benchmarks.quality`).",
+            "",
+            *lines,
+            "",
+            "The first two columns are answers of the real server: every later turn is a first turn over",
+            "exact history. The other two are simulated, and are what others do: a cache that is itself",
+            "pruned and then asked again, or pruned before it is asked. Not proven: other models, other",
+            "tasks, longer prompts.",
+        ]
+    )
+
+
+TITLES = {
+    FIRST: "first turn",
+    LATER: "later turn, exact history",
+    OVER_PRUNED: "later turn over pruned KV (simulated)",
+    UNKNOWN: "pruned before the question (simulated)",
+}
+
+
+def line(rows: Rows, method: str, budget: float) -> str:
+    cells = []
+    for turn in TURNS:
+        row = row_of(rows, turn=turn, method=method, budget=budget)
+        cells.append("" if row is None else f"{row['exact']:.0f}" if budget == 1 else cell(row))
+    return f"| {share(budget) if budget < 1 else method} | " + " | ".join(cells) + " |"
