@@ -66,16 +66,8 @@ def keep(
     Returns:
         kept, cu_cells: as of ``laprox_kernels.select``.
     """
-    layers, heads, length = scores.shape
+    layers, heads, _ = scores.shape
     if allocation.floor:
         kernels.floor(scores, floor_cells(slots, protected, allocation.floor))
-    if allocation.scope == "model":
-        return kernels.select(scores, slots * layers * heads)
-    kept = torch.empty(slots * layers * heads, dtype=torch.int64, device=scores.device)
-    cu_cells = torch.zeros(layers * heads + 1, dtype=torch.int64, device=scores.device)
-    share = slots * heads
-    for layer in range(layers):
-        of_layer, cu_of_layer = kernels.select(scores[layer : layer + 1], share)
-        torch.add(of_layer, layer * heads * length, out=kept[layer * share :][:share])
-        torch.add(cu_of_layer[1:], layer * share, out=cu_cells[layer * heads + 1 :][:heads])
-    return kept, cu_cells
+    groups = 1 if allocation.scope == "model" else layers
+    return kernels.select(scores, slots * layers * heads // groups, groups)

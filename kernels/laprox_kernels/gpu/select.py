@@ -1,6 +1,7 @@
 """Exact top-K: four 8-bit digits of an order-preserving key by histogram, then a stable compaction.
 
-Counting uses integer atomics only: whatever their order, the result is the same.
+Each group of scores has programs, histograms and tallies of its own. Counting uses integer atomics only:
+whatever their order, the result is the same.
 """
 
 # mypy: allow-untyped-defs
@@ -51,6 +52,9 @@ def _descend(histograms, k, PASSES: tl.constexpr):
 
 @triton.jit
 def _histogram_kernel(scores, histograms, number, wanted, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    group = tl.program_id(1).to(tl.int64)
+    scores += group * number
+    histograms += group * 1024
     k = tl.load(wanted)
     prefix, _quota = _descend(histograms, k, STEP)
     counts = tl.zeros((256,), tl.int32)
@@ -67,6 +71,10 @@ def _histogram_kernel(scores, histograms, number, wanted, STEP: tl.constexpr, BL
 
 @triton.jit(do_not_specialize=["stretch"])
 def _count_kernel(scores, histograms, tallies, number, wanted, stretch, BLOCK: tl.constexpr):
+    group = tl.program_id(1).to(tl.int64)
+    scores += group * number
+    histograms += group * 1024
+    tallies += group * 2 * tl.num_programs(0)
     threshold, _quota = _descend(histograms, tl.load(wanted), 4)
     first = tl.program_id(0) * stretch * BLOCK
     greater = tl.zeros((BLOCK,), tl.int32)
@@ -87,6 +95,13 @@ def _compact_kernel(
     PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     k = tl.load(wanted)
+    group = tl.program_id(1).to(tl.int64)
+    start = group * number
+    scores += start
+    histograms += group * 1024
+    tallies += group * 2 * PROGRAMS
+    kept += group * k
+    cu_cells += start // length
     threshold, quota = _descend(histograms, k, 4)
     program = tl.program_id(0)
     other = tl.arange(0, PROGRAMS)
@@ -103,12 +118,13 @@ def _compact_kernel(
         keep = (used & (key > threshold)) | ((equal > 0) & (rank < quota))
         one = keep.to(tl.int32)
         target = place + tl.cumsum(one, 0) - one
-        tl.store(kept + target, index.to(tl.int64), mask=keep)
-        tl.store(cu_cells + index // length, target.to(tl.int64), mask=used & (index % length == 0))
+        tl.store(kept + target, start + index, mask=keep)
+        tl.store(cu_cells + index // length, group * k + target, mask=used & (index % length == 0))
         ties += tl.sum(equal, 0)
         place += tl.sum(one, 0)
     if program == 0:
-        tl.store(cu_cells + cells, k.to(tl.int64))
+        # Where the next group begins, which says the same.
+        tl.store(cu_cells + cells, (group + 1) * k)
 
 
 def programs_of(number: int) -> int:
@@ -120,37 +136,40 @@ def variant(number: int) -> tuple[int, bool]:
     return programs_of(number), number % 16 == 0
 
 
-def select(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def select(scores: torch.Tensor, k: int, groups: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """``reference.select`` on the GPU; no host sync, and the same bits for the same input."""
-    number = scores.numel()
+    layers, heads, length = scores.shape
     if scores.dtype != torch.float32 or not scores.is_contiguous():
         raise Unsupported(
             f"select: scores {scores.dtype}, contiguous {scores.is_contiguous()} (served: contiguous float32)"
         )
+    if groups < 1 or layers * heads % groups:
+        raise Unsupported(f"select: {groups} groups of {layers * heads} heads (served: groups of equal size)")
+    cells = layers * heads // groups
+    number = cells * length
     if not 1 <= k <= number < 2**31 - MAX_COMPACTION_PROGRAMS * COMPACTION_BLOCK:
         raise Unsupported(f"select: k = {k} of {number} scores (served: 1 <= k <= scores < 2^31)")
-    layers, heads, length = scores.shape
     device = scores.device
     blocks = triton.cdiv(number, COMPACTION_BLOCK)
     programs = programs_of(number)
     stretch = triton.cdiv(blocks, programs)
     # The host's k goes to the device with the zeros: as an argument, 1 and multiples of 16 would recompile.
-    histograms = torch.zeros(4 * 256 + 1, dtype=torch.int32, device=device)
-    wanted = histograms[1024:]
+    histograms = torch.zeros(groups * 4 * 256 + 1, dtype=torch.int32, device=device)
+    wanted = histograms[-1:]
     wanted.fill_(k)
-    tallies = torch.empty(2 * programs, dtype=torch.int32, device=device)
-    kept = torch.empty(k, dtype=torch.int64, device=device)
+    tallies = torch.empty(groups * 2 * programs, dtype=torch.int32, device=device)
+    kept = torch.empty(groups * k, dtype=torch.int64, device=device)
     cu_cells = torch.empty(layers * heads + 1, dtype=torch.int64, device=device)
-    readers = min(triton.cdiv(number, BLOCK), 4 * multiprocessors(device))
+    readers = min(triton.cdiv(number, BLOCK), triton.cdiv(4 * multiprocessors(device), groups))
     for step in range(4):
-        _histogram_kernel[(readers,)](
+        _histogram_kernel[(readers, groups)](
             scores, histograms, number, wanted, STEP=step, BLOCK=BLOCK, num_warps=WARPS
         )  # fmt: skip
-    _count_kernel[(programs,)](
+    _count_kernel[(programs, groups)](
         scores, histograms, tallies, number, wanted, stretch, BLOCK=COMPACTION_BLOCK, num_warps=WARPS
     )  # fmt: skip
-    _compact_kernel[(programs,)](
-        scores, histograms, tallies, kept, cu_cells, number, wanted, stretch, length, layers * heads,
+    _compact_kernel[(programs, groups)](
+        scores, histograms, tallies, kept, cu_cells, number, wanted, stretch, length, cells,
         PROGRAMS=programs, BLOCK=COMPACTION_BLOCK, num_warps=WARPS,
     )  # fmt: skip
     return kept, cu_cells
