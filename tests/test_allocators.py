@@ -101,7 +101,7 @@ def test_uniform_keeps_as_many_in_every_head(spending):
 
 @settings(max_examples=50, deadline=None)
 @given(spendings())
-def test_the_default_is_one_ranking_over_the_whole_model(spending):
+def test_the_papers_is_one_ranking_over_the_whole_model(spending):
     scores, slots, protected = spending
     expected = kernels.select(scores, slots * scores.shape[0] * scores.shape[1])
     for got, wanted in zip(

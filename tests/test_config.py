@@ -146,7 +146,7 @@ def test_bad_length_is_refused(options, flag):
         ({"pooling": "max", "pooling_kernel": 8}, "pooling-kernel 8 must be odd: max slides"),
         ({"pooling": "chunk", "pooling_kernel": 0}, "pooling-kernel 0"),
         ({"scorer": "keydiff", "pooling": "chunk"}, "does nothing, as scorer keydiff"),
-        ({"scorer": "criticalkv", "pooling_kernel": 15}, "does nothing, as scorer criticalkv"),
+        ({"scorer": "criticalkv", "pooling_kernel": 7}, "does nothing, as scorer criticalkv"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -158,13 +158,16 @@ def test_what_is_no_method_is_refused(options, said):
 
 def test_a_method_is_what_its_names_say():
     method = Config().method
-    assert method == (SCORERS["laprox"], Pooling("average", 7), Allocation("model", 0.0)) and method.fused
-    assert Config(pooling_kernel=15).method.fused
+    assert method == (SCORERS["laprox"], Pooling("average", 15), Allocation("layer", 0.2)) and method.fused
+    paper = Config(allocator="model", pooling_kernel=7).method
+    assert paper[1:] == (Pooling("average", 7), Allocation("model", 0.0)) and paper.fused
     assert not Config(pooling="max").method.fused and not Config(scorer="snapkv").method.fused
     ada = Config(scorer="snapkv", allocator="layer", pooling="chunk", pooling_kernel=10).method
     assert ada == (SCORERS["snapkv"], Pooling("chunk", 10), Allocation("layer", 0.2))
     assert Config(allocator="layer", floor=0.5).method.allocation == ("layer", 0.5)
-    assert Config(floor=1).method.allocation == Config(allocator="uniform").method.allocation
+    assert (
+        Config(allocator="model", floor=1).method.allocation == Config(allocator="uniform").method.allocation
+    )
     assert Config(scorer="keydiff", pooling_kernel=1).method.pooling.width == 1
 
 

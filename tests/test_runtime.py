@@ -111,7 +111,8 @@ def kept_alone(tokens=PROMPT, config=CONFIG, **options) -> tuple[list[int], list
     [
         CONFIG,
         replace(CONFIG, min_tokens=2, window=1, sink_tokens=0),
-        replace(CONFIG, scorer="criticalkv", pooling_kernel=7, allocator="layer"),
+        replace(CONFIG, scorer="criticalkv", pooling_kernel=15),
+        replace(CONFIG, allocator="model", floor=0.0),
         replace(CONFIG, floor=0.5),
     ],
 )
@@ -127,7 +128,7 @@ def test_what_a_gpu_compiles_at_the_start_runs(config):
 @pytest.mark.parametrize("allocator", ["layer", "uniform"])
 def test_every_scorer_prunes_and_frees(scorer, allocator):
     """By the torch path, in chunks, with a prefix that stays dense, over slots that are read meanwhile."""
-    config = replace(KEEPING, scorer=scorer, allocator=allocator, pooling_kernel=7)
+    config = replace(KEEPING, scorer=scorer, allocator=allocator, pooling_kernel=15)
     scheduler = Scheduler(38, config=config)
     req = scheduler.arrive(PROMPT[:30], 4)
     prefill(scheduler, 13)

@@ -15,6 +15,12 @@ from benchmarks.kernels.bench import (
     Bench,
     random_pool,
 )
+from laprox_sglang.config import Config
+from laprox_sglang.scorers.allocators import keep
+
+# What is served where nothing else is asked for.
+DEFAULTS = Config()
+SINKS, WIDTH = DEFAULTS.sink_tokens, DEFAULTS.pooling_kernel
 
 # Every timed function is called before its loop goes on.
 # ruff: noqa: B023
@@ -42,10 +48,10 @@ def bench_score(bench: Bench) -> None:
         out = torch.empty(LAYERS, HEADS, tokens, device="cuda")
 
         def all_layers() -> None:
-            kernels.score(queries, keys, values, row, 0, gram, SCALE, 4, 7, out)
+            kernels.score(queries, keys, values, row, 0, gram, SCALE, SINKS, WIDTH, out)
 
         def reference_layer() -> None:
-            given = (queries[:1], keys, values, row, 0, gram[:1], SCALE, 4, 7, out[:1])
+            given = (queries[:1], keys, values, row, 0, gram[:1], SCALE, SINKS, WIDTH, out[:1])
             kernels.reference.score(*given)
 
         ms = bench.time(all_layers)
@@ -73,6 +79,8 @@ def bench_select(bench: Bench) -> None:
         bench.record("select", case, ms, moved, 0, "torch.topk, unsorted, ties undefined", topk_ms)
         bench.record("select", case, ms, moved, 0, "torch.topk, indices sorted", sorted_ms)
         bench.record("select", case + ", in a graph", graph_ms, moved)
+        ms = bench.time(lambda: kernels.select(scores, k // LAYERS, LAYERS))
+        bench.record("select", case + ", of each layer", ms, moved)
 
 
 def bench_floor(bench: Bench) -> None:
@@ -129,17 +137,21 @@ def bench_prune(bench: Bench) -> None:
         packing = CELLS * size * 2 * 2 * CELL_BYTES + indices
 
         def score() -> None:
-            kernels.score(queries, keys, values, slots, 0, gram, SCALE, 4, 7, scores)
+            kernels.score(queries, keys, values, slots, 0, gram, SCALE, SINKS, WIDTH, scores)
+
+        def select() -> tuple[torch.Tensor, torch.Tensor]:
+            return keep(scores, size, DEFAULTS.method.allocation, SINKS + window)
 
         def prune(view: torch.Tensor, staged: bool) -> None:
             score()
-            kernels.pack(keys, values, slots, kernels.select(scores, CELLS * size)[0], view, staged)
+            kernels.pack(keys, values, slots, select()[0], view, staged)
 
         case = f"{tokens} tokens, {share:.0%} kept"
         bench.record("prune", f"{case}, scoring", bench.time(score), *scoring)
-        select_ms = bench.time(lambda: kernels.select(scores, CELLS * size))
+        # The floor's cells stay at +inf from turn to turn: as much to read, and to write.
+        select_ms = bench.time(select)
         bench.record("prune", f"{case}, selecting", select_ms, scores.nbytes + indices)
-        kept, _ = kernels.select(scores, CELLS * size)
+        kept, _ = select()
         for name, staged, view in (("apart", False, others), ("staged", True, slots[:size])):
             pack_ms = bench.time(lambda: kernels.pack(keys, values, slots, kept, view, staged))
             bench.record("prune", f"{case}, packing {name}", pack_ms, packing)

@@ -86,7 +86,9 @@ def against(rows: Rows, base: str) -> list[Table]:
                 (row_of(ours, method=method, budget=budget), row_of(ours, method=base, budget=budget))
                 for budget in budgets
             ]
-            cells = ["\n".join(difference(*pair, name) for name in names) for pair in pairs]
+            cells = [
+                "\n".join(difference(*pair, name) for name in names).replace(" (", "\n(") for pair in pairs
+            ]
             result.add_row(method, *cells)
         found.append(result)
     return found
