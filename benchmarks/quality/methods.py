@@ -24,6 +24,9 @@ BASELINES: dict[str, Method] = {
     ),
     "snapkv": Config(scorer="snapkv", allocator="uniform", pooling="average", pooling_kernel=7),
     "ada-kv": Config(scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7),
+    # They gain by wider pooling as well.
+    "snapkv, pooled as we do": Config(scorer="snapkv", allocator="uniform"),
+    "ada-kv, pooled as we do": Config(scorer="snapkv", allocator="layer", floor=0.2),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
     "keydiff": Config(scorer="keydiff", allocator="uniform"),
     "streamingllm": Config(scorer="streamingllm", allocator="uniform"),
