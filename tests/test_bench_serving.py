@@ -423,13 +423,14 @@ def test_bad_input_gets_one_line(monkeypatch, capsys, arguments, line):
 
 
 def test_servers_start_side_by_side_and_stop(tmp_path, monkeypatch):
-    """Two programs that answer like servers; one that dies is named with the end of its log."""
+    """Programs that answer like servers; one that dies is named at once, with the end of its log."""
     program = (
-        "import sys, http.server as h\n"
+        "import sys, time, http.server as h\n"
         "class A(h.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        self.send_response(200); self.end_headers()\n"
         "if sys.argv[1] == 'dies': sys.exit('no such flag')\n"
+        "if sys.argv[1] == 'hangs': time.sleep(600)\n"
         "h.HTTPServer(('127.0.0.1', int(sys.argv[-1])), A).serve_forever()\n"
     )
     (tmp_path / "sglang").mkdir()
@@ -442,9 +443,13 @@ def test_servers_start_side_by_side_and_stop(tmp_path, monkeypatch):
     for url in urls:
         with pytest.raises(requests.RequestException):
             requests.get(url, timeout=2)
-    broken = Launch("three", ["dies"], tmp_path / "three.log", seconds=20)
-    with (
-        pytest.raises(ServerError, match=r"three died(.|\n)*no such flag"),
-        serve_all([launches[0], broken]),
-    ):
+    broken = Launch("three", ["dies"], tmp_path / "three.log")
+    slow = Launch("four", ["hangs"], tmp_path / "four.log")
+    for beside in (launches[0], slow):
+        started = time.monotonic()
+        with pytest.raises(ServerError, match=r"three died(.|\n)*no such flag"), serve_all([beside, broken]):
+            pass
+        assert time.monotonic() - started < 60
+    late = replace(slow, seconds=1)
+    with pytest.raises(ServerError, match=r"four was not up after 1 seconds"), serve_all([late]):
         pass
