@@ -176,6 +176,23 @@ def test_a_key_is_sent():
         Server(url, "secret").info()
         Server(url).info()
     assert headers[0]["Authorization"] == "Bearer secret" and "Authorization" not in headers[1]
+    with pytest.raises(CommandError, match="can't encode character"):
+        Server("http://127.0.0.1:1", "sec…ret").info()
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        *([None], 5, [{"laprox": []}], [{"laprox": LAPROX | {"unpruned": [1]}}]),
+        [{"laprox": LAPROX | MORE | {"kept_cells": [1] * layers}} for layers in (2, 3)],
+    ],
+)
+def test_a_panel_never_stands_still_over_an_answer_that_nobody_foresaw(states):
+    with fake_http({"/server_info": (200, INFO | {"internal_states": states})}) as url:
+        watch = top.Watch(url, None)
+        watch.look()
+    now, before, fault = watch.state
+    assert now is before is None and "another version of LaProx" in fault
 
 
 def test_a_server_that_does_not_answer_does_not_hold_up_the_others(monkeypatch):
