@@ -16,7 +16,7 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.harness.server import RETURN_KEPT, Launch, ServerError, serve_all
-from benchmarks.serving import figures, meter, profile, run, servers, skew, workload, workloads
+from benchmarks.serving import figures, measure, meter, profile, run, servers, skew, workload, workloads
 from benchmarks.serving.__main__ import main, starts
 from benchmarks.serving.announce import announce
 from benchmarks.serving.card import GIB, Card
@@ -257,10 +257,10 @@ def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
     before = {"requests": 1, "pruned": 1, "unpruned": {}, "slots_freed": 10}
     after = {"requests": 5, "pruned": 1 + done, "unpruned": {"aborted": 1}, "slots_freed": 40}
     if done == 3:
-        assert run.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
+        assert measure.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
     else:
         with pytest.raises(WorkloadError, match=f"{done} of 3 requests were pruned"):
-            run.pruning(row, before, after)
+            measure.pruning(row, before, after)
 
 
 @pytest.fixture
@@ -269,13 +269,13 @@ def runner(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "abc", "dirty": False})
     order = []
 
-    def measure(runner, row, service, number, task):
+    def measured(self, row, service, number, task):
         order.append((row.name, service.name, number))
-        if (row.name, service.name, number) == ("e", "stock", 1) and not runner._again:
+        if (row.name, service.name, number) == ("e", "stock", 1):
             raise WorkloadError("it broke")
         return {"output_tok_s": 10.0 + number, "peak_concurrency": 7}
 
-    monkeypatch.setattr(run.Runner, "_measure", measure)
+    monkeypatch.setattr(measure.Measure, "__call__", measured)
     monkeypatch.setattr(run, "abandon", lambda service: None)
     record = Record(tmp_path / "x.json", False, workloads.workloads(False))
     with Progress(disable=True) as progress:
