@@ -9,6 +9,11 @@ from laprox_sglang.config import ConfigError
 
 # By device. What SGLang itself chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
+# What to give in place of another. SGLang runs fa3 on compute capabilities 8 and 9, so not on a B200.
+BACKENDS_IN_WORDS = {
+    "cpu": "torch_native",
+    "cuda": "flashinfer or triton (or fa3, on an A100, H100 or H200)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     if args.device not in ATTENTION_BACKENDS:
         raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
     # First: one that is not served may have brought other arguments with it, as a page size.
-    check_attention_backends(args, ATTENTION_BACKENDS[args.device])
+    check_attention_backends(args)
     for refusal in REFUSALS:
         if refusal.applies(args):
             raise refuse(refusal.flag, refusal.why)
@@ -156,14 +161,14 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
         raise refuse(flag, "graphs of compressed batches were not tested with it; use full")
 
 
-def check_attention_backends(args: Any, served: tuple[str, ...]) -> None:
+def check_attention_backends(args: Any) -> None:
     for phase in ("", "prefill_", "decode_"):
         backend = getattr(args, f"{phase}attention_backend")
         if backend is None:
             continue
         flag = f"--{phase.replace('_', '-')}attention-backend {backend}"
-        if backend not in served:
-            choice = " or ".join(served)
+        if backend not in ATTENTION_BACKENDS[args.device]:
+            choice = BACKENDS_IN_WORDS[args.device]
             raise refuse(flag, f"its KV reads were not tested; give --attention-backend {choice}")
         if backend != args.attention_backend:
             raise refuse(

@@ -9,7 +9,6 @@ from benchmarks.harness.server import CPU_FLAGS, Launch
 from laprox_sglang.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a test needs that reads kept positions: a server does not let requests ask for them by itself.
 # On every page, in every server of every test.
 STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 # The Rust core, SGLang's default, serves in most tests.

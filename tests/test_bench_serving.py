@@ -16,7 +16,7 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.harness.server import RETURN_KEPT, Launch, ServerError, serve_all
-from benchmarks.serving import figures, meter, profile, run, servers, skew, workload, workloads
+from benchmarks.serving import figures, measure, meter, profile, run, servers, skew, workload, workloads
 from benchmarks.serving.__main__ import main, starts
 from benchmarks.serving.announce import announce
 from benchmarks.serving.card import GIB, Card
@@ -257,10 +257,10 @@ def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
     before = {"requests": 1, "pruned": 1, "unpruned": {}, "slots_freed": 10}
     after = {"requests": 5, "pruned": 1 + done, "unpruned": {"aborted": 1}, "slots_freed": 40}
     if done == 3:
-        assert run.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
+        assert measure.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
     else:
         with pytest.raises(WorkloadError, match=f"{done} of 3 requests were pruned"):
-            run.pruning(row, before, after)
+            measure.pruning(row, before, after)
 
 
 @pytest.fixture
@@ -269,13 +269,13 @@ def runner(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "abc", "dirty": False})
     order = []
 
-    def measure(runner, row, service, number, task):
+    def measured(self, row, service, number, task):
         order.append((row.name, service.name, number))
-        if (row.name, service.name, number) == ("e", "stock", 1) and not runner._again:
+        if (row.name, service.name, number) == ("e", "stock", 1):
             raise WorkloadError("it broke")
         return {"output_tok_s": 10.0 + number, "peak_concurrency": 7}
 
-    monkeypatch.setattr(run.Runner, "_measure", measure)
+    monkeypatch.setattr(measure.Measure, "__call__", measured)
     monkeypatch.setattr(run, "abandon", lambda service: None)
     record = Record(tmp_path / "x.json", False, workloads.workloads(False))
     with Progress(disable=True) as progress:
@@ -423,13 +423,14 @@ def test_bad_input_gets_one_line(monkeypatch, capsys, arguments, line):
 
 
 def test_servers_start_side_by_side_and_stop(tmp_path, monkeypatch):
-    """Two programs that answer like servers; one that dies is named with the end of its log."""
+    """Programs that answer like servers; one that dies is named at once, with the end of its log."""
     program = (
-        "import sys, http.server as h\n"
+        "import sys, time, http.server as h\n"
         "class A(h.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        self.send_response(200); self.end_headers()\n"
         "if sys.argv[1] == 'dies': sys.exit('no such flag')\n"
+        "if sys.argv[1] == 'hangs': time.sleep(600)\n"
         "h.HTTPServer(('127.0.0.1', int(sys.argv[-1])), A).serve_forever()\n"
     )
     (tmp_path / "sglang").mkdir()
@@ -442,9 +443,13 @@ def test_servers_start_side_by_side_and_stop(tmp_path, monkeypatch):
     for url in urls:
         with pytest.raises(requests.RequestException):
             requests.get(url, timeout=2)
-    broken = Launch("three", ["dies"], tmp_path / "three.log", seconds=20)
-    with (
-        pytest.raises(ServerError, match=r"three died(.|\n)*no such flag"),
-        serve_all([launches[0], broken]),
-    ):
+    broken = Launch("three", ["dies"], tmp_path / "three.log")
+    slow = Launch("four", ["hangs"], tmp_path / "four.log")
+    for beside in (launches[0], slow):
+        started = time.monotonic()
+        with pytest.raises(ServerError, match=r"three died(.|\n)*no such flag"), serve_all([beside, broken]):
+            pass
+        assert time.monotonic() - started < 60
+    late = replace(slow, seconds=1)
+    with pytest.raises(ServerError, match=r"four was not up after 1 seconds"), serve_all([late]):
         pass

@@ -12,14 +12,16 @@ from rich.progress import Progress
 
 from benchmarks.checks import run as run_module
 from benchmarks.checks import soak as soak_module
-from benchmarks.checks.answers import Identity, IdentitySizes, Quality, QualitySizes
-from benchmarks.checks.plan import make_plan
+from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Quality, QualitySizes
+from benchmarks.checks.plan import QUALITY, TALKS, make_plan
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
-from benchmarks.harness.client import holds_its_budget
+from benchmarks.harness.client import PROTECTED, holds_its_budget
 from benchmarks.harness.server import ServerError
+from laprox_sglang.config import budget_slots
+from laprox_sglang.needle import DIGITS, KEY, SENTENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,6 +137,14 @@ def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path
     assert reported == [(name, [Row(name, "x", 1)], {}, both) for name in done]
     assert len(failures) == failing
     assert [row.what for row in run.rows()] == ["x", "servers that failed" if failing else "x"]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_budget_leaves_room_for_an_answer(quick):
+    """In a view of window and sinks alone no answer is found, and that is no fault of LaProx."""
+    told = SENTENCE * TALKS[quick].sentences[0]
+    for check, tokens in ((Conversations, told), (Quality, QUALITY[quick].length)):
+        assert budget_slots(float(check.PRUNED), tokens) > PROTECTED + KEY + DIGITS
 
 
 def right_answers(samples, tokens):

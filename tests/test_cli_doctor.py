@@ -154,6 +154,26 @@ def test_cards(monkeypatch):
     assert none.status == "warning" and "CPU" in none.reason
 
 
+def test_a_card_that_is_not_reached_is_a_finding(monkeypatch):
+    def broken(device):
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nSearch for it")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    [finding] = [whole(finding) for finding in machine.gpu()]
+    assert finding.status == "error" and "uncorrectable ECC error" in finding.reason
+
+
+def test_memory_that_nobody_tells_of_is_a_finding(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(machine.Path, "read_text", missing)
+    assert whole(machine.memory()).status == "warning"
+
+
 def test_a_python_that_is_not_served(monkeypatch):
     monkeypatch.setattr(machine.platform, "python_version", lambda: "3.10.4")
     assert whole(machine.python()).status == "error"

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -182,8 +183,16 @@ def test_a_text_longer_than_the_picture_says_so():
     rows, whole = lines(made("word " * 40 * MOST_LINES))
     assert not whole and len(rows) == MOST_LINES
     assert all(column + len(text) <= CHARACTERS for row in rows for column, text, _ in row)
-    rows, whole = lines(made("x" * 1000 + "\nend"))
+    rows, whole = lines(made("begin " + "x" * 1000 + "\nend"))
     assert whole and rows[-1][-1][1] == "end"
+    # One token that is longer than a line: nothing lies upon another, and nothing is lost.
+    assert "".join(text for row in rows for _, text, _ in row).count("x") == 1000
+    for row in rows:
+        ends = [0, *(column + len(text) for column, text, _ in row)]
+        assert (
+            all(column >= end for (column, *_), end in zip(row, ends, strict=False))
+            and ends[-1] <= CHARACTERS
+        )
 
 
 @pytest.fixture
@@ -313,6 +322,20 @@ def test_what_a_prompt_writes_to_a_terminal_is_text(capsys):
     explain.draw(made("a \x1b[2Jb \x07c"))
     said = capsys.readouterr().out
     assert "\x1b[2J" not in said and "\x07" not in said and "·[2Jb" in said
+    explain.draw(replace(made("a b"), answer="\x1b]0;mine\x07 \ud83d\nyes"))
+    said = capsys.readouterr().out
+    assert "\x1b]" not in said and "\x07" not in said and "·]0;mine· ·\nyes" in said
+
+
+def test_a_prompt_that_is_no_text_is_one_line(tmp_path, capsys, monkeypatch):
+    """Also where its name has a blank in it, and might be a prompt itself."""
+    file = tmp_path / "a prompt.bin"
+    file.write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    for prompt in (file, "-"):
+        code, out, err = run(capsys, "127.0.0.1:1", "--prompt", prompt)
+        assert code == 1 and not out and err.count("\n") == 1
+        assert err.startswith(f"laprox explain: --prompt {prompt} holds no text: 'utf-8'")
 
 
 def test_files_that_cannot_be_written(tmp_path, monkeypatch, server, capsys):

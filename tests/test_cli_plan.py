@@ -90,6 +90,31 @@ def test_parameters_are_estimated_from_the_shapes(tmp_path):
     assert "estimated" in estimated.weights_from and counted.weights_from == "its files"
 
 
+def test_weights_that_are_there_twice_count_once(tmp_path):
+    """Mistral's repositories have a consolidated.safetensors beside the shards."""
+    (tmp_path / "config.json").write_text((LLAMA_8B / "config.json").read_text())
+    for name, size in (
+        ("consolidated.safetensors", 30),
+        ("model-1.safetensors", 20),
+        ("model-2.safetensors", 10),
+    ):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert read_model(tmp_path).weights == 30
+    for file in tmp_path.glob("model-*"):
+        file.unlink()
+    (tmp_path / "consolidated.safetensors").write_bytes(bytes(31))
+    assert read_model(tmp_path).weights == 31
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": None}, {"num_key_value_heads": "many"}, {"rope_scaling": "yes"}]
+)
+def test_a_configuration_of_another_form_is_one_line(tmp_path, changes):
+    with pytest.raises(CommandError, match="is not as a model's: ") as error:
+        read_model(config_of(tmp_path / "config.json", **changes))
+    assert "\n" not in str(error.value)
+
+
 def config_of(path: Path, **changes) -> Path:
     config = json.loads((LLAMA_8B / "config.json").read_text()) | changes
     path.write_text(json.dumps(config))
@@ -121,6 +146,9 @@ def test_the_context_is_read_as_sglang_reads_it(tmp_path, scaling, context):
     stock = PretrainedConfig()
     stock.rope_scaling, stock.max_position_embeddings = scaling, 131_072
     assert read_model(path).context_len == get_context_length(stock) == context
+    # As transformers 5 writes it.
+    path = config_of(tmp_path / "config.json", rope_scaling=None, rope_parameters=scaling)
+    assert read_model(path).context_len == context
 
 
 @pytest.mark.parametrize(

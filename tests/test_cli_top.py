@@ -26,9 +26,10 @@ from laprox_sglang.cli.snapshot import snapshot
 ROOT = Path(__file__).resolve().parent.parent
 LAPROX = {
     "requests": 140, "pruned": 130, "unpruned": {"short": 7, "no_room": 3}, "prunes": 133, "staged": 2,
-    "slots_freed": 90_000, "slots_held": 18_000, "released": {"finished": 140},
+    "slots_freed": 88_000, "slots_taken": 2_000, "slots_held": 18_000, "released": {"finished": 140},
     "config": {"budget": 0.1, "keep_prefix": "system"},
-    "available_slots": 20_000, "evictable_slots": 12_000, "protected_slots": 5_000, "view_slots": 2_400,
+    "available_slots": 20_000, "evictable_slots": 12_000, "pinned_slots": 8_000,
+    "protected_slots": 5_000, "view_slots": 2_400,
     "running": 8, "running_tokens": 31_000, "waiting": 2, "prefilling": 1,
 }  # fmt: skip
 # What a server may say beside that.
@@ -81,12 +82,42 @@ def test_what_a_server_does_not_say_is_not_made_up():
 
 def test_rates_are_differences():
     before = snapshot(INFO, 10.0)
-    now = snapshot(info(requests=150, slots_freed=95_000), 12.0)
+    # One view took 3,000 slots and freed none, others freed 5,000.
+    now = snapshot(info(requests=150, slots_freed=90_000, slots_taken=5_000), 12.0)
     text = drawn("here", now, before, None)
     assert "5.0 requests/s" in text and "2,500 slots freed/s" in text
     # It was started anew.
-    anew = drawn("here", snapshot(info(requests=1, slots_freed=0), 12.0), before, None)
+    anew = drawn("here", snapshot(info(requests=1, slots_freed=0, slots_taken=0), 12.0), before, None)
     assert "0.0 requests/s" in anew and "0 slots freed/s" in anew
+
+
+def test_ranks_are_shown_together():
+    """They answer in any order, so that none of them can be told from the others."""
+    both = info(**MORE)
+    idle = info(
+        running=0, running_tokens=0, waiting=0, prefilling=0, pruned=2, unpruned={"short": 1}, view_slots=0,
+        protected_slots=0, pinned_slots=0, available_slots=10_000, evictable_slots=5_000, requests=3,
+        prunes=2, slots_freed=10_000, slots_taken=0, prompt_tokens=0, cached_tokens=0, kept_cells=[],
+        scored_cells=0,
+    )["internal_states"]  # fmt: skip
+    with fake_http(
+        {"/server_info": (200, both | {"internal_states": [*idle, *both["internal_states"]]})}
+    ) as url:
+        watch = top.Watch(url, None)
+        watch.look()
+    now, _, fault = watch.state
+    assert fault is None and now.ranks == 2 and now.slots == 55_000
+    text = drawn("here", now, None, None)
+    assert "budget 0.1, 2 ranks" in text and "55,000 slots" in text
+    parts = dict(zip(PARTS, ("5,000", "2,400", "600", "17,000", "30,000"), strict=True))
+    for part, slots in parts.items():
+        assert f"{part} {slots}" in text.replace("\u00a0", " ")
+    # How fast the idle one was before is no speed of now.
+    assert "8 running, 3 waiting" in text and "123 tokens/s" in text
+    assert "132 pruned, 8 short, 3 no room" in text and "100,000 slots freed by 135 views" in text
+    assert "prefix cache hit 25 %" in text and "kept by layer, 10.0 % on average" in text
+    with pytest.raises(CommandError, match="no LaProx to watch"):
+        snapshot(INFO | {"internal_states": [*idle, {}]}, 1.0)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 200])
@@ -145,6 +176,23 @@ def test_a_key_is_sent():
         Server(url, "secret").info()
         Server(url).info()
     assert headers[0]["Authorization"] == "Bearer secret" and "Authorization" not in headers[1]
+    with pytest.raises(CommandError, match="can't encode character"):
+        Server("http://127.0.0.1:1", "sec…ret").info()
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        *([None], 5, [{"laprox": []}], [{"laprox": LAPROX | {"unpruned": [1]}}]),
+        [{"laprox": LAPROX | MORE | {"kept_cells": [1] * layers}} for layers in (2, 3)],
+    ],
+)
+def test_a_panel_never_stands_still_over_an_answer_that_nobody_foresaw(states):
+    with fake_http({"/server_info": (200, INFO | {"internal_states": states})}) as url:
+        watch = top.Watch(url, None)
+        watch.look()
+    now, before, fault = watch.state
+    assert now is before is None and "another version of LaProx" in fault
 
 
 def test_a_server_that_does_not_answer_does_not_hold_up_the_others(monkeypatch):

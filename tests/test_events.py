@@ -135,6 +135,17 @@ def test_who_never_reads_costs_the_others_nothing(context, endpoint) -> None:
     events.close()
 
 
+def test_no_id_that_a_client_gives_stops_the_scheduler(context, endpoint) -> None:
+    """Half of a character, of a program around an Engine, is in no message."""
+    events = Publisher(endpoint)
+    subscriber = subscribe(context, endpoint)
+    publish_until_heard(events, subscriber)
+    for rid in ("\ud800", "a" * (LONGEST_RID - 1) + "\U0001f600", "\0\n"):
+        events.publish(Released, rid, how="finished", reason=None, slots=0, held=1)
+        assert decode(subscriber.recv()).rid == rid.encode(errors="replace").decode()
+    events.close()
+
+
 def test_an_endpoint_that_is_taken_is_refused_before_anything_is_loaded(tmp_path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -179,10 +190,13 @@ def test_no_file_is_removed_for_an_endpoint(tmp_path) -> None:
         ("tcp://127.0.0.1:65536", "no IP address"),
         ("tcp://127.0.0.1:*", "no IP address"),
         ("tcp://127.0.0.1:55571234", "no IP address"),
+        ("tcp://127.0.0.1:0655350", "no IP address"),
         ("udp://127.0.0.1:5557", "no address for events"),
         ("inproc://x", "no address for events"),
         ("ipc://relative", "no address for events"),
         ("ipc://@abstract", "no address for events"),
+        ("ipc:///tmp/a\0b", "no address for events"),
+        ("ipc:///tmp/\ud800", "no address for events"),
         ("5557", "no address for events"),
         ("", "no address for events"),
         ("x\n" * 9999, "no address for events"),
@@ -202,6 +216,23 @@ def test_other_machines_may_listen_where_the_server_was_told_so() -> None:
         port = free.getsockname()[1]
     check_endpoint(f"tcp://0.0.0.0:{port}", True)
     check_endpoint(f"tcp://127.0.0.1:{port}", False)
+
+
+def test_an_address_of_ipv6_is_served_as_well(context) -> None:
+    with socket.socket(socket.AF_INET6) as free:
+        try:
+            free.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6: {error}")
+        endpoint = f"tcp://[::1]:{free.getsockname()[1]}"
+    check_endpoint(endpoint, False)
+    events = Publisher(endpoint)
+    subscriber = context.socket(zmq.SUB)
+    subscriber.ipv6 = True
+    subscriber.subscribe(b"")
+    subscriber.connect(endpoint)
+    assert publish_until_heard(events, subscriber)
+    events.close()
 
 
 def test_two_publishers_do_not_share_an_endpoint() -> None:

@@ -181,7 +181,7 @@ def test_the_backend_is_the_one_that_sglang_takes(on_card, card, given, chosen):
     ("card", "given", "flag", "advice"),
     [
         # It brings a page size of 64, which nobody asked for.
-        (BLACKWELL, {}, "--attention-backend trtllm_mha", "flashinfer or triton"),
+        (BLACKWELL, {}, "--attention-backend trtllm_mha", "flashinfer or triton (or fa3, on an A100"),
         (HOPPER, {"decode_attention_backend": "triton"}, "--decode-attention-backend triton", "triton alone"),
         (AMPERE, {"prefill_attention_backend": "fa3"}, "--prefill-attention-backend fa3", "fa3 alone"),
     ],
@@ -192,6 +192,11 @@ def test_a_backend_that_is_not_served_is_one_line_that_says_what_to_give(on_card
     message = str(error.value)
     assert message.startswith(f"{flag} does not go together") and "\n" not in message
     assert f"give --attention-backend {advice}" in message
+
+
+@pytest.mark.parametrize("backend", ["flashinfer", "triton"])
+def test_what_a_refusal_offers_on_a_b200_is_served_there(on_card, backend):
+    check_arguments(on_card(BLACKWELL, attention_backend=backend), {})
 
 
 def test_without_the_flag_nothing_is_chosen(monkeypatch):

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -110,7 +111,11 @@ names = ["benchmarks." + name for name in ("demo", "kernels", "serving", "checks
 places = [list(importlib.util.find_spec(name).submodule_search_locations) for name in names]
 print(json.dumps([kernels.__file__, places, importlib.util.find_spec("serving") is None]))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    # A path of the caller's may name the repository again.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     file, places, absent = json.loads(done.stdout)
     assert "site-packages" in file and absent
     assert places == [[str(ROOT / "benchmarks" / name)] for name in ("demo", "kernels", "serving", "checks")]

@@ -1,14 +1,17 @@
 """The model that reads chosen cells, beside Hugging Face's own masks, and the arithmetic around it."""
 
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from benchmarks.quality.__main__ import main
 from benchmarks.quality.cases import outcomes
 from benchmarks.quality.methods import BASELINES, Chooser, allocator
-from benchmarks.quality.model import LONGEST_WINDOW, Model, everything
+from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.simulate import simulate
 from laprox_sglang.needle import MODEL_PATH, Task
@@ -41,6 +44,44 @@ def stock_logprobs(stock: LlamaForCausalLM, ids: list[int], last: int, hidden: t
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     with torch.inference_mode():
         return stock(torch.tensor([ids]), attention_mask=mask[None, None]).logits[0, -last:].log_softmax(-1)
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    """A model of another build, with the words of the 7M model."""
+    config = GPT2Config(vocab_size=512, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL_PATH / name, tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def test_a_model_of_another_build_is_one_line(gpt2, tmp_path, capsys):
+    def said(path: Path) -> str:
+        arguments = ["prose", "--quick", "--model", str(path), "--json", str(tmp_path / "quality.json")]
+        assert main(arguments) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"quality: {path} ")
+        return line
+
+    assert "is a GPT2LMHeadModel with 0 layers of attention with an o_proj among 2" in said(gpt2)
+    (gpt2 / "model.safetensors").write_bytes(b"no weights")
+    assert "is not loaded: SafetensorError" in said(gpt2)
+    (gpt2 / "tokenizer.json").write_text("{")
+    assert "has no tokenizer that can be read" in said(gpt2)
+
+
+def test_layers_that_are_not_read_are_named(tmp_path):
+    """A window that slides would be ignored here, and the figures be those of another model."""
+    config = MistralConfig(
+        vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=8,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(BadModel, match="MistralForCausalLM with sliding-window attention"):
+        Model(tmp_path)
+    with pytest.raises(BadModel, match="is not loaded"):
+        Model(tmp_path / "nowhere")
 
 
 def test_all_cells_are_the_model_itself(model, stock, sample):

@@ -261,6 +261,9 @@ def test_names(tmp_path, monkeypatch):
         (lambda prompt: -prompt.group(prompt.attention[:, 0]), "negative"),
         (lambda prompt: prompt.group(prompt.attention[:, 0]) * float("nan"), "NaN"),
         (lambda prompt: prompt.attentions, "AttributeError"),
+        # Neither is pooled at the first prompt: the one cannot be, the other loses its sums.
+        (lambda prompt: prompt.keys[..., 0].T.long().abs(), "int64, not torch.float32"),
+        (lambda prompt: prompt.keys[..., 0].T.abs().half(), "float16, not torch.float32"),
         (lambda prompt: None, "NoneType"),
     ],
 )

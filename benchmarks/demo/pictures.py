@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, START_SECONDS, Launch, Server, serve_all
+from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, Server, serve_all
 from laprox_sglang.needle import MODEL_PATH, Task, to_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,7 +24,7 @@ LENGTH = 700
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--model-path", str(MODEL_PATH), *CPU_FLAGS, *FLAGS]
-        launch = Launch("pictured", arguments, Path(folder) / "server.log", seconds=2 * START_SECONDS)
+        launch = Launch("pictured", arguments, Path(folder) / "server.log")
         with serve_all([launch]) as (server,), ThreadPoolExecutor(AT_ONCE) as pool:
             task = Task(SEED)
             server.talk(task.conversation([50, 12, 12, 12]), 4)

@@ -42,7 +42,6 @@ def versions() -> dict[str, str]:
 
 
 def today() -> str:
-    # Not datetime.UTC, which Python 3.10 lacks.
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 

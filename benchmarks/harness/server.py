@@ -26,7 +26,8 @@ CPU_FLAGS = [
     *("--dtype", "float32", "--sleep-on-idle", "--grammar-backend", "none", "--skip-server-warmup"),
 ]
 GPU_FLAGS = ["--dtype", "bfloat16", "--grammar-backend", "none", "--skip-server-warmup"]
-START_SECONDS = 180
+# Half a minute on an idle machine; 212 s were seen beside other work. One that dies is noticed at once.
+START_SECONDS = 300
 # On a fresh machine FlashInfer and Triton compile their kernels first.
 GPU_START_SECONDS = 420
 LOG_LINES = 20
@@ -103,17 +104,23 @@ class Server(Client):
                 start_new_session=True,
             )
 
-    def wait(self, stopped: Callable[[], bool] = lambda: False) -> None:
+    def wait(self, stopped: Callable[[], bool] = lambda: False, beside: Sequence["Server"] = ()) -> None:
         """Returns when it is up.
 
+        Args:
+            beside: servers that it is of no use without.
+
         Raises:
-            ServerError: it died, took too long, or ``stopped`` says that nobody waits for it any more.
+            ServerError: it, or one of those, died; it took too long; or ``stopped`` says that nobody waits
+                for it any more.
         """
         name, log, seconds = self.launch.name, self.launch.log, self.launch.seconds
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not stopped():
-            if self.code is not None:
-                raise ServerError(f"the server {name} died at its start (exit code {self.code})", log)
+            for server in (self, *beside):
+                if server.code is not None:
+                    what = f"the server {server.launch.name} died at its start (exit code {server.code})"
+                    raise ServerError(what, server.launch.log)
             try:
                 if requests.get(f"{self.url}/health", timeout=5).ok:
                     return
@@ -177,7 +184,7 @@ def serve_all(launches: Sequence[Launch]) -> Iterator[list[Server]]:
         for server in servers:
             server.start()
         for server in servers:
-            server.wait()
+            server.wait(beside=servers)
         yield servers
     except ServerError:
         raise

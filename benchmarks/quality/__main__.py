@@ -25,6 +25,7 @@ from benchmarks.harness.provenance import ROOT, fault_of
 from benchmarks.harness.server import ServerError
 from benchmarks.quality import ablation, comparisons, plots, smollm2, tables, transcripts
 from benchmarks.quality.longtexts import NoText
+from benchmarks.quality.model import BadModel
 from benchmarks.quality.plan import NoPart, parts
 from benchmarks.quality.record import Record, RecordError
 from benchmarks.quality.session import Part, Session
@@ -127,7 +128,7 @@ def main(arguments: list[str]) -> int:
         record = Record(given.json, given.quick)
         with Progress(*columns, console=Console(stderr=True)) as progress:
             measure(given, record, progress)
-    except (RecordError, NoText, NoPart, ServerError, smollm2.Unavailable) as error:
+    except (BadModel, RecordError, NoText, NoPart, ServerError, smollm2.Unavailable) as error:
         print(f"quality: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,10 +13,17 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 
+from laprox_sglang.cli.model import fault_of
+from laprox_sglang.config import shown
+
 # Queries that are saved of a prompt's end; no window is longer.
 LONGEST_WINDOW = 64
 # Rows (choice × token) of one forward pass: bounds its logits and attention to some hundred MB.
 ROWS = 768
+
+
+class BadModel(ValueError):
+    """A model whose cells cannot be chosen here; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,26 @@ class Model:
     """
 
     def __init__(self, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        """
+        Raises:
+            BadModel: transformers does not load it, or its layers are not what is read here.
+        """
         self.device = device
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="laprox_quality"
-        )
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation="laprox_quality"
+            )
+        except Exception as error:
+            # Whatever transformers and the readers below it make of other people's files.
+            raise BadModel(f"{path} is not loaded: {type(error).__name__}: {shown(error)}") from error
         self._model = model.eval().to(device)
         config = self._model.config.get_text_config()
-        self.layers, self.heads = config.num_hidden_layers, config.num_key_value_heads
         attentions = [module for module in self._model.modules() if hasattr(module, "o_proj")]
+        if (fault := fault_of(config.to_dict()) or odd(config, attentions)) is not None:
+            raise BadModel(
+                f"{path} is a {type(self._model).__name__} with {fault}: give one as Llama is built"
+            )
+        self.layers, self.heads = config.num_hidden_layers, config.num_key_value_heads
         self.scale = attentions[0].scaling
         self.output = [
             module.o_proj.weight.detach().float().T.unflatten(0, (config.num_attention_heads, -1))
@@ -179,6 +198,17 @@ class Model:
         ).logits
         logprobs: torch.Tensor = logits.float().log_softmax(-1)
         return logprobs
+
+
+def odd(config: Any, attentions: list[Any]) -> str | None:
+    """What a model has that is not read here; None if it is read."""
+    if len(attentions) != config.num_hidden_layers:
+        return f"{len(attentions)} layers of attention with an o_proj among {config.num_hidden_layers}"
+    if not hasattr(config, "num_key_value_heads"):
+        return "no num_key_value_heads"
+    if not all(hasattr(module, "scaling") and hasattr(module, "layer_idx") for module in attentions):
+        return "attention that does not say its scaling"
+    return None
 
 
 def everything(model: Model, prefix: Prefix) -> torch.Tensor:

@@ -13,7 +13,6 @@ OTHERS = "#8c959f"
 STYLES = ("-", "--", "-.", ":")
 # The last documents are the longest.
 PICTURES = 3
-ARROW = {"arrowstyle": "->", "color": "red"}
 
 
 def draw(content: dict[str, Any], path: Path) -> list[Path]:

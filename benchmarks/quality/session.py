@@ -23,9 +23,9 @@ from benchmarks.harness.server import (
     Server,
     serve_all,
 )
-from benchmarks.quality.model import Model
+from benchmarks.quality.model import BadModel, Model
 from benchmarks.quality.record import Measured
-from laprox_sglang.config import Config
+from laprox_sglang.config import Config, shown
 
 ON_GPU = torch.cuda.is_available()
 # Beside the weights in transformers.
@@ -84,13 +84,24 @@ class Session:
 
     @cached_property
     def tokenizer(self) -> Any:
+        """
+        Raises:
+            BadModel: there is none.
+        """
         # Long texts are cut only after they were tokenized, which it warns of.
         logging.set_verbosity_error()
-        return AutoTokenizer.from_pretrained(self.path)
+        try:
+            return AutoTokenizer.from_pretrained(self.path)
+        except Exception as error:
+            raise BadModel(f"{self.path} has no tokenizer that can be read: {shown(error)}") from error
 
     @cached_property
     def model(self) -> Model:
-        """As the server has it: float32 on a CPU, bfloat16 on a GPU."""
+        """As the server has it: float32 on a CPU, bfloat16 on a GPU.
+
+        Raises:
+            BadModel: as of ``Model``.
+        """
         logging.disable_progress_bar()
         if ON_GPU:
             return Model(self.path, "cuda", torch.bfloat16)
@@ -101,8 +112,11 @@ class Session:
         """With LaProx and its defaults, but for the budget.
 
         Raises:
+            BadModel: its weights are not read here.
             ServerError: it does not come up.
         """
+        # Loaded before: what is wrong with it is known in seconds, and a server takes a minute.
+        _ = self.model
         waiting = self.progress.add_task(f"{self.path.name}: server starts", total=None)
         log = Path(tempfile.mkdtemp(prefix="laprox-quality-")) / "server.log"
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else [*CPU_FLAGS, "--max-total-tokens", str(POOL)]

@@ -67,15 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def prompt_text(given: str, question: str | None) -> str:
-    if given == "-":
-        text = sys.stdin.read()
-    else:
-        try:
-            text = Path(given).read_text()
-        except (OSError, ValueError) as error:
-            if not any(c.isspace() for c in given):
-                raise CommandError(f"--prompt {given} is no file that can be read, and no text") from error
-            text = given
+    try:
+        text = sys.stdin.read() if given == "-" else Path(given).read_text()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"--prompt {given} holds no text: {error}") from None
+    except (OSError, ValueError) as error:
+        if not any(c.isspace() for c in given):
+            raise CommandError(f"--prompt {given} is no file that can be read, and no text") from error
+        text = given
     if question:
         text = f"{text.rstrip()}\n{question}"
     if not text.strip():
@@ -106,8 +105,11 @@ def draw(kept: Any) -> None:
     console.print(Text("kept by layer, 0 first  ") + strip(kept.share.mean(axis=1).tolist()))
     text = Text()
     for piece in kept.pieces:
-        # Of a prompt nothing but text gets to the terminal.
-        visible = "".join(c if c.isprintable() or c == "\n" else "·" for c in piece.text)
-        text.append(visible, style=style(kept.of_piece(piece)))
+        text.append(visible(piece.text), style=style(kept.of_piece(piece)))
     console.print(text)
-    console.print(Text(f"→ {kept.answer.strip()}", style="bold"))
+    console.print(Text(f"→ {visible(kept.answer.strip())}", style="bold"))
+
+
+def visible(text: str) -> str:
+    """Nothing but text gets to the terminal, of a prompt and of its answer."""
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from laprox_sglang.cli.finding import Area, Finding
+from laprox_sglang.config import shown
 
 DISTRIBUTION = "laprox-sglang"
 # A server is three processes of 1.1 to 1.5 GB each, weights not counted.
@@ -50,7 +51,8 @@ def memory() -> Finding:
         kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
         total, free = (kilobytes[name] * 1024 / 1e9 for name in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError):
-        return area.warning("memory", "unknown: /proc/meminfo does not tell", "")
+        unknown = "unknown: /proc/meminfo does not tell"
+        return area.warning("memory", unknown, f"see that {LEAST_MEMORY_GB} GB are free")
     found = f"{free:.0f} of {total:.0f} GB available"
     if free >= LEAST_MEMORY_GB:
         return area.ok("memory", found)
@@ -60,7 +62,7 @@ def memory() -> Finding:
 def gpu() -> Iterator[Finding]:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         yield area.error("GPU", f"PyTorch cannot be imported: {error}", "pip install laprox-sglang")
         return
     if torch.version.cuda is None or not torch.cuda.is_available():
@@ -72,8 +74,13 @@ def gpu() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         name = f"GPU {index}"
-        free, total = torch.cuda.mem_get_info(device)
-        found = f"{torch.cuda.get_device_name(device)}, {driver()}"
+        try:
+            free, total = torch.cuda.mem_get_info(device)
+            found = f"{torch.cuda.get_device_name(device)}, {driver()}"
+        except RuntimeError as error:
+            # One that is broken, or that somebody has for himself: the others are looked at all the same.
+            yield area.error(name, f"PyTorch does not reach it: {shown(error)}", "see what nvidia-smi says")
+            continue
         if not on_gpu(device):
             yield area.error(name, f"{found}: older than sm_80", "use an A100, H100, H200 or newer")
             continue

@@ -59,8 +59,7 @@ def read_model(path: Path, context: int | None = None) -> Model:
         raise CommandError(f"{file}: the model has {fault}, which LaProx does not serve")
     try:
         heads = int(config["num_attention_heads"])
-        counted = sum(x.stat().st_size for x in file.parent.glob("*.safetensors"))
-        weights, source = weights_of(config, counted)
+        weights, source = weights_of(config, checkpoint_bytes(file.parent))
         return Model(
             name=file.resolve().parent.name,
             num_hidden_layers=int(config["num_hidden_layers"]),
@@ -73,6 +72,16 @@ def read_model(path: Path, context: int | None = None) -> Model:
         )
     except KeyError as error:
         raise CommandError(f"{file} has no {error.args[0]}") from None
+    except CommandError:
+        raise
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise CommandError(f"{file} is not as a model's: {error}") from None
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    """Of the weights; beside them a checkpoint may have all of them again in another format, as Mistral's."""
+    files = [*folder.glob("model*.safetensors")] or [*folder.glob("*.safetensors")]
+    return sum(file.stat().st_size for file in files)
 
 
 def fault_of(config: dict[str, Any]) -> str | None:
@@ -96,7 +105,7 @@ def head_dim(config: dict[str, Any]) -> int:
 
 def context_of(config: dict[str, Any]) -> int:
     """As SGLang reads it: RoPE scaling counts where the configuration gives the length before it."""
-    scaling = config.get("rope_scaling") or {}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     scaled = "original_max_position_embeddings" not in scaling and scaling.get("rope_type") != "llama3"
     return int(config["max_position_embeddings"] * (scaling.get("factor", 1) if scaled else 1))
 

@@ -6,44 +6,13 @@ from types import SimpleNamespace
 import msgspec
 
 from laprox_sglang.cli import CommandError
-from laprox_sglang.cli.card import MAX_PREFILL_TOKENS, Card, most_running
+from laprox_sglang.cli.card import MAX_PREFILL_TOKENS, Card
 from laprox_sglang.cli.model import Model
+from laprox_sglang.cli.side import Room, Side, side
+from laprox_sglang.cli.verdict import advice, no_room, verdict
 from laprox_sglang.config import Config
-from laprox_sglang.views.capacity import (
-    REASONS,
-    SHORT_ANSWER,
-    Hold,
-    Load,
-    plan_of_load,
-    viewed,
-    whole,
-)
+from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import PREFILL_REQUESTS, needs
-
-# Decode steps that are shorter by less than this are not worth a view.
-FASTER = 1.1
-
-
-class Side(msgspec.Struct, frozen=True):
-    """A server of one kind, stock or LaProx.
-
-    Attributes:
-        fraction: ``--mem-fraction-static``.
-        reserved: bytes that LaProx needs, by purpose.
-        slots: size of the KV pool.
-        slot_bytes: K and V of one token.
-        held: slots of one request at its last step, beside what all of them have in common.
-        requests: how many run at once.
-        step_bytes: read by a decode step of ``Outlook.compared`` requests, weights included.
-    """
-
-    fraction: float
-    reserved: dict[str, int]
-    slots: int
-    slot_bytes: int
-    held: int
-    requests: int
-    step_bytes: int
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -92,52 +61,37 @@ def outlook(
         raise CommandError(
             f"{model.weights / 1e9:.1f} GB of weights leave no room for a KV pool on {card.memory:g} GiB"
         )
-    reserved = needs(config, model, flags(card, rows), itemsizes[1], our_bytes)
-    pools = stock_bytes, max(0, our_bytes - sum(reserved.values()))
-    holds = whole(load), viewed(load, plan)
-    sizes = [model.slot_bytes(itemsize) for itemsize in itemsizes]
-    slots = [pool // size for pool, size in zip(pools, sizes, strict=True)]
-    fits = [requests(hold, count, model) for hold, count in zip(holds, slots, strict=True)]
-    compared = max(1, min(*fits, concurrency or fits[0]))
-    lengths = load.prompt, plan.start + plan.slots
-    steps = [
-        model.weights + compared * (length + load.output // 2) * size
-        for length, size in zip(lengths, sizes, strict=True)
-    ]
-    stock, laprox = (
-        Side(fractions[i], (reserved if i else {}), slots[i], sizes[i], holds[i].each, fits[i], steps[i])
-        for i in (0, 1)
+
+    def reserve(context: int) -> dict[str, int]:
+        longest = replace(model, context_len=context)
+        return needs(config, longest, flags(card, rows), itemsizes[1], our_bytes)
+
+    reserved = reserve(model.context_len)
+    rooms = (
+        Room(model, stock_bytes, itemsizes[0], whole(load)),
+        Room(model, max(0, our_bytes - sum(reserved.values())), itemsizes[1], viewed(load, plan)),
     )
-    if not laprox.requests:
-        lines, running = [no_room(laprox, holds[1])], 0
-    else:
+    compared = max(1, min(rooms[0].requests, rooms[1].requests, concurrency or rooms[0].requests))
+    stock = side(fractions[0], {}, rooms[0], compared, load.prompt + load.output // 2)
+    laprox = side(fractions[1], reserved, rooms[1], compared, plan.start + plan.slots + load.output // 2)
+    running = min(laprox.requests, concurrency or laprox.requests)
+    if running:
         lines = verdict(plan.reason, load, stock, laprox, compared, concurrency)
-        running = min(laprox.requests, concurrency or laprox.requests)
+    else:
+        lines = [no_room(laprox, rooms[1].hold)]
     shorter = shortest_context(load)
     if 2 * shorter <= model.context_len:
-        less = needs(config, replace(model, context_len=shorter), flags(card, rows), itemsizes[1], our_bytes)
         lines.append(
             f"LaProx reserves for the longest request that the server takes: with --context-length {shorter} "
-            f"{sum(less.values()) / 1e9:.2f} GB, not {sum(reserved.values()) / 1e9:.2f}."
+            f"{sum(reserve(shorter).values()) / 1e9:.2f} GB, not {sum(reserved.values()) / 1e9:.2f}."
         )
-    flags_given = advice(card, running, fraction) if running else {}
-    return Outlook(model.weights, plan.reason, stock, laprox, compared, rows, lines, flags_given)
+    given = advice(card, running, fraction) if running else {}
+    return Outlook(model.weights, plan.reason, stock, laprox, compared, rows, lines, given)
 
 
 def shortest_context(load: Load) -> int:
     """The power of two that such a request fits into."""
     return int(1 << (load.prompt + load.output - 1).bit_length())
-
-
-def no_room(laprox: Side, hold: Hold) -> str:
-    return (
-        f"Does not fit: LaProx reserves {sum(laprox.reserved.values()) / 1e9:.2f} GB, which leaves "
-        f"{laprox.slots:,} slots; one request needs {hold.common + hold.entry:,} while it comes in."
-    )
-
-
-def requests(hold: Hold, slots: int, model: Model) -> int:
-    return min(hold.requests(slots), most_running(slots, model.context_len))
 
 
 def flags(card: Card, rows: int) -> SimpleNamespace:
@@ -150,44 +104,3 @@ def flags(card: Card, rows: int) -> SimpleNamespace:
         max_total_tokens=None,
         cuda_graph_config=SimpleNamespace(decode=SimpleNamespace(backend="full", bs=[rows])),
     )
-
-
-def verdict(
-    reason: str | None, load: Load, stock: Side, laprox: Side, compared: int, concurrency: int | None
-) -> list[str]:
-    """When LaProx pays for such requests, one line a reason."""
-    if reason is not None:
-        return [f"Does not pay: such prompts stay whole, for {REASONS[reason]}."]
-    lines = []
-    if concurrency is None or concurrency > stock.requests:
-        lines.append(
-            f"Pays by room: whole, {stock.requests:,} of these requests fill the pool; with views "
-            f"{laprox.requests:,} run at once."
-            if laprox.requests > stock.requests
-            else f"No more room: {laprox.requests:,} requests with views, {stock.requests:,} whole."
-        )
-    else:
-        lines.append(f"No gain by room: the pool holds all {concurrency:,} requests whole as well.")
-    reads = f"a decode step of {compared:,} reads {laprox.step_bytes / 1e9:.1f} GB"
-    ratio = stock.step_bytes / laprox.step_bytes
-    if load.output < SHORT_ANSWER:
-        lines.append(
-            f"No gain by speed: scoring a prompt takes about as long as 6 decode steps over it, and answers "
-            f"have {load.output} tokens."
-        )
-    elif ratio >= FASTER:
-        lines.append(
-            f"Pays by speed: {reads}, not {stock.step_bytes / 1e9:.1f} GB: up to {ratio:.1f} times as fast."
-        )
-    else:
-        lines.append(f"Little gain by speed: {reads}, {stock.step_bytes / 1e9:.1f} GB whole.")
-    return lines
-
-
-def advice(card: Card, running: int, fraction: float | None) -> dict[str, str]:
-    rows = min(running, 2 * card.graph_rows)
-    return {
-        "--max-running-requests": str(running),
-        "--cuda-graph-max-bs-decode": str(rows),
-        "--mem-fraction-static": f"{fraction or card.static_fraction(rows, 2):g}",
-    }

@@ -57,8 +57,8 @@ def panel(name: str, now: Snapshot | None, before: Snapshot | None, fault: str |
 
 
 def contents(now: Snapshot, before: Snapshot | None) -> Iterator[Text | Bar]:
-    rank = f", rank 0 of {now.ranks}" if now.ranks > 1 else ""
-    yield Text(f"{now.model}, SGLang {now.version}, {now.backend}, budget {now.budget}{rank}", style="bold")
+    ranks = f", {now.ranks} ranks" if now.ranks > 1 else ""
+    yield Text(f"{now.model}, SGLang {now.version}, {now.backend}, budget {now.budget}{ranks}", style="bold")
     yield Bar(now.pool)
     yield legend(now)
     held = now.pool["exact, in use"] + now.pool["views"] + now.pool["tails"]

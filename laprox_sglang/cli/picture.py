@@ -92,20 +92,19 @@ def lines(kept: Kept) -> tuple[list[list[Run]], bool]:
                 rows.append([])
                 column = 0
                 part = part.lstrip(" \n")
-            for start in range(0, len(part), CHARACTERS):
-                piece_of_it = part[start : start + CHARACTERS]
-                rows[-1].append((column, piece_of_it, share))
+            if part:
+                rows[-1].append((column, part, share))
             column += len(part)
     return rows, True
 
 
 def parts(text: str) -> Iterator[str]:
-    """Text without line breaks, and line breaks; what no line shows is shown as a dot."""
+    """Text without line breaks, no longer than a line, and line breaks; what no line shows is a dot."""
     for number, line in enumerate(text.split("\n")):
         if number:
             yield "\n"
-        if line:
-            yield "".join(c if c.isprintable() else "·" for c in line)
+        for start in range(0, len(line), CHARACTERS):
+            yield "".join(c if c.isprintable() else "·" for c in line[start : start + CHARACTERS])
 
 
 def write_text(rows: list[list[Run]], whole: bool, axes: Any) -> None:

@@ -8,7 +8,8 @@ import msgspec
 from laprox_sglang.cli import CommandError
 from laprox_sglang.cli.card import card
 from laprox_sglang.cli.model import Model, read_model
-from laprox_sglang.cli.outlook import Outlook, Side, outlook
+from laprox_sglang.cli.outlook import Outlook, outlook
+from laprox_sglang.cli.side import Side
 from laprox_sglang.config import Config, parse_budget, parse_keep_prefix
 from laprox_sglang.views.capacity import Load
 

@@ -64,7 +64,8 @@ class Server:
             raise CommandError(f"{self.url} does not answer within {self._seconds:g} s") from None
         except requests.ConnectionError:
             raise CommandError(f"{self.url} cannot be reached: is a server there?") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, UnicodeError) as error:
+            # A key or a host that no header can hold is the latter.
             raise CommandError(f"{shown(self.url)}: {shown(error)}") from None
         if response.status_code == 401:
             raise CommandError(f"{self.url} wants a key: give --api-key")

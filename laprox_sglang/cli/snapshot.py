@@ -1,5 +1,7 @@
 """What a server said of itself at one moment."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +13,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """
     Attributes:
         when: seconds of a clock that only goes forward.
-        ranks: data-parallel ranks; the numbers are of the first.
-        slots: size of the KV pool.
+        ranks: data-parallel ranks, which answer in any order: the numbers are of all of them together.
+        slots: size of the KV pools.
         pool: slots by what they hold; their sum is ``slots``.
         running_tokens: what the running requests would hold if nothing had been pruned.
         outcomes: requests that ended, by what was done.
@@ -46,53 +48,69 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
         CommandError: it is of a server without LaProx.
     """
     states = info["internal_states"]
-    said = states[0].get("laprox") if states else None
+    ranks = [state["laprox"] for state in states if "laprox" in state]
     model = str(info.get("model_path", "")).rstrip("/").rpartition("/")[2]
-    if said is None:
+    if not ranks or len(ranks) < len(states):
         raise CommandError(
             f"stock SGLang {info.get('version', '')} with {model}: no LaProx to watch, start it with "
             "--enable-laprox"
         )
-    outcomes = {"pruned": said["pruned"]} | said["unpruned"]
+    outcomes: Counter[str] = Counter()
+    for said in ranks:
+        outcomes.update({"pruned": said["pruned"]} | said["unpruned"])
+    pool = pool_of(ranks)
     return Snapshot(
         when,
         model,
         str(info.get("version", "")),
         str(info.get("attention_backend", "")),
-        str(said["config"]["budget"]),
-        len(states),
-        info["max_total_num_tokens"],
-        pool_of(said, info["max_total_num_tokens"]),
-        said["running"],
-        said["waiting"] + said["prefilling"],
-        said["running_tokens"],
-        outcomes,
-        {name: said[name] for name in ("requests", "prunes", "slots_freed")},
-        states[0].get("last_gen_throughput") or 0.0,
-        hit_rate(said),
-        kept_by_layer(said),
+        str(ranks[0]["config"]["budget"]),
+        len(ranks),
+        sum(pool.values()),
+        pool,
+        total(ranks, "running"),
+        total(ranks, "waiting") + total(ranks, "prefilling"),
+        total(ranks, "running_tokens"),
+        dict(outcomes),
+        {
+            "requests": total(ranks, "requests"),
+            "prunes": total(ranks, "prunes"),
+            # As the metric: the server's own number is less by what views took that freed nothing.
+            "slots_freed": total(ranks, "slots_freed") + total(ranks, "slots_taken"),
+        },
+        # An idle rank goes on saying how fast it was.
+        sum(state.get("last_gen_throughput") or 0.0 for state in states if state["laprox"]["running"]),
+        hit_rate(ranks),
+        kept_by_layer(ranks),
     )
 
 
-def pool_of(said: dict[str, Any], slots: int) -> dict[str, int]:
+Ranks = Sequence[Mapping[str, Any]]
+
+
+def total(ranks: Ranks, name: str) -> int:
+    return sum(said[name] for said in ranks)
+
+
+def pool_of(ranks: Ranks) -> dict[str, int]:
     """Tails are what running requests hold beside the tree and their views: generated tokens, and prompts of
     a server without a prefix cache."""
-    pinned = slots - said["available_slots"] - said["evictable_slots"]
-    exact, views = said["protected_slots"], said["view_slots"]
+    exact, views = total(ranks, "protected_slots"), total(ranks, "view_slots")
     return {
         "exact, in use": exact,
         "views": views,
-        "tails": max(0, pinned - exact - views),
-        "exact, evictable": said["evictable_slots"],
-        "free": said["available_slots"],
+        "tails": max(0, total(ranks, "pinned_slots") - exact - views),
+        "exact, evictable": total(ranks, "evictable_slots"),
+        "free": total(ranks, "available_slots"),
     }
 
 
-def hit_rate(said: dict[str, Any]) -> float | None:
-    prompt = said.get("prompt_tokens")
-    return said["cached_tokens"] / prompt if prompt else None
+def hit_rate(ranks: Ranks) -> float | None:
+    known = [said for said in ranks if said.get("prompt_tokens")]
+    return total(known, "cached_tokens") / total(known, "prompt_tokens") if known else None
 
 
-def kept_by_layer(said: dict[str, Any]) -> list[float]:
-    scored = said.get("scored_cells")
-    return [kept / scored for kept in said["kept_cells"]] if scored else []
+def kept_by_layer(ranks: Ranks) -> list[float]:
+    known = [said for said in ranks if said.get("scored_cells")]
+    scored = total(known, "scored_cells")
+    return [sum(kept) / scored for kept in zip(*(said["kept_cells"] for said in known), strict=True)]

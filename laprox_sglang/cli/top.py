@@ -48,7 +48,8 @@ class Watch:
             self.state = snapshot(self._server.info(), time.monotonic()), now, None
         except CommandError as error:
             self.state = None, None, str(error)
-        except (KeyError, TypeError, IndexError) as error:
+        except Exception as error:
+            # Whatever is not there, or not what it was: a panel that stands still would say that all is well.
             fault = f"{type(error).__name__} {error} in /server_info"
             self.state = None, None, f"another version of LaProx is there: {fault}"
 

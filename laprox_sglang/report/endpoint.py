@@ -23,7 +23,7 @@ def check_endpoint(endpoint: str, public: bool) -> None:
     scheme, _, address = endpoint.partition("://")
     if scheme == "tcp":
         check_tcp(endpoint, *address.rpartition(":")[::2], public)
-    elif scheme == "ipc" and address.startswith("/"):
+    elif scheme == "ipc" and address.startswith("/") and address.isprintable():
         check_ipc(endpoint, address)
     else:
         raise ConfigError(f"{FLAG} {shown(endpoint)} is no address for events: {FORMS}")
@@ -34,7 +34,8 @@ def check_tcp(endpoint: str, host: str, port: str, public: bool) -> None:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         address = None
-    if address is None or not (port.isascii() and port.isdigit() and int(port[:6]) in PORTS):
+    digits = port.isascii() and port.isdigit() and len(port) <= len(str(PORTS[-1]))
+    if address is None or not (digits and int(port) in PORTS):
         raise ConfigError(f"{FLAG} {shown(endpoint)} is no IP address and port: {FORMS}")
     if not (address.is_loopback or public):
         raise ConfigError(

@@ -15,7 +15,8 @@ SCHEMA = 1
 TOPIC = f"laprox/{SCHEMA}/"
 # Events that wait for one subscriber at most; about 300 bytes each.
 WAITING = 10_000
-# A client chooses the id of its request, and its length.
+# A client chooses the id of its request, and its length. A program around an Engine may give halves of
+# characters, which no message can hold; over HTTP SGLang refuses them.
 LONGEST_RID = 128
 
 
@@ -134,6 +135,7 @@ class Publisher:
         self._socket = self._context.socket(zmq.PUB)
         self._socket.linger = 0
         self._socket.sndhwm = waiting
+        self._socket.ipv6 = True
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError:
@@ -149,7 +151,8 @@ class Publisher:
 
     def publish(self, kind: Callable[..., Event], rid: str, **said: Any) -> None:
         self.sent += 1
-        event = kind(seq=self.sent, time=time.time(), rid=rid[:LONGEST_RID], **said)
+        rid = rid[:LONGEST_RID].encode(errors="replace").decode()
+        event = kind(seq=self.sent, time=time.time(), rid=rid, **said)
         message = self._message(event)
         # Asked for its state, ZeroMQ looks at what was read in the last millisecond: there may be room.
         if self._try(message) or (self._socket.get(zmq.EVENTS) and self._try(message)):

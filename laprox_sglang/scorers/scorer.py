@@ -36,5 +36,7 @@ def try_out(name: str, scorer: Scorer, prompt: Prompt) -> None:
     got = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
     if got != wanted:
         raise BadScorer(f"scorer {name!r} returns {got}, not [H, n] = {wanted}")
+    if scores.dtype != torch.float32:
+        raise BadScorer(f"scorer {name!r} returns {scores.dtype}, not torch.float32: end it with .float()")
     if not bool((scores >= 0).all()):
         raise BadScorer(f"scorer {name!r} returns negative scores or NaN")

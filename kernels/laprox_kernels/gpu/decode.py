@@ -202,7 +202,7 @@ def _decode_kernel(
 @triton.jit(do_not_specialize=["units", "programs"])
 def _merge_kernel(
     out, pieces, weights, ends, units, programs,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    GROUP: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     row_head = tl.program_id(0)
@@ -329,7 +329,7 @@ def decode(
     )  # fmt: skip
     _merge_kernel[(batch * heads, group)](
         out, pieces, weights, ends, units, programs,
-        HEADS=heads, GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
+        GROUP=group, DIM=dim, PARTS=parts, BLOCK=16,
         DEPENDENT=dependent, num_warps=MERGE_WARPS, **({"launch_pdl": True} if dependent else {}),
     )  # fmt: skip
     return out
