@@ -34,8 +34,8 @@ def ablation() -> str:
 def about(content: dict[str, Any], parts: list[dict[str, Any]]) -> str:
     counts = ", ".join(f"{part['prompts']} of {part['name'].split()[-1]}" for part in parts)
     return (
-        f"{parts[0]['model']}, simulated; documents and their tokens: {counts}. Answers that are exact in every "
-        "token, in per cent, and the 95 % interval of the paired difference to all KV in points. "
+        f"{parts[0]['model']}, simulated; documents and their tokens: {counts}. Answers that are exact in "
+        "every token, in per cent, and the 95 % interval of the paired difference to all KV in points. "
         f"{origin(parts)}."
     )
 

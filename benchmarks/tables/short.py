@@ -1,4 +1,4 @@
-"""The figures of README and docs: few, one for each thing that a user would ask, where LaProx loses among them."""
+"""The figures of README and docs: few, one for each thing a user would ask, where LaProx loses among them."""
 
 from typing import Any
 
@@ -54,12 +54,12 @@ def headline() -> str:
     turns = len(laprox["ttft_p50_by_turn"])
     return (
         f"On an {CHIP.upper()} at {BUDGET * 100:g} %, against stock SGLang "
-        f"(attention backends {backends(row)}; "
-        "8B shapes with random weights, [figures, and where it loses](#speed)):\n"
+        f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
         f"{laprox['requests'] // turns} agents of {turns} turns run at "
         f"**{row['ratio']['output_tok_s']:.2f} times** the tokens per second and hold "
         f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,};\n"
-        f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long."
+        f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long. "
+        "[More figures, and where it loses](#speed)."
     )
 
 
