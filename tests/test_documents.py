@@ -15,7 +15,10 @@ from laprox_patches import arguments, seams
 from laprox_patches.arguments import add_flags
 from laprox_sglang.config import REFUSED, Config, ConfigError, Options
 from laprox_sglang.refusals import ENVIRONMENT_REFUSALS, REFUSALS
+from laprox_sglang.report.events import Pruned, Released, Retracted, Start
 from laprox_sglang.report.facts import request_facts
+from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
+from laprox_sglang.report.refused import Refused
 from laprox_sglang.report.totals import HOW_RELEASED, Totals
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import ALLOCATORS
@@ -122,6 +125,14 @@ def test_every_total_is_there() -> None:
     told = quoted(section(OPERATING, "Watching it"))
     assert {*Totals().to_dict(), *HOW_RELEASED, *REFUSED} <= told
     assert {*REFUSED, *HOW_RELEASED} - {"retracted"} <= quoted(METRICS.read_text())
+
+
+def test_every_metric_and_event_is_there() -> None:
+    told = quoted(METRICS.read_text())
+    assert {*(metric.name for metric in METRICS_OF_A_SERVER), Refused.NAME} <= told
+    told = quoted((DOCS / "events.md").read_text())
+    for event in (Start, Pruned, Retracted, Released):
+        assert {event.__struct_config__.tag, *event.__struct_fields__} <= told
 
 
 def test_every_refusal_is_there_with_its_reason() -> None:

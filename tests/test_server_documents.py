@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 OPERATING = ROOT / "docs" / "operating.md"
 # Commands and programs that do not run here, by how they begin, and where they run instead.
 ELSEWHERE = {
-    "make demo": "by hand, in a fresh clone: it installs 9 GB; test_harness starts its modules",
+    "make demo": "by hand, in a fresh clone: it installs 9 GB",
     "make test": "this very run is one",
     "make test-long": "by hand: half an hour. make test runs a few of its examples",
     "make lint": "by hand, before every commit",
@@ -31,8 +31,8 @@ ELSEWHERE = {
     "pip install": "the Makefile, before the tests",
     "pytest": "make test runs all of them",
     "python -m benchmarks.quality": "test_server_quality, in small",
-    "python -m benchmarks.checks": "on a GPU; test_check_serving and test_server_soak, in small",
-    "python -m benchmarks.serving": "on a GPU; test_bench_serving, in small",
+    "python -m benchmarks.checks": "on a GPU; test_check_serving has its parts",
+    "python -m benchmarks.serving": "on a GPU; test_bench_serving has its parts",
     "from laprox_sglang.scorers import find": "test_add_a_scorer, which gives it layers and scores",
 }
 ALL = [block for page in documents() for block in blocks(page)]
