@@ -1,7 +1,7 @@
-"""Writes the figures of the committed results into README.md and benchmarks/README.md; draws the pictures.
+"""Writes the figures of the committed results into README.md and the other pages; draws the pictures.
 
     python -m benchmarks.tables            # after results have changed
-    python -m benchmarks.tables --check    # fails where a README says something else; writes nothing
+    python -m benchmarks.tables --check    # fails where a page says something else; writes nothing
 
 What lies between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced.
 """
@@ -17,7 +17,12 @@ from benchmarks.tables import long, short
 from benchmarks.tables.results import RESULTS, TablesError, serving
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
-PAGES = {Path("README.md"): short.blocks, Path("benchmarks/README.md"): long.blocks}
+PAGES = {
+    Path("README.md"): short.readme,
+    Path("docs/on-a-gpu.md"): short.on_a_gpu,
+    Path("docs/quality.md"): short.quality,
+    Path("benchmarks/README.md"): long.blocks,
+}
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:

@@ -1,30 +1,38 @@
-"""The README's figures: few, one for each thing that a user would ask, where LaProx loses among them."""
+"""The figures of README and docs: few, one for each thing a user would ask, where LaProx loses among them."""
 
 from typing import Any
 
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
+from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import FIGURES, beside, table
 from benchmarks.tables.results import TablesError, checks, commit, kernels, origin, serving, sides
 
 CHIP = "h200"
 SHOWN = (
     ("b-full", ("output_tok_s",)),
-    ("f", ("output_tok_s", "ttft_p50", "slots_mean")),
+    ("f", ("output_tok_s", "ttft_p50")),
     ("q", ("output_tok_s",)),
-    ("c-open", ("output_tok_s", "peak_concurrency")),
+    ("c-open", ("output_tok_s",)),
     ("d", ("output_tok_s", "ttft_p50")),
     ("ttft", ("ttft_p50",)),
     ("lone-1k", ("ttft_p50",)),
     ("short-1k", ("output_tok_s",)),
     ("e", ("output_tok_s",)),
-    ("profile", ("syncs",)),
 )
 HISTORIES = (1024, 8192, 32768, 131072)
 
 
-def blocks() -> dict[str, str]:
-    return {"headline": headline(), "serving": against_stock(), "pruning": pruning(), "needles": needles()}
+def readme() -> dict[str, str]:
+    return {"headline": headline(), "serving": against_stock()}
+
+
+def on_a_gpu() -> dict[str, str]:
+    return {"pruning": pruning()}
+
+
+def quality() -> dict[str, str]:
+    return {"needles": needles(), "ablation": ablation()}
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -46,11 +54,12 @@ def headline() -> str:
     turns = len(laprox["ttft_p50_by_turn"])
     return (
         f"On an {CHIP.upper()} at {BUDGET * 100:g} %, against stock SGLang "
-        f"(attention backends {backends(row)}; "
-        "8B shapes, [figures, and where it loses](#against-stock-sglang)):\n"
+        f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
         f"{laprox['requests'] // turns} agents of {turns} turns run at "
         f"**{row['ratio']['output_tok_s']:.2f} times** the tokens per second and hold "
-        f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,}."
+        f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,};\n"
+        f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long. "
+        "[More figures, and where it loses](#speed)."
     )
 
 

@@ -1,0 +1,207 @@
+"""What the documents say of the code is what the code is. Their commands run in test_server_documents."""
+
+import ast
+import re
+from argparse import ArgumentParser
+from collections import Counter
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
+from laprox_patches import arguments, seams
+from laprox_patches.arguments import add_flags
+from laprox_sglang.config import REFUSED, Config, ConfigError, Options
+from laprox_sglang.refusals import ENVIRONMENT_REFUSALS, REFUSALS
+from laprox_sglang.report.events import Pruned, Released, Retracted, Start
+from laprox_sglang.report.facts import request_facts
+from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
+from laprox_sglang.report.refused import Refused
+from laprox_sglang.report.totals import HOW_RELEASED, Totals
+from laprox_sglang.scorers import SCORERS
+from laprox_sglang.scorers.allocators import ALLOCATORS
+from laprox_sglang.views.memory import PREFILL_REQUESTS
+from laprox_sglang.views.plan import REASONS, Plan
+from laprox_sglang.views.state import Outcome
+
+DOCS = ROOT / "docs"
+FLAGS, OPERATING, ARCHITECTURE = DOCS / "flags.md", DOCS / "operating.md", DOCS / "architecture.md"
+TROUBLE, QUALITY, METRICS = DOCS / "troubleshooting.md", DOCS / "quality.md", DOCS / "metrics.md"
+# What architecture.md calls the rooms; all else lies in laprox_sglang.
+ROOMS = {
+    "patches": "patches/laprox_patches",
+    "kernels": "kernels/laprox_kernels",
+    "tests": "tests",
+    "benchmarks": "benchmarks",
+}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_is_in_blocks_that_say_what_they_are(page) -> None:
+    assert {block.language for block in blocks(page)} <= {"bash", "python", *OUTPUT}
+    # What is only indented would be run by nobody.
+    assert not re.search(r"^ {4,}(laprox|python|pip|make|curl|sglang) ", prose(page), re.MULTILINE)
+    assert prose(page).count("```") == 0
+
+
+def test_every_flag_is_there_with_its_default() -> None:
+    parser = ArgumentParser()
+    add_flags(None, parser)
+    known = set(re.findall(r"--[\w-]*laprox[\w-]*", parser.format_help()))
+    told = {row[0].strip("`"): row for row in rows(FLAGS) if row[0].startswith("`--")}
+    assert set(told) == known
+    for field in msgspec.structs.fields(Config):
+        _, default, bounds, _ = told["--laprox-" + field.name.replace("_", "-")]
+        value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        assert default == ("of the allocator" if field.name == "floor" else str(value or "off")), field.name
+        check_bounds(field.name, bounds)
+    floor = told["--laprox-floor"][3]
+    for name, allocation in ALLOCATORS.items():
+        assert f"{allocation.floor:g} with `{name}`" in floor or name == "uniform"
+    assert f"--prefill-max-requests {PREFILL_REQUESTS}`" in FLAGS.read_text()
+
+
+def check_bounds(name: str, bounds: str) -> None:
+    """The option is refused beyond its bounds, and not for them at them."""
+    if not (found := re.fullmatch(r"(\d+) to (\d+)", bounds)) or name == "floor":
+        return
+    least, most = map(int, found.groups())
+    wrong = f"must be a whole number from {least} to {most}"
+    for value in (least - 1, most + 1):
+        with pytest.raises(ConfigError, match=wrong):
+            Config(**{name: value})
+    for value in (least, most):
+        try:
+            Config(**{name: value})
+        except ConfigError as error:
+            assert "whole number" not in str(error)
+
+
+def test_every_option_of_a_request_is_there() -> None:
+    told = {row[0].strip("`"): row[1] for row in rows(FLAGS) if row[1] in ("yes", "no")}
+    allowed = Config().request_options
+    fields = [field.name for field in msgspec.structs.fields(Options)]
+    assert told == {name: "yes" if name in allowed else "no" for name in fields}
+
+
+def test_every_method_is_there() -> None:
+    told = quoted(QUALITY.read_text())
+    assert {*SCORERS, *ALLOCATORS} <= told
+
+
+def facts_known() -> set[str]:
+    plan = Plan(0, 10, 10, 0, "short")
+    whole = request_facts(Outcome(plan, None), 10, 0, False)
+    counts = SimpleNamespace(tolist=lambda: [0, 4, 4], tobytes=bytes)
+    view = SimpleNamespace(host_counts=counts, heads=1, positions=counts)
+    return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, 0, True)}
+
+
+def test_every_fact_and_reason_is_there() -> None:
+    told = quoted(section(OPERATING, "What a request is told"))
+    assert "kept_positions" in facts_known() <= told
+    reasons = [row[0].strip("`") for row in rows(OPERATING)]
+    assert all(reasons.count(reason) == 1 for reason in REASONS)
+
+
+def test_every_total_is_there() -> None:
+    told = quoted(section(OPERATING, "Watching it"))
+    assert {*Totals().to_dict(), *HOW_RELEASED, *REFUSED} <= told
+    assert {*REFUSED, *HOW_RELEASED} - {"retracted"} <= quoted(METRICS.read_text())
+
+
+def test_every_metric_and_event_is_there() -> None:
+    told = quoted(METRICS.read_text())
+    assert {*(metric.name for metric in METRICS_OF_A_SERVER), Refused.NAME} <= told
+    told = quoted((DOCS / "events.md").read_text())
+    for event in (Start, Pruned, Retracted, Released):
+        assert {event.__struct_config__.tag, *event.__struct_fields__} <= told
+
+
+def test_every_refusal_is_there_with_its_reason() -> None:
+    told = {name: row[1] for row in rows(TROUBLE) for name in quoted(row[0]) if len(row) == 2}
+    for refusal in REFUSALS:
+        assert told[refusal.flag] == refusal.why
+    for name, why in ENVIRONMENT_REFUSALS.items():
+        assert told[name] == why
+
+
+def templates() -> list[str]:
+    """Every text in the code, with ``…`` for what is filled in."""
+    found = []
+    for folder in ("laprox_sglang", "patches", "kernels"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [getattr(part, "value", None) for part in node.values]
+                    found.append("".join(part if isinstance(part, str) else "…" for part in parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_messages_are_those_of_the_code() -> None:
+    code = templates()
+    told = [text for row in rows(TROUBLE) for text in quoted(row[0])]
+    messages = [text for text in told if "…" in text or (" " in text and text[0] != "-")]
+    assert len(messages) > 40
+    for message in messages:
+        pieces = [re.escape(piece) for piece in message.split("…") if piece.strip()]
+        pattern = re.compile(".*".join(pieces), re.DOTALL)
+        assert any(pattern.search(text) for text in code), message
+
+
+def test_paths_and_names_in_the_architecture_exist() -> None:
+    named = [text for text in quoted(ARCHITECTURE.read_text()) if re.fullmatch(r"[\w/]+\.py(:[\w.]+)?", text)]
+    named.remove("file.py:name")
+    assert len(named) > 60
+    for text in named:
+        path, _, name = text.partition(":")
+        first, _, rest = path.partition("/")
+        file = ROOT / ROOMS[first] / rest if first in ROOMS else ROOT / "laprox_sglang" / path
+        assert file.is_file(), text
+        for part in filter(None, name.split(".")):
+            assert re.search(rf"\b(def|class) {part}\b|\bself\.{part}\b", file.read_text()), text
+
+
+def test_every_module_of_a_page_exists() -> None:
+    for page in pages():
+        text = page.read_text()
+        for module in re.findall(r"python -m (benchmarks[\w.]*\w)", text):
+            assert find_spec(module), f"{page.name}: {module}"
+        for path in re.findall(r"\btests/[\w/]+\.py", text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+
+
+def test_every_hook_is_in_the_architecture() -> None:
+    told = Counter(quoted(section(ARCHITECTURE, "Where SGLang is hooked")))
+    for seam in (*arguments.SEAMS, *seams.SEAMS):
+        assert told[".".join(seam.target.split(".")[-2:])] == 1, seam.target
+
+
+def test_sglang_is_imported_where_the_architecture_says() -> None:
+    package = ROOT / "laprox_sglang"
+    importing = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(from|import) sglang\b", path.read_text(), re.MULTILINE)
+    }
+    [said] = re.findall(r"SGLang is imported in (.*?); nowhere", ARCHITECTURE.read_text(), re.DOTALL)
+    assert importing | {"patches"} == {name.strip("/") for name in quoted(said)}
