@@ -36,7 +36,7 @@ def above_one(name: str) -> Callable[[Any], bool]:
 
 OTHER_CACHE = "it manages cached KV by whole tokens and a view would have no part in it"
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
-ONE_RANK = "the top-K is taken over the whole model, which one rank must hold"
+ONE_RANK = "cells compete over the heads of a layer, or over all layers, which one rank must hold"
 NO_PLUGINS = "its processes load no plugins, so options of requests would go unchecked"
 DRAFTS = "verifying drafts reads and rolls back KV of whole prompts"
 

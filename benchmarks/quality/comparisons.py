@@ -6,43 +6,32 @@ from rich.table import Table
 
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, figures, paired, row_of
-from benchmarks.quality.tables import Rows, share, table
+from benchmarks.quality.tables import Rows, share, tables
+
+GROUP = ("task", "model", "turn")
 
 
 def all_lengths(rows: Rows) -> list[Table]:
     """For every graded task of several lengths: their documents together, in the first turn."""
-    found = []
-    for task, model in dict.fromkeys((row["task"], row["model"]) for row in rows):
-        ours = [
-            row
-            for row in rows
-            if (row["task"], row["model"], row["turn"]) == (task, model, FIRST) and row["exact"] is not None
-        ]
-        if len({row["length"] for row in ours}) > 1:
-            merged = [together([row for row in ours if reading(row) == key]) for key in distinct(ours)]
-            whole = next(row for row in merged if row["budget"] == 1)
-            for row in merged:
-                row |= figures(row["samples"], whole["samples"])
-            found.append(table(merged))
-    return found
+    graded = [row for row in rows if row["turn"] == FIRST and row["exact"] is not None]
+    return tables([row for row in together(graded) if " and " in row["length"]])
 
 
-def reading(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("method", "allocator", "budget"))
-
-
-def distinct(rows: Rows) -> list[tuple[Any, ...]]:
-    return list(dict.fromkeys(map(reading, rows)))
-
-
-def together(rows: Rows) -> dict[str, Any]:
-    """One row of the documents of several."""
-    names = rows[0]["samples"]
-    samples = {name: names[name][:0] for name in names}
+def together(rows: Rows) -> list[dict[str, Any]]:
+    """One row of the documents of all lengths, for every task, model, turn and reading."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["length"]):
-        for name in samples:
-            samples[name] = samples[name] + row["samples"][name]
-    return {**rows[0], "length": " and ".join(f"{row['length']:,}" for row in rows), "samples": samples}
+        head = tuple(row[name] for name in (*GROUP, "method", "allocator", "budget"))
+        if (one := merged.get(head)) is None:
+            merged[head] = {**row, "length": f"{row['length']:,}"}
+        else:
+            one["length"] += f" and {row['length']:,}"
+            one["samples"] = {name: one["samples"][name] + more for name, more in row["samples"].items()}
+    for row in merged.values():
+        whole = row_of(list(merged.values()), budget=1, **{name: row[name] for name in GROUP})
+        assert whole is not None
+        row |= figures(row["samples"], whole["samples"])
+    return list(merged.values())
 
 
 def later_turns(rows: Rows) -> list[Table]:

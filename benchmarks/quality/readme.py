@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.quality.comparisons import together
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
 from benchmarks.quality.tables import Rows, cell, share
@@ -11,30 +12,25 @@ TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
 
 def markdown(content: dict[str, Any]) -> str:
     """The README's part: first turn, later turn and question unknown, side by side."""
-    rows = [row for row in content["rows"] if row["task"] == "needles" and row["length"] == 2048]
-    if not rows:
-        return ""
+    rows = together([row for row in content["rows"] if row["task"] == "needles"])
     head = "| kept | " + " | ".join(TITLES.values()) + " |\n|---|" + "---|" * len(TITLES)
     lines = [head, line(rows, "all KV", 1.0)]
     budgets = sorted({row["budget"] for row in rows if row["method"] == SERVED and row["turn"] == LATER})
     lines += [line(rows, SERVED, budget) for budget in budgets]
     counts = [str(row["prompts"]) for turn in TURNS if (row := row_of(rows, turn=turn)) is not None]
-    return "\n".join(
-        [
-            f"{rows[0]['model']}; facts in 2,048 tokens of real prose, one question to each of",
-            f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the",
-            "paired difference to all KV in points (`python -m benchmarks.quality`).",
-            "",
-            *lines,
-            "",
-            "The first two columns are answers of the real server: every later turn is a first turn over",
-            "exact history. The other two are simulated, and are what others do: a cache that is itself",
-            "pruned and then asked again, or pruned before it is asked. Not proven: other models, other",
-            "tasks, longer prompts.",
-        ]
+    about = (
+        f"{rows[0]['model']}; facts in {rows[0]['length']} tokens of real prose, one question to each of "
+        f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
+        "difference to all KV in points (`python -m benchmarks.quality`)."
     )
+    return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
 
 
+WHAT_IS_WHAT = (
+    "The first two columns are answers of the real server: every later turn is a first turn over exact history. "
+    "The other two are simulated, and are\nwhat others do: a cache that is itself pruned and then asked again, or "
+    "pruned before it is asked. Not proven: other models, other tasks, longer prompts."
+)
 TITLES = {
     FIRST: "first turn",
     LATER: "later turn, exact history",

@@ -1,12 +1,14 @@
 """The figures of README and docs: few, one for each thing a user would ask, where LaProx loses among them."""
 
+import json
 from typing import Any
 
+from benchmarks.quality.readme import markdown
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.results import TablesError, checks, commit, kernels, origin, serving, sides
+from benchmarks.tables.results import RESULTS, TablesError, checks, commit, kernels, origin, serving, sides
 
 CHIP = "h200"
 SHOWN = (
@@ -24,7 +26,12 @@ HISTORIES = (1024, 8192, 32768, 131072)
 
 
 def readme() -> dict[str, str]:
-    return {"headline": headline(), "serving": against_stock()}
+    return {"headline": headline(), "serving": against_stock(), "quality": first_and_later()}
+
+
+def first_and_later() -> str:
+    content: dict[str, Any] = json.loads((RESULTS / "quality.json").read_text())
+    return markdown(content)
 
 
 def on_a_gpu() -> dict[str, str]:
