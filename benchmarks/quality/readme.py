@@ -27,9 +27,9 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 WHAT_IS_WHAT = (
-    "The first two columns are answers of the real server: every later turn is a first turn over exact history. "
-    "The other two are simulated, and are\nwhat others do: a cache that is itself pruned and then asked again, or "
-    "pruned before it is asked. Not proven: other models, other tasks, longer prompts."
+    "The first two columns are answers of the real server: every later turn is a first turn over exact "
+    "history. The other two are simulated, and are\nwhat others do: a cache that is itself pruned and then "
+    "asked again, or pruned before it is asked. Not proven: other models, other tasks, longer prompts."
 )
 TITLES = {
     FIRST: "first turn",
