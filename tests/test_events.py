@@ -1,7 +1,11 @@
 """Events: what a subscriber gets, what a slow one misses, and where they may be published."""
 
 import os
+import select
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +148,55 @@ def test_no_id_that_a_client_gives_stops_the_scheduler(context, endpoint) -> Non
         events.publish(Released, rid, how="finished", reason=None, slots=0, held=1)
         assert decode(subscriber.recv()).rid == rid.encode(errors="replace").decode()
     events.close()
+
+
+SUBSCRIBER = """
+import sys, zmq
+socket = zmq.Context().socket(zmq.SUB)
+socket.subscribe(b"")
+socket.connect(sys.argv[1])
+while True:
+    socket.recv()
+    print("heard", flush=True)
+"""
+
+
+def test_a_subscriber_that_hangs_and_then_dies_costs_the_others_nothing(context) -> None:
+    """A process of its own, over TCP: its machine has taken what fits, and then takes nothing."""
+    events = Publisher("tcp://127.0.0.1:*", 100)
+    events.start(**START)
+    endpoint = events._socket.last_endpoint.decode()
+    good = subscribe(context, endpoint)
+    publish_until_heard(events, good)
+    arguments = [sys.executable, "-c", SUBSCRIBER, endpoint]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as other:
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not select.select([other.stdout], [], [], 0.01)[0]:
+                assert time.monotonic() < deadline
+                events.publish(Pruned, "warm", **PRUNED)
+            other.send_signal(signal.SIGSTOP)
+            while good.poll(100):
+                good.recv()
+            first = events.sent + 1
+            while not events.overflows:
+                assert time.monotonic() < deadline, "all that was said has been taken by who hangs"
+                publish_and_hear(events, good)
+        finally:
+            other.kill()
+    publish_and_hear(events, good)
+    assert events.sent > first
+    late = subscribe(context, endpoint)
+    assert isinstance(publish_until_heard(events, late)[0], Start)
+    events.close()
+
+
+def publish_and_hear(events: Publisher, subscriber: zmq.Socket, count: int = 50) -> None:
+    first = events.sent + 1
+    for _ in range(count):
+        events.publish(Pruned, "r" * LONGEST_RID, **PRUNED)
+    heard = [decode(subscriber.recv()).seq for _ in range(count)]
+    assert heard == list(range(first, first + count))
 
 
 def test_an_endpoint_that_is_taken_is_refused_before_anything_is_loaded(tmp_path) -> None:

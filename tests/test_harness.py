@@ -3,16 +3,23 @@
 import http.server
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import benchmarks.checks.record as checks
+import benchmarks.quality.record as quality
+import benchmarks.serving.record as serving
 from benchmarks.harness.client import Client, ClientError
 from benchmarks.harness.provenance import REVISION, command, revision
+from benchmarks.serving import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,6 +71,51 @@ def test_waiting_for_a_state_ends(server):
     Client(server[0]).wait_for("waiting", 10)
     with pytest.raises(ClientError, match="no request is prefilling after"):
         Client(server[0]).wait_for("prefilling", 0.1)
+
+
+LONG = "x" * 5000
+SIDES = (("stock", ""), ("laprox", LONG))
+
+
+@contextmanager
+def full_disk():
+    """No file of this process grows beyond a page: a write ends in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("benchmark", ["serving", "checks", "quality"])
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path, benchmark):
+    path = tmp_path / "results.json"
+    if benchmark == "serving":
+        rows = workloads.workloads(False)
+        record = serving.Record(path, False, rows)
+        puts = [partial(record.put, rows["b"], side, {"note": note}, "fa3") for side, note in SIDES]
+    elif benchmark == "checks":
+        record = checks.Record(path, False)
+        puts = [partial(record.put, side, [], {side: note}, {}) for side, note in SIDES]
+    else:
+        record = quality.Record(path, False)
+        puts = [partial(add_part, record, note) for _, note in SIDES]
+    puts[0]()
+    before = path.read_text()
+    with full_disk(), pytest.raises(SystemExit) as stopped:
+        puts[1]()
+    assert str(stopped.value) == (
+        f"{path} cannot be written (File too large); the results of before are still there"
+    )
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+    puts[1]()
+    assert LONG in path.read_text()
+
+
+def add_part(record, name):
+    record.part(name, "tiny", {})
+    record.save()
 
 
 def git(folder, *arguments):

@@ -6,7 +6,6 @@ from typing import Any
 
 import openai
 import pytest
-import sglang as sgl
 
 from benchmarks.harness.client import WINDOW, facts
 from laprox_sglang.needle import DIGITS, Task, Turn
@@ -65,11 +64,11 @@ def user(turn: Turn) -> Message:
     return {"role": "user", "content": " ".join(turn.text)}
 
 
-@pytest.mark.parametrize("role", ["system", "developer"])
-def test_instructions_and_tools_stay_dense_in_every_turn(
-    client: openai.OpenAI, turns: list[Turn], instructions: str, role: str
+def test_developer_messages_and_tools_stay_dense_in_every_turn(
+    client: openai.OpenAI, turns: list[Turn], instructions: str
 ) -> None:
-    messages: list[Message] = [{"role": role, "content": instructions}]
+    """As ``test_openai_tools`` for system messages; only one turn has a call here."""
+    messages: list[Message] = [{"role": "developer", "content": instructions}]
     # <s> and the ticket ; badge ; … .
     dense = 1 + 2 + 2 * len(TOOLS) + len(instructions.split()) + 1
     before = 0
@@ -137,24 +136,6 @@ def freed(dense: int, prompt_tokens: int) -> int:
     return length - math.ceil(round(BUDGET * length, 6))
 
 
-def test_anthropic_messages(server: Server, turns: list[Turn], instructions: str) -> None:
-    dense = 1 + len(instructions.split()) + 1
-    before = server.laprox()
-    response = server.post(
-        "/v1/messages",
-        model="default",
-        max_tokens=DIGITS,
-        temperature=0,
-        system=instructions,
-        messages=[user(turns[0])],
-    )
-    assert response.ok, response.text
-    assert response.json()["content"][0]["text"].split() == turns[0].answer
-    after = server.laprox()
-    assert after["pruned"] == before["pruned"] + 1
-    assert after["slots_freed"] - before["slots_freed"] == freed(dense, dense + len(turns[0].text))
-
-
 def test_openai_responses(
     server: Server, client: openai.OpenAI, turns: list[Turn], instructions: str
 ) -> None:
@@ -176,35 +157,26 @@ def test_openai_responses(
     assert after["slots_freed"] - before["slots_freed"] == freed(dense, dense + len(turns[0].text))
 
 
-@sgl.function
-def ask_each(s: Any, context: str, questions: list[str]) -> None:
-    """All questions at once behind the context, then the same ones one after the other."""
-    s += context
-    # A fork that comes before its text is there does not send it ahead.
-    s.sync()
-    branches = s.fork(len(questions))
-    for number, (branch, question) in enumerate(zip(branches, questions, strict=True)):
-        branch += question + sgl.gen("answer", max_tokens=DIGITS, temperature=0)
-        s[f"meta{number}"] = branch.get_meta_info("answer")
-        s[f"branch{number}"] = branch["answer"]
-    for number, question in enumerate(questions):
-        s += question + sgl.gen(f"answer{number}", max_tokens=DIGITS, temperature=0)
-        s += " ."
-
-
-def test_every_generation_of_a_program_is_pruned(server: Server) -> None:
-    sample = Task(SEED).batch(1, 900, questions=3)[0]
-    questions = [" " + " ".join(question) for question in sample.questions]
-    state = ask_each.run(
-        context=" ".join(sample.context), questions=questions, backend=sgl.RuntimeEndpoint(server.url)
-    )
-    before = 0
-    for number, answer in enumerate(sample.answers):
-        branch, inline = state[f"meta{number}"], state.get_meta_info(f"answer{number}")
-        assert state[f"branch{number}"].split() == state[f"answer{number}"].split() == answer
-        for said in (facts({"meta_info": branch}), facts({"meta_info": inline})):
-            assert said["pruned"] and said["dense_tokens"] == 0, said
-        # The fork has put the context into the tree, and every prompt enters it; the window is computed.
-        for said, there in ((branch, len(sample.context)), (inline, max(before, len(sample.context)))):
-            assert said["cached_tokens"] >= min(there, said["prompt_tokens"] - WINDOW)
-        before = inline["prompt_tokens"]
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "completions"])
+def test_facts_come_with_every_reply(client: openai.OpenAI, turns: list[Turn], chat: bool) -> None:
+    """Unasked, for not every client can ask; in a stream with the usage."""
+    prompt: dict[str, Any] = {"messages": [user(turns[0])]}
+    if not chat:
+        prompt = {"prompt": " ".join(["<s>", *turns[0].text])}
+    create = client.chat.completions.create if chat else client.completions.create
+    given = {"model": "default", "max_tokens": DIGITS, "temperature": 0, **prompt}
+    first = create(**given).metadata["laprox"]
+    [said] = first
+    assert said["pruned"] and said["slots_after"] == math.ceil(round(BUDGET * said["slots_before"], 6))
+    again = said | {"cached_tokens": said["prompt_tokens"] - WINDOW}
+    assert create(**given, n=2).metadata["laprox"] == [again, again]
+    *chunks, last = create(**given, stream=True, stream_options={"include_usage": True})
+    assert last.usage.prompt_tokens == said["prompt_tokens"] and not last.choices
+    assert last.metadata == {"laprox": [again]}
+    assert len(chunks) > 1 and not any(hasattr(chunk, "metadata") for chunk in chunks)
+    if chat:
+        asked = create(**given, extra_body={"return_meta_info": True})
+        assert facts_of(asked) == again
+    # Whole prompts have their reason.
+    [whole] = create(**given, extra_body={"custom_params": {"laprox": {"enabled": False}}}).metadata["laprox"]
+    assert (whole["pruned"], whole["reason"]) == (False, "disabled")

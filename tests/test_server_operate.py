@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import signal
 import threading
 import time
 from collections import Counter
@@ -18,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import requests
 import zmq
@@ -41,6 +39,21 @@ SECONDS = 120
 FUZZED = 300
 # Of the 7M model.
 CONTEXT = 32_768
+# A plugin of SGLang's. Once the file is there, the next prompt's cells are packed, and that is the end.
+FATAL = """
+import os, signal
+import laprox_kernels
+
+def load():
+    pack = laprox_kernels.pack
+
+    def last(*given):
+        pack(*given)
+        if os.path.exists(os.environ["LAPROX_TEST_FATAL"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    laprox_kernels.pack = last
+"""
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -96,13 +109,27 @@ class Operator:
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     endpoint = f"ipc://{tmp_path_factory.mktemp('events')}/events"
     flags = ("--chunked-prefill-size", str(CHUNK), "--enable-metrics", "--laprox-events", endpoint)
-    with Server("--enable-laprox", "--laprox-budget", str(BUDGET), *flags, tokens=POOL, **RETRACT) as server:
+    environment = RETRACT | fatal_plugin(tmp_path_factory.mktemp("fatal"))
+    with Server(
+        "--enable-laprox", "--laprox-budget", str(BUDGET), *flags, tokens=POOL, **environment
+    ) as server:
         operator = Operator(server, endpoint)
         # From here on both subscribers are connected, and everything is heard.
         server.generate(prompt(random.Random(0), 300), 2)
         operator.wait_idle()
         yield operator
         operator.close()
+
+
+def fatal_plugin(folder: Path) -> dict[str, str]:
+    """Variables for a server that dies packing once ``LAPROX_TEST_FATAL`` is a file."""
+    (folder / "fatal.py").write_text(FATAL)
+    about = folder / "fatal-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fatal\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[sglang.srt.plugins]\nfatal = fatal:load\n")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "LAPROX_TEST_FATAL": str(folder / "now")}
 
 
 def prompt(draw: random.Random, shortest: int, longest: int | None = None) -> list[int]:
@@ -329,12 +356,12 @@ def test_who_never_reads_changes_no_output(operator: Operator, seed: int) -> Non
     assert deaf["output_ids"] == alone["output_ids"]
 
 
-def test_a_scheduler_that_is_killed_leaves_nothing_behind(operator: Operator, seed: int) -> None:
+def test_a_scheduler_that_is_killed_while_it_packs_leaves_nothing_behind(
+    operator: Operator, seed: int
+) -> None:
     server, draw = operator.server, random.Random(seed)
     endpoint = Path(server.laprox()["config"]["events"].removeprefix("ipc://"))
-    [scheduler] = [
-        process for process in psutil.Process(server.pid).children() if "scheduler" in process.cmdline()[0]
-    ]
+    fatal = Path(server.launch.environment["LAPROX_TEST_FATAL"])
     operator.events()
 
     def ask(ids: list[int]) -> None:
@@ -345,9 +372,9 @@ def test_a_scheduler_that_is_killed_leaves_nothing_behind(operator: Operator, se
     threads = [threading.Thread(target=partial(ask, prompt(draw, 600))) for _ in range(6)]
     for thread in threads:
         thread.start()
-    # Some have their views, and others are being computed: the next one is about to be packed.
+    # Some have their views, others are being computed; the cells of the next one are packed, and not told.
     assert operator.subscriber.poll(SECONDS * 1000), "nothing was pruned"
-    os.kill(scheduler.pid, signal.SIGKILL)
+    fatal.touch()
     deadline = time.monotonic() + SECONDS
     while server.code is None:
         assert time.monotonic() < deadline, "the server goes on without its scheduler"
@@ -357,6 +384,7 @@ def test_a_scheduler_that_is_killed_leaves_nothing_behind(operator: Operator, se
     assert endpoint.is_socket(), "this is what must not stop the next one"
     operator.events()
     server.kill()
+    fatal.unlink()
     # The same port, and the same endpoint.
     server.start()
     server.wait()

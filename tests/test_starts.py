@@ -1,14 +1,11 @@
-"""Starts that must fail with one line, and starts that are no server."""
+"""Starts that must fail with one line."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from laprox_sglang.needle import Task
 from server import ROOT, command
 
 # What SGLang itself asks for beside the flag.
@@ -44,30 +41,3 @@ def test_sglang_serve_takes_the_flags_as_well() -> None:
     assert module[:3] == [sys.executable, "-m", "sglang.launch_server"]
     serve = [str(Path(sys.executable).with_name("sglang")), "serve", *module[3:]]
     check_refused(serve, "--enable-mixed-chunk does not go together")
-
-
-def run_engine(**environment: str) -> subprocess.CompletedProcess:
-    program = Path(__file__).with_name("engine_program.py")
-    return subprocess.run(
-        [sys.executable, program],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_engine() -> None:
-    done = run_engine()
-    assert done.returncode == 0, done.stderr[-4000:]
-    said = json.loads(done.stdout.strip().splitlines()[-1])
-    assert said["pruned"]
-    assert said["ids"][:4] == Task(7).batch(1, 800)[0].answer_ids()
-
-
-def test_an_engine_that_would_run_without_laprox_does_not_run() -> None:
-    """SGLang passes over a plugin that SGLANG_PLUGINS does not name, and says nothing."""
-    done = run_engine(SGLANG_PLUGINS="laprox_reference_cpu")
-    assert done.returncode != 0 and not done.stdout.strip().endswith("}")
-    assert "RuntimeError: laprox: SGLang started without LaProx: " in done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.checks.rows import Row
+from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
 
 # What a file of before each check said it has at its head.
@@ -56,9 +57,8 @@ class Record:
         self._content["parts"][check] = {**made_by(), "attention_backend": backends}
         self._content["details"] |= details
         if self._path is not None:
-            draft = self._path.with_suffix(".tmp")
-            draft.write_text(json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
-            draft.replace(self._path)
+            with replacing(self._path) as draft:
+                draft.write_text(json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

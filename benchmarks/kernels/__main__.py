@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import fault_of, origin
 from benchmarks.kernels import attend, prune
 from benchmarks.kernels.bench import Bench
@@ -77,7 +78,8 @@ def main() -> None:
             "matmul_tflops": round(bench.matmul_tflops),
             "rows": bench.rows,
         }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        with replacing(arguments.json) as draft:
+            draft.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.files import replacing
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.tables import group_of
 
@@ -90,5 +91,6 @@ def heat(axis: Any, document: dict[str, Any]) -> None:
 def save(figure: Any, path: Path, what: str) -> Path:
     figure.tight_layout()
     target = path.with_name(f"{path.stem}-{what}.png")
-    figure.savefig(target, dpi=120)
+    with replacing(target) as draft:
+        figure.savefig(draft, dpi=120)
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import REVISION, chip, command, today, versions
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import Difference, difference, difference_of_shares
@@ -156,10 +157,8 @@ class Record:
         return {"what": WHAT, "quick": self._quick, "parts": self.parts, "rows": rows}
 
     def save(self) -> None:
-        # A kill in the middle of a write must not lose what other runs measured.
-        draft = self.path.with_suffix(".tmp")
-        draft.write_text(dumps(self.content))
-        draft.replace(self.path)
+        with replacing(self.path) as draft:
+            draft.write_text(dumps(self.content))
 
 
 WHAT = {

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.files import replacing
 from benchmarks.serving.record import backends, by_workload
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
@@ -95,5 +96,6 @@ def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     target = path.with_name(f"{path.stem}-{what}.png")
-    figure.savefig(target, dpi=130)
+    with replacing(target) as draft:
+        figure.savefig(draft, dpi=130)
     return target

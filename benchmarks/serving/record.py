@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
 from benchmarks.serving.figures import added, ratio
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK, Workload
@@ -181,10 +182,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    # A kill in the middle of a write must not lose the rows of other runs.
-    draft = path.with_suffix(".tmp")
-    draft.write_text(dumps(content))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(dumps(content))
 
 
 def dumps(content: dict[str, Any]) -> str:

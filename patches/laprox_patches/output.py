@@ -62,6 +62,8 @@ def encode_facts(
     entries = meta_info.get("laprox")
     if finish_reason is not None and entries and entries[-1] is not None:
         entries[-1] = encode(entries[-1])
+        # For `replies`, which sees the chunks of a stream and not what they were made of.
+        state.obj.laprox_facts = entries[-1]
 
 
 SEAMS = (

@@ -42,6 +42,7 @@ RELIED_ON: Mapping[str, str] = {
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
         "context_len preferred_sampling_params server_args enable_metrics metrics_collector"
     ),
+    "sglang.srt.managers.tokenizer_manager.ReqState": "obj",
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
         "shared_read_ends _snapshot_prefill_shared_reads init_cuda_graph_state init_forward_metadata "
         "init_forward_metadata_out_graph init_forward_metadata_in_graph forward_extend forward_decode"

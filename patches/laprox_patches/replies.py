@@ -1,0 +1,81 @@
+"""Replies of the OpenAI-compatible API: facts for clients that have no way to ask for ``meta_info``.
+
+Only chat replies take ``return_meta_info``, and no stream does. ``metadata`` is the one free-form place
+that SGLang's replies have; in a stream it comes with the usage, which a client asks for.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from sglang.srt.entrypoints.openai.protocol import ChatCompletionResponse, CompletionResponse
+from sglang.srt.plugins.hook_registry import HookType
+
+from laprox_patches.seam import Seam
+
+EVENT = "data: "
+
+
+def add_facts(result: Any, self: Any, request: Any, ret: list[dict[str, Any]], created: int) -> Any:
+    """One entry for every choice; None for what was aborted without output."""
+    facts = [(reply["meta_info"].get("laprox") or [None])[-1] for reply in ret]
+    # What is no reply is an error.
+    if any(facts) and isinstance(result, ChatCompletionResponse | CompletionResponse):
+        result.metadata = {**(result.metadata or {}), "laprox": facts}
+    return result
+
+
+async def add_facts_to_stream(
+    original: Callable[..., AsyncGenerator[str, None]],
+    self: Any,
+    adapted_request: Any,
+    request: Any,
+    raw_request: Any,
+) -> AsyncGenerator[str, None]:
+    async with aclosing(original(self, adapted_request, request, raw_request)) as chunks:
+        async for chunk in chunks:
+            # Only a request's end has facts, and only its usage comes without a choice. Several choices, and
+            # several prompts in one body, are requests of SGLang's own, whose facts are not to be had here.
+            facts = getattr(adapted_request, "laprox_facts", None)
+            if facts is not None and '"choices":[]' in chunk and '"usage":{' in chunk:
+                body = msgspec.json.decode(chunk.removeprefix(EVENT))
+                body["metadata"] = {"laprox": [facts]}
+                chunk = f"{EVENT}{msgspec.json.encode(body).decode()}\n\n"
+            yield chunk
+
+
+SERVING = "sglang.srt.entrypoints.openai"
+BUILD = ("self", "request", "ret", "created")
+STREAM = ("self", "adapted_request", "request", "raw_request")
+
+SEAMS = (
+    Seam(
+        f"{SERVING}.serving_chat.OpenAIServingChat._build_chat_response",
+        add_facts,
+        HookType.AFTER,
+        BUILD,
+        "ChatCompletionResponse | ORJSONResponse",
+    ),
+    Seam(
+        f"{SERVING}.serving_completions.OpenAIServingCompletion._build_completion_response",
+        add_facts,
+        HookType.AFTER,
+        BUILD,
+        "CompletionResponse",
+    ),
+    Seam(
+        f"{SERVING}.serving_chat.OpenAIServingChat._generate_chat_stream",
+        add_facts_to_stream,
+        HookType.AROUND,
+        STREAM,
+        "AsyncGenerator[str, None]",
+    ),
+    Seam(
+        f"{SERVING}.serving_completions.OpenAIServingCompletion._generate_completion_stream",
+        add_facts_to_stream,
+        HookType.AROUND,
+        STREAM,
+        "AsyncGenerator[str, None]",
+    ),
+)
