@@ -1,5 +1,6 @@
-"""An agent that reads page after page with a tool and is asked about them, through the openai package.
+"""An agent with a tool, through the openai package: ``python examples/openai_tools.py URL [TOKENS]``.
 
+It reads page after page with the tool, and is asked about each in a reply of at most TOKENS.
 Every turn sends the whole history. *hit* grows with it, for the history is exact cache; *dense* stays the
 same, for it is the instructions and the tools; all behind that is read through a view.
 
@@ -38,9 +39,12 @@ class Step:
         said = self.facts
         if not said:
             return f"{self.asked}: {self.answer!r}"
-        read = f"view of {said['slots_after']}" if said["pruned"] else f"whole ({said['reason']})"
-        counts = f"prompt {said['prompt_tokens']}, hit {said['cached_tokens']}, dense {said['dense_tokens']}"
-        return f"{self.asked}: {self.answer!r}  {counts}, the other {said['slots_before']}: {read}"
+        line = f"{self.asked}: {self.answer!r}  prompt {said['prompt_tokens']}, hit {said['cached_tokens']}, "
+        if not said["pruned"]:
+            return line + f"read whole ({said['reason']})"
+        return (
+            line + f"dense {said['dense_tokens']}, the other {said['slots_before']} in {said['slots_after']}"
+        )
 
 
 def talk(url: str, instructions: str, turns: list[Turn], tokens: int) -> list[Step]:
@@ -54,7 +58,7 @@ def talk(url: str, instructions: str, turns: list[Turn], tokens: int) -> list[St
         )
         message = reply.choices[0].message
         # Not a field of OpenAI's: the package keeps it all the same.
-        facts = (reply.metadata or {}).get("laprox", [{}])[-1]
+        facts = (getattr(reply, "metadata", None) or {}).get("laprox", [{}])[-1]
         steps.append(Step(what, (message.content or "").strip(), bool(message.tool_calls), facts))
         return message
 
@@ -70,12 +74,14 @@ def talk(url: str, instructions: str, turns: list[Turn], tokens: int) -> list[St
         messages += [{"role": "tool", "tool_call_id": call["id"], "content": page} for call in calls]
         messages.append({"role": "user", "content": question})
         answer = ask(f"turn {number}, question")
-        messages.append({"role": "assistant", "content": answer.content})
+        messages.append({"role": "assistant", "content": answer.content or ""})
     return steps
 
 
 if __name__ == "__main__":
     task = Task(seed=3)
     instructions = " ".join(task.filler() for _ in range(10))
-    for step in talk(sys.argv[1], instructions, task.conversation([40, 12, 12, 12]), tokens=4):
+    # The 7M model never ends by itself; 4 tokens are its answer.
+    tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 64
+    for step in talk(sys.argv[1], instructions, task.conversation([40, 12, 12, 12]), tokens):
         print(step)

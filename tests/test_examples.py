@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.harness.client import WINDOW
 from examples import anthropic_messages, frontend, openai_tools, router
+from fake_http import fake_http
 from laprox_sglang.needle import DIGITS, Task, Turn
 from server import ROOT, Server
 
@@ -63,24 +65,32 @@ def printed(name: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> l
 
 
 @pytest.mark.parametrize(
-    "name, lines, every",
+    "name, arguments, lines, every",
     [
         (
             "openai_tools",
+            ["4"],
             8,
-            r"turn \d, (page|question): '.+'  prompt \d+, hit \d+, dense \d+, the other \d+: ",
+            r"turn \d, (page: '.+'|question: '\d \d \d \d')  prompt \d+, hit \d+, "
+            r"(read whole \(short\)|dense \d+, the other \d+ in \d+)",
         ),
-        ("anthropic_messages", 3, r"'\d \d \d \d'  prompt \d+, hit \d+, freed [1-9]\d+ slots"),
-        ("frontend", 6, r"(branch|row) \d: ' \d \d \d \d'  prompt \d+, hit \d+, read \d+ slots"),
+        ("anthropic_messages", [], 3, r"'\d \d \d \d'  prompt \d+, hit \d+, freed [1-9]\d+ slots"),
+        ("frontend", [], 6, r"(branch|row) \d: ' \d \d \d \d'  prompt \d+, hit \d+, read \d+ slots"),
     ],
+    ids=["openai_tools", "anthropic_messages", "frontend"],
 )
 def test_as_commands(
-    server: Server, capsys: pytest.CaptureFixture[str], name: str, lines: int, every: str
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    arguments: list[str],
+    lines: int,
+    every: str,
 ) -> None:
-    said = printed(name, capsys, server.url)
+    said = printed(name, capsys, server.url, *arguments)
     assert len(said) == lines
     for line in said:
-        assert re.match(every, line), line
+        assert re.fullmatch(every, line), line
 
 
 def test_openai_tools(server: Server, turns: list[Turn], instructions: str) -> None:
@@ -98,6 +108,28 @@ def test_openai_tools(server: Server, turns: list[Turn], instructions: str) -> N
         assert step.facts["cached_tokens"] == min(before, step.facts["prompt_tokens"] - WINDOW)
         before = step.facts["prompt_tokens"]
     assert [step.answer.split() for step in steps[1::2]] == [turn.answer for turn in turns]
+
+
+def test_openai_tools_with_a_model_that_calls_the_tool(turns: list[Turn]) -> None:
+    """Which the 7M model does not: a server that says what such a one would say, and is not SGLang."""
+    heard: list[list[dict[str, Any]]] = []
+
+    def reply(body: Any) -> tuple[int, Any]:
+        heard.append(body["messages"])
+        wants_page = "tool" in body["messages"][-1]["content"]
+        function = {"name": "book", "arguments": "{}"}
+        calls = [{"id": f"mine-{len(heard)}", "type": "function", "function": function}]
+        message = {"role": "assistant", "content": None if wants_page else "7"}
+        message["tool_calls"] = calls if wants_page else None
+        return 200, {"id": "1", "choices": [{"index": 0, "message": message}]}
+
+    with fake_http({"/v1/chat/completions": reply}) as url:
+        steps = openai_tools.talk(url, "instructions", turns[:2], DIGITS)
+    assert [(step.called, step.answer) for step in steps] == [(True, ""), (False, "7")] * 2
+    called, told = heard[-1][7:9]
+    assert called["tool_calls"][0]["id"] == told["tool_call_id"] == "mine-3"
+    assert told["content"] == " ".join(turns[1].text[: turns[1].text.index("question")])
+    assert str(steps[1]) == "turn 1, question: '7'"
 
 
 def test_anthropic_messages(server: Server, turns: list[Turn], instructions: str) -> None:
