@@ -12,7 +12,7 @@ def __getattr__(name: str) -> Any:
 
         return Engine
     if name == "Config":
-        from laprox_sglang.config import Config
+        from laprox_sglang.options.server import Config
 
         return Config
     raise AttributeError(f"module 'laprox_sglang' has no attribute {name!r}")

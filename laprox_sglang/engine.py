@@ -5,7 +5,7 @@ from typing import Any
 
 from sglang.srt.entrypoints.engine import Engine as StockEngine
 
-from laprox_sglang.config import ENVIRONMENT, Config
+from laprox_sglang.options.server import ENVIRONMENT, Config
 
 
 class Engine(StockEngine):

@@ -8,8 +8,8 @@ import torch
 
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.config import Config
 from laprox_sglang.gram import attention_layers
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner

@@ -43,7 +43,7 @@ from laprox_patches.leak_check import without_spared
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.cache.tree import make_cache
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.views.state import view_of
 

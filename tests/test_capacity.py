@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_sglang.config import Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import (
     REASONS,
     SHORT_ANSWER,

@@ -7,7 +7,9 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 from laprox_patches import chat
 from laprox_patches.request import check_options
-from laprox_sglang.config import SYSTEM, Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import SYSTEM
 from laprox_sglang.prefix import ChatPrompt
 
 SYSTEM_PROMPT, USER, END = 1000, 2000, 9

@@ -19,8 +19,8 @@ from laprox_patches.seam import Seam
 from laprox_sglang.cli import doctor, installation, machine
 from laprox_sglang.cli.__main__ import main
 from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.config import ENVIRONMENT, Config
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.options.server import ENVIRONMENT, Config
 
 
 def whole(finding: Finding) -> Finding:

@@ -29,8 +29,9 @@ from laprox_sglang.cli.picture import CHARACTERS, MOST_LINES, lines
 from laprox_sglang.cli.pieces import LONGEST, Piece, pieces_of
 from laprox_sglang.cli.scale import LEVELS, level
 from laprox_sglang.cli.server import DETOKENIZED_AT_ONCE, Server
-from laprox_sglang.config import Config, Options
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import encode
 from laprox_sglang.views.plan import make_plan
 

@@ -22,8 +22,8 @@ from laprox_sglang.cli.__main__ import COMMANDS, main
 from laprox_sglang.cli.card import MAX_PREFILL_TOKENS, card, most_running
 from laprox_sglang.cli.model import read_model
 from laprox_sglang.cli.outlook import outlook
-from laprox_sglang.config import Config
 from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import Load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laprox_patches import arguments
-from laprox_sglang.config import (
-    ENVIRONMENT,
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.values import (
     LARGEST,
     LONGEST_MESSAGE,
     SYSTEM,
-    Config,
     ConfigError,
-    Options,
     budget_slots,
     check_budget,
     check_keep_prefix,

@@ -13,8 +13,10 @@ import pytest
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
 from laprox_patches import arguments, seams
 from laprox_patches.arguments import add_flags
-from laprox_sglang.config import REFUSED, Config, ConfigError, Options
-from laprox_sglang.refusals import ENVIRONMENT_REFUSALS, REFUSALS
+from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import REFUSED, ConfigError
 from laprox_sglang.report.events import Pruned, Released, Retracted, Start
 from laprox_sglang.report.facts import request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import zmq
 
-from laprox_sglang.config import ConfigError
+from laprox_sglang.options.values import ConfigError
 from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.report.events import (
     LONGEST_RID,

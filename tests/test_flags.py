@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from laprox_patches.arguments import add_flags, check_served, read_flags
-from laprox_sglang.config import Config, ConfigError
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import ConfigError
 from laprox_sglang.report.endpoint import check_endpoint
 
 

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from laprox_patches.request import check_options, refused
-from laprox_sglang.config import LONGEST_MESSAGE, REFUSED, Config, ConfigError, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import LONGEST_MESSAGE, REFUSED, ConfigError
 from laprox_sglang.views.plan import REASONS, make_plan
 from options import draw_options
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_sglang.config import SYSTEM, Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import SYSTEM
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)

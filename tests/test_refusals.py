@@ -19,9 +19,8 @@ from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
 from laprox_patches.request import check_options
-from laprox_sglang.config import Config, ConfigError
 from laprox_sglang.needle import MODEL_PATH
-from laprox_sglang.refusals import (
+from laprox_sglang.options.refusals import (
     ATTENTION_BACKENDS,
     ENVIRONMENT_REFUSALS,
     OFF,
@@ -29,6 +28,8 @@ from laprox_sglang.refusals import (
     check_arguments,
     check_model,
 )
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import ConfigError
 
 CLEAN = {
     "model_path": str(MODEL_PATH),

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import laprox_kernels as kernels
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.scorers import SCORERS, BadScorer, find, is_pooled, try_out
 from laprox_sglang.scorers.allocators import ALLOCATORS, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling

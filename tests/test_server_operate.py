@@ -23,8 +23,8 @@ import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness.client import facts, generation
-from laprox_sglang.config import Config
 from laprox_sglang.needle import Task
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.events import AnyEvent, Pruned, Released, Retracted, Start, decode
 from laprox_sglang.views.plan import REASONS
 from options import draw_options

@@ -12,8 +12,8 @@ from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.model import Model
 from captured import Captured, load_model
-from laprox_sglang.config import Config
 from laprox_sglang.needle import MODEL_PATH, Task
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions
 from laprox_sglang.scorers import find
 from laprox_sglang.scorers.allocators import keep

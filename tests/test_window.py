@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_sglang.config import Options
+from laprox_sglang.options.request import Options
 from laprox_sglang.views.state import RequestState
 from laprox_sglang.views.window import Part, Window
 

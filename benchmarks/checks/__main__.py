@@ -30,7 +30,7 @@ from benchmarks.checks.rows import show
 from benchmarks.checks.run import Run
 from benchmarks.checks.servers import ON_GPU
 from benchmarks.harness.provenance import results_file
-from laprox_sglang.refusals import ATTENTION_BACKENDS
+from laprox_sglang.options.refusals import ATTENTION_BACKENDS
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

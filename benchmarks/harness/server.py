@@ -17,7 +17,7 @@ from typing import Self
 import requests
 
 from benchmarks.harness.client import Client
-from laprox_sglang.config import ENVIRONMENT
+from laprox_sglang.options.server import ENVIRONMENT
 
 # Kept positions are long: a server gives them only where it was told to.
 RETURN_KEPT = ("--laprox-request-options", "budget,enabled,keep_prefix,return_kept")

@@ -15,7 +15,7 @@ from benchmarks.kernels.bench import (
     Bench,
     random_pool,
 )
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
 
 # What is served where nothing else is asked for.

@@ -11,11 +11,13 @@ import msgspec
 from benchmarks.quality import tasks
 from benchmarks.quality.cases import Case
 from benchmarks.quality.methods import BASELINES, BUDGETS, Method
+from benchmarks.quality.needles import Needles
 from benchmarks.quality.plan import NoPart
 from benchmarks.quality.record import FIRST, Measured
 from benchmarks.quality.session import ABLATION_SEED, Part, Session
 from benchmarks.quality.simulate import simulate
-from laprox_sglang.config import Config
+from benchmarks.quality.turns import APART
+from laprox_sglang.options.server import Config
 
 PAPER = BASELINES["laprox (paper)"]
 BASE = "average 7 (paper)"
@@ -72,6 +74,10 @@ SHARING: dict[str, Method] = {
     or "floor" in name
     or name.startswith(("snapkv", "ada-kv"))
 }
+# Its tokens are kept in any case: where the budget is small, a long window leaves nothing for the rest.
+WINDOWS: dict[str, Method] = {
+    f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in (8, 16, 24, 32, 48)
+}
 # multi_news: the suite takes the documents before.
 NEWS = 100
 
@@ -109,7 +115,36 @@ def multi_news(session: Session) -> list[Part]:
     return [part(session, "multi_news", tasks.LONGEST, False, cases, SHARING)]
 
 
-TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news}
+def later(session: Session) -> list[Part]:
+    """Questions of a later turn, over exact history: first, answer, second."""
+    found = []
+    for length, count in ((1024, session.count(5, 150)), (2048, session.count(5, 150))):
+        made = Needles(session.tokenizer, ABLATION_SEED + length)
+        cases = []
+        for before, last in zip(tasks.kinds(count, APART), tasks.kinds(count), strict=True):
+            document = made.document(length)
+            earlier, case = made.case(document, before), made.case(document, last)
+            prompt = earlier.prompt + earlier.answer + made.bridge(document, before, last)
+            cases.append(Case(case.kind, prompt, case.answer))
+        found.append(part(session, "later needles", length, True, cases, WINDOWS))
+    return found
+
+
+def windows(session: Session) -> list[Part]:
+    """How many of the last queries score, on texts of every kind."""
+    shorter = tasks.needles(session, 1024, session.count(5, 150), ABLATION_SEED + 1024)
+    prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
+    found = [
+        part(session, "needles by window", 1024, True, shorter, WINDOWS),
+        part(session, "prose by window", 2048, False, prose, WINDOWS),
+    ]
+    if session.data is not None:
+        news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
+        found.append(part(session, "multi_news by window", tasks.LONGEST, False, news, WINDOWS))
+    return [*later(session), *found]
+
+
+TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news, "windows": windows}
 
 
 def part(

@@ -7,7 +7,8 @@ import msgspec
 import torch
 
 from benchmarks.quality.model import Model, Prefix
-from laprox_sglang.config import Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import rank

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from laprox_sglang.cli.model import fault_of
-from laprox_sglang.config import shown
+from laprox_sglang.options.values import shown
 
 # Queries that are saved of a prompt's end; no window is longer.
 LONGEST_WINDOW = 64

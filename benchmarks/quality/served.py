@@ -7,7 +7,7 @@ import torch
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import Server
 from benchmarks.quality.methods import Chooser, cells_of, plan_of
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions
 
 

@@ -25,7 +25,8 @@ from benchmarks.harness.server import (
 )
 from benchmarks.quality.model import BadModel, Model
 from benchmarks.quality.record import Measured
-from laprox_sglang.config import Config, shown
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import shown
 
 ON_GPU = torch.cuda.is_available()
 # Beside the weights in transformers.

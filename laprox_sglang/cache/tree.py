@@ -13,7 +13,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.registry import create_unified_radix_cache
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.room import Opened

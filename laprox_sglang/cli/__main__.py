@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from laprox_sglang.cli import CommandError
-from laprox_sglang.config import ConfigError
+from laprox_sglang.options.values import ConfigError
 
 COMMANDS = {
     "doctor": "check machine, installation, hooks, and the flags of a server",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from laprox_sglang.cli import CommandError
-from laprox_sglang.config import parse_budget
+from laprox_sglang.options.values import parse_budget
 
 FORMATS = (".png", ".html")
 ANSWER_TOKENS = 32

@@ -9,7 +9,8 @@ from packaging.utils import canonicalize_name
 
 from laprox_sglang.cli.finding import Area, Finding
 from laprox_sglang.cli.machine import DISTRIBUTION
-from laprox_sglang.config import ENVIRONMENT, Config, ConfigError
+from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.values import ConfigError
 
 PLUGINS, PLATFORMS = "sglang.srt.plugins", "sglang.srt.platforms"
 PLUGIN, PLATFORM = "laprox", "laprox_reference_cpu"

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.config import shown
+from laprox_sglang.options.values import shown
 
 DISTRIBUTION = "laprox-sglang"
 # A server is three processes of 1.1 to 1.5 GB each, weights not counted.

@@ -10,7 +10,7 @@ from laprox_sglang.cli.card import MAX_PREFILL_TOKENS, Card
 from laprox_sglang.cli.model import Model
 from laprox_sglang.cli.side import Room, Side, side
 from laprox_sglang.cli.verdict import advice, no_room, verdict
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import PREFILL_REQUESTS, needs
 

@@ -10,7 +10,8 @@ from laprox_sglang.cli.card import card
 from laprox_sglang.cli.model import Model, read_model
 from laprox_sglang.cli.outlook import Outlook, outlook
 from laprox_sglang.cli.side import Side
-from laprox_sglang.config import Config, parse_budget, parse_keep_prefix
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import parse_budget, parse_keep_prefix
 from laprox_sglang.views.capacity import Load
 
 ITEMSIZES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}

@@ -5,7 +5,7 @@ from typing import Any
 import requests
 
 from laprox_sglang.cli import CommandError
-from laprox_sglang.config import shown
+from laprox_sglang.options.values import shown
 
 DETOKENIZED_AT_ONCE = 4096
 

@@ -5,7 +5,7 @@ import os
 import socket
 import stat
 
-from laprox_sglang.config import ConfigError, shown
+from laprox_sglang.options.values import ConfigError, shown
 
 FLAG = "--laprox-events"
 FORMS = "give tcp://127.0.0.1:PORT or ipc:///PATH"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from laprox_sglang.config import REFUSED
+from laprox_sglang.options.values import REFUSED
 
 
 class Refused:

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from laprox_sglang.config import Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.plan import Plan, make_plan
 
 # Prompt of the start line, less where context or pool are small, and its answer, as a part of it.

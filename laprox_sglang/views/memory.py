@@ -3,7 +3,8 @@
 from typing import Any
 
 from laprox_kernels import SCORE_BYTES
-from laprox_sglang.config import Config, budget_slots
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import budget_slots
 from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
 

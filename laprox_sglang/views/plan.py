@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-from laprox_sglang.config import Config, Options, budget_slots
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import budget_slots
 
 # Why a prompt is left whole; the last is found out when its view is to be made.
 REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room")

@@ -5,7 +5,7 @@ from itertools import product
 import torch
 
 import laprox_kernels as kernels
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring

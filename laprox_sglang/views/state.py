@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from laprox_sglang.config import Config, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
 

@@ -16,18 +16,17 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.config import (
+from laprox_sglang.options.refusals import check_arguments, check_model, refuse
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.values import (
     BUDGET_FORMS,
-    ENVIRONMENT,
-    Config,
     ConfigError,
-    Options,
     parse_budget,
     parse_floor,
     parse_keep_prefix,
     parse_request_options,
 )
-from laprox_sglang.refusals import check_arguments, check_model, refuse
 from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS

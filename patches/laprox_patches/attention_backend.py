@@ -10,8 +10,9 @@ from laprox_kernels import Unsupported
 from laprox_patches.seam import Seam, install
 from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox
-from laprox_sglang.config import Config, shown
 from laprox_sglang.gram import UnsupportedModel
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import shown
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.scorers import BadScorer
 from laprox_sglang.views.capacity import expectation

@@ -12,7 +12,7 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageUserPara
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.config import shown
+from laprox_sglang.options.values import shown
 from laprox_sglang.prefix import OTHER_QUESTION, ChatPrompt, Instructions, leading
 
 logger = logging.getLogger(__name__)

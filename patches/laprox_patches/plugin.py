@@ -9,7 +9,8 @@ import os
 import sys
 
 from laprox_patches.seam import SeamError, register
-from laprox_sglang.config import ENVIRONMENT, Config, ConfigError
+from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.values import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.config import ENVIRONMENT, Config, ConfigError, shown
+from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.values import ConfigError, shown
 
 FLAG = "--enable-laprox"
 
@@ -150,7 +151,7 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
 
     import laprox_kernels as kernels
     from laprox_patches.arguments import check_served
-    from laprox_sglang.refusals import REFUSALS, check_model, refuse
+    from laprox_sglang.options.refusals import REFUSALS, check_model, refuse
 
     yield from (str(refuse(x.flag, x.why)) for x in REFUSALS if x.applies(args))
     for check in (partial(check_model, model), partial(check_served, config, args, model)):

@@ -7,7 +7,8 @@ from typing import Any
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.config import SYSTEM, ConfigError, Options
+from laprox_sglang.options.request import Options
+from laprox_sglang.options.values import SYSTEM, ConfigError
 from laprox_sglang.prefix import ChatPrompt
 from laprox_sglang.report.refused import Refused
 

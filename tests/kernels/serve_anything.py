@@ -16,7 +16,7 @@ import laprox_kernels
 from laprox_kernels import dispatch
 from laprox_kernels.gpu import decode, score, select
 from laprox_sglang.attention.decode_batch import DecodeBatch
-from laprox_sglang.config import Config
+from laprox_sglang.options.server import Config
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.view import View
 

@@ -1,0 +1,101 @@
+"""What a request may say on top of what its server was told."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import (
+    REQUEST_OPTIONS,
+    Budget,
+    ConfigError,
+    KeepPrefix,
+    budget_slots,
+    check_budget,
+    check_keep_prefix,
+    shown,
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one request asks for in ``custom_params["laprox"]``; None stands for the server's value.
+
+    Attributes:
+        enabled: False leaves the prompt whole.
+        budget, keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number
+            of tokens where the template is at hand.
+        return_kept: report the kept positions of every layer and KV head.
+    """
+
+    enabled: bool = True
+    budget: Budget | None = None
+    keep_prefix: KeepPrefix | None = None
+    return_kept: bool = False
+
+    @classmethod
+    def of(cls, custom_params: Mapping[str, Any] | None) -> "Options":
+        """The options in a request's ``custom_params``.
+
+        Raises:
+            ConfigError: they are not an object of these options.
+        """
+        if not isinstance(custom_params, Mapping | None):
+            raise ConfigError(
+                f"custom_params must be an object, not {type(custom_params).__name__}", "malformed"
+            )
+        given = (custom_params or {}).get("laprox")
+        if given is None:
+            return cls()
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.MsgspecError as error:
+            # The message may repeat what a client sent: no line break of his gets into the log.
+            raise ConfigError(f"custom_params.laprox: {shown(error)}", "malformed") from None
+
+    def check(self, config: Config, context: int) -> None:
+        """Refuses what a server with ``config`` and ``context`` tokens cannot serve.
+
+        Raises:
+            ConfigError: a bad value, or a budget above what the server was started with.
+        """
+        if self.budget is not None:
+            check_budget(self.budget)
+            if budget_slots(self.budget, context) > budget_slots(config.budget, context):
+                raise ConfigError(
+                    f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
+                    'for at most that, for "enabled": false, or start the server with a larger '
+                    "--laprox-budget"
+                )
+        if self.keep_prefix is not None:
+            check_keep_prefix(self.keep_prefix)
+
+    @staticmethod
+    def check_allowed(custom_params: Mapping[str, Any] | None, config: Config) -> None:
+        """Refuses options that requests may not set on this server.
+
+        Args:
+            custom_params: of a request, well-formed as ``of`` knows it.
+
+        Raises:
+            ConfigError: names the option, and the flag.
+        """
+        for name in (custom_params or {}).get("laprox") or ():
+            if name not in config.request_options:
+                allowed = ",".join((*config.request_options, name))
+                raise ConfigError(
+                    f"custom_params.laprox.{name} may not be set by requests here: leave it out, or start "
+                    f"the server with --laprox-request-options {allowed}",
+                    "not_allowed",
+                )
+
+    def keep_prefix_or(self, config: Config) -> KeepPrefix:
+        return config.keep_prefix if self.keep_prefix is None else self.keep_prefix
+
+    def dense_tokens(self, config: Config) -> int:
+        """First tokens of the prompt that stay dense."""
+        keep = self.keep_prefix_or(config)
+        return keep if isinstance(keep, int) else 0
+
+
+assert Options.__struct_fields__ == REQUEST_OPTIONS

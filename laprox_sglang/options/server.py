@@ -1,0 +1,138 @@
+"""What a server was told."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from laprox_sglang.options.values import (
+    LARGEST,
+    SYSTEM,
+    Budget,
+    ConfigError,
+    KeepPrefix,
+    check_budget,
+    check_keep_prefix,
+    check_request_options,
+    check_whole,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from laprox_sglang.scorers.method import Method
+
+# Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
+ENVIRONMENT = "LAPROX_CONFIG"
+# A GPU unrolls the pooling; a window wider than this no prompt's end deserves.
+WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
+# The paper's 7 loses the ends of long numbers, and its one ranking over all layers starves some of them:
+# benchmarks/results/quality-ablation.json.
+POOLING, POOLING_KERNEL, ALLOCATOR = "average", 15, "layer"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a server. Lengths are in tokens.
+
+    Attributes:
+        budget: size of a view, on average over layers and KV heads: a float in
+            (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
+        window: last queries of the prompt that score it; these tokens are always kept.
+        scorer: what cells are ranked by: a name in ``scorers.SCORERS``, or ``package.module:name``.
+        allocator: what they compete over, of ``scorers.allocators.ALLOCATORS``.
+        floor: share of a head's average budget that every KV head keeps in any case; None is the allocator's.
+        pooling: how scores are pooled over positions, of ``scorers.pooling.KINDS``.
+        pooling_kernel: width of the pooling in positions; odd where it slides.
+        min_tokens: prompts with fewer tokens behind the dense prefix are left whole.
+        sink_tokens: first positions of a prompt that are always kept.
+        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
+            developer messages and the tools of a chat request, and nothing of any other prompt.
+        request_options: names of the ``Options`` that requests may set.
+        events: where events are published, ``tcp://127.0.0.1:PORT`` or ``ipc:///PATH``; None for nowhere.
+        events_public: events may be published where other machines reach them.
+    """
+
+    budget: Budget = 0.2
+    scorer: str = "laprox"
+    allocator: str = ALLOCATOR
+    floor: float | None = None
+    window: int = 32
+    pooling: str = POOLING
+    pooling_kernel: int = POOLING_KERNEL
+    min_tokens: int = 256
+    sink_tokens: int = 4
+    keep_prefix: KeepPrefix = SYSTEM
+    request_options: tuple[str, ...] = ("budget", "enabled", "keep_prefix")
+    events: str | None = None
+    events_public: bool = False
+
+    def __post_init__(self) -> None:
+        # Given in Python it may be any sequence; what comes back from the environment is a tuple.
+        msgspec.structs.force_setattr(self, "request_options", tuple(self.request_options))
+        check_request_options(self.request_options)
+        check_budget(self.budget)
+        check_whole("window", self.window, 1, WIDEST_WINDOW)
+        self._check_method()
+        check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
+        check_whole("min-tokens", self.min_tokens, 0, LARGEST)
+        check_keep_prefix(self.keep_prefix)
+        if self.min_tokens <= self.window + self.sink_tokens:
+            raise ConfigError(
+                f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
+                f"{self.window + self.sink_tokens}: raise it, or lower those"
+            )
+
+    @property
+    def method(self) -> "Method":
+        """What the names stand for."""
+        # Here, and not at the top: the commands that watch a server should not wait for torch.
+        from laprox_sglang.scorers import find
+        from laprox_sglang.scorers.allocators import allocation
+        from laprox_sglang.scorers.method import Method
+        from laprox_sglang.scorers.pooling import Pooling
+
+        pooling = Pooling(self.pooling, self.pooling_kernel)
+        return Method(find(self.scorer), pooling, allocation(self.allocator, self.floor))
+
+    def _check_method(self) -> None:
+        """Refuses what is not known, and what does not go together."""
+        from laprox_sglang.scorers import is_pooled
+        from laprox_sglang.scorers.pooling import KINDS
+
+        for option in ("scorer", "allocator", "pooling"):
+            if not isinstance(getattr(self, option), str):
+                raise ConfigError(f"{option} {shown(repr(getattr(self, option)))} must be a name")
+        check_whole("pooling-kernel", self.pooling_kernel, 1, WIDEST_POOLING)
+        if self.pooling not in KINDS:
+            names = ", ".join(KINDS)
+            raise ConfigError(f"pooling {shown(repr(self.pooling))} is not known; give one of {names}")
+        if self.pooling != "chunk" and self.pooling_kernel % 2 == 0:
+            raise ConfigError(f"pooling-kernel {self.pooling_kernel} must be odd: {self.pooling} slides")
+        try:
+            method = self.method
+        except ValueError as error:
+            raise ConfigError(shown(error)) from None
+        pooled = (self.pooling, self.pooling_kernel) != (POOLING, POOLING_KERNEL) and self.pooling_kernel > 1
+        if pooled and not is_pooled(method.scorer):
+            raise ConfigError(
+                f"pooling {self.pooling} over {self.pooling_kernel} does nothing, as scorer {self.scorer} "
+                "has none, or one of its own: leave it out"
+            )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Config | None":
+        """The configuration in ``LAPROX_CONFIG``; None where it is not set.
+
+        Raises:
+            ConfigError: it is set, and it is not a JSON object of these options.
+        """
+        text = environ.get(ENVIRONMENT)
+        if text is None:
+            return None
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{ENVIRONMENT}={shown(text)}: {shown(error)}") from None
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()

@@ -1,0 +1,114 @@
+"""Values of options: how they are written, which are served, and what is said of the others."""
+
+import math
+
+Budget = int | float
+# What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
+KeepPrefix = int | str
+SYSTEM = "system"
+# What a request may say, where the server lets it.
+REQUEST_OPTIONS = ("enabled", "budget", "keep_prefix", "return_kept")
+
+# Options travel between processes as 64-bit integers; nothing sensible comes near.
+LARGEST = 2**31 - 1
+DIGITS = len(str(LARGEST))
+LONGEST_MESSAGE = 200
+
+# What is wrong with a request that is refused: its options are none, have values that are not served, may not
+# be set here, or it asks for something else that does not go with LaProx.
+REFUSED = ("malformed", "value", "not_allowed", "unsupported")
+
+
+class ConfigError(ValueError):
+    """An option that cannot be served; the message is one line for the person who gave it.
+
+    Attributes:
+        fault: one of ``REFUSED``.
+    """
+
+    def __init__(self, message: str, fault: str = "value") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget as written on a command line: ``0.1`` is a fraction, ``512`` are tokens."""
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"budget {text!r} is not a number; {BUDGET_FORMS}") from None
+
+
+BUDGET_FORMS = "give a fraction above 0 and up to 1 (0.1 keeps 10 %), or a whole number of tokens from 2 up"
+
+
+def check_budget(budget: Budget) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
+        raise ConfigError(f"budget {shown(repr(budget))} is not a number; {BUDGET_FORMS}")
+    # NaN fails every comparison, so it fails this one.
+    if not (1 <= budget <= LARGEST if isinstance(budget, int) else 0 < budget <= 1):
+        raise ConfigError(f"budget {shown_number(budget)} is out of range; {BUDGET_FORMS}")
+
+
+def parse_keep_prefix(text: str) -> KeepPrefix:
+    """A kept prefix as written on a command line: ``system``, or a number of tokens."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else text
+
+
+def check_keep_prefix(keep: KeepPrefix) -> None:
+    if keep != SYSTEM and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 <= keep <= LARGEST):
+        raise ConfigError(
+            f'keep-prefix {shown_number(keep)} is not served; give "{SYSTEM}" or a number of tokens, '
+            f"0 to {LARGEST}"
+        )
+
+
+def parse_floor(text: str) -> float:
+    """A floor as written on a command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"floor {shown(repr(text))} is not a number; give a share, from 0 to 1") from None
+
+
+def budget_slots(budget: Budget, length: int) -> int:
+    """Slots that ``budget`` grants to ``length`` tokens of a prompt."""
+    if isinstance(budget, int) and budget > 1:
+        return min(budget, length)
+    # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
+    return min(math.ceil(round(budget * length, 6)), length)
+
+
+def shown(text: object) -> str:
+    """``text`` on one printable line of bounded length."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " …"
+
+
+def shown_number(number: object) -> str:
+    """``number`` on one line; Python refuses to write out whole numbers of thousands of digits."""
+    if isinstance(number, int) and abs(number) > 10**LONGEST_MESSAGE:
+        return f"of {number.bit_length()} bits"
+    return shown(repr(number))
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name} {shown_number(value)} must be a whole number from {least} to {most}")
+
+
+def parse_request_options(text: str) -> tuple[str, ...]:
+    """Options as named on a command line, with commas; nothing for none."""
+    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+
+
+def check_request_options(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in REQUEST_OPTIONS:
+            raise ConfigError(
+                f"request-options {shown(repr(name))} is no option of a request; there are "
+                f"{','.join(REQUEST_OPTIONS)}"
+            )
