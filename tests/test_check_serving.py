@@ -235,8 +235,8 @@ def test_idle_check_misses_a_slot(monkeypatch):
         # What the plan says is not what the allocator counted.
         (True, 200, 1000, 0.3, False),
         # No more than window and sinks, of which some may stay dense.
-        (True, 34, 160, 34 / 160, True),
-        (True, 37, 160, 37 / 160, False),
+        (True, 26, 120, 26 / 120, True),
+        (True, 29, 120, 29 / 120, False),
         (False, 1000, 1000, 1.0, True),
         (False, 999, 1000, 1.0, False),
     ],

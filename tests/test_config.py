@@ -113,10 +113,10 @@ def test_slots_are_the_smallest_count_that_grants_the_fraction(numerator, denomi
         ({"pooling_kernel": -3}, "pooling-kernel"),
         ({"sink_tokens": -1}, "sink-tokens"),
         ({"keep_prefix": -1}, "keep-prefix"),
-        ({"min_tokens": 36}, "min-tokens"),
+        ({"min_tokens": 28}, "min-tokens"),
         ({"min_tokens": 0}, "min-tokens"),
         ({"window": 252}, "min-tokens"),
-        ({"sink_tokens": 224}, "min-tokens"),
+        ({"sink_tokens": 232}, "min-tokens"),
     ],
 )
 def test_bad_length_is_refused(options, flag):

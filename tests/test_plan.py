@@ -26,14 +26,14 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"keep_prefix": 2}, (2, 1000, 100, 2, None)),
         ({"keep_prefix": 4}, (4, 1000, 100, 0, None)),
         ({"keep_prefix": 200}, (200, 1000, 80, 0, None)),
-        ({"keep_prefix": 744}, (744, 1000, 32, 0, None)),
+        ({"keep_prefix": 744}, (744, 1000, 26, 0, None)),
         ({"keep_prefix": 745}, (745, 1000, 255, 0, "short")),
         ({"keep_prefix": 999}, (999, 1000, 1, 0, "short")),
         ({"keep_prefix": 1000}, (1000, 1000, 0, 0, "short")),
         ({"keep_prefix": 5000}, (1000, 1000, 0, 0, "short")),
         # The template has not been asked: a raw prompt has no instructions.
         ({"keep_prefix": SYSTEM}, (0, 1000, 100, 4, None)),
-        ({"end": 256}, (0, 256, 36, 4, None)),
+        ({"end": 256}, (0, 256, 28, 4, None)),
         ({"end": 255}, (0, 255, 255, 4, "short")),
         ({"enabled": False}, (0, 1000, 1000, 4, "disabled")),
         ({"enabled": False, "end": 10, "in_tree": False}, (0, 10, 10, 4, "disabled")),
@@ -47,8 +47,8 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"budget": 1000}, (0, 1000, 1000, 4, "within_budget")),
         ({"budget": 999}, (0, 1000, 999, 4, None)),
         ({"budget": 999 / 1000}, (0, 1000, 999, 4, None)),
-        ({"budget": 2}, (0, 1000, 36, 4, None)),
-        ({"budget": 1e-9, "keep_prefix": 10}, (10, 1000, 32, 0, None)),
+        ({"budget": 2}, (0, 1000, 28, 4, None)),
+        ({"budget": 1e-9, "keep_prefix": 10}, (10, 1000, 24, 0, None)),
     ],
 )
 def test_plan(case, expected):

@@ -97,7 +97,7 @@ def test_kept_positions(server: Server, prompt: list[int]) -> None:
     said = facts(server.generate(prompt, 8, {"budget": 0.1, "return_kept": True}))
     kept = kept_positions(said)
     assert [len(heads) for heads in kept] == [2] * 8
-    protected = {0, 1, 2, 3, *range(len(prompt) - 32, len(prompt))}
+    protected = {0, 1, 2, 3, *range(len(prompt) - WINDOW, len(prompt))}
     for positions in (positions for heads in kept for positions in heads):
         assert positions == sorted(set(positions)) and positions[-1] == len(prompt) - 1
         assert protected <= set(positions)

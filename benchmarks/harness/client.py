@@ -15,7 +15,7 @@ from laprox_sglang.needle import Turn, to_ids
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
 # --laprox-window, and with --laprox-sink-tokens: no budget is less, whatever part of the sinks stays dense.
-WINDOW, PROTECTED = 32, 36
+WINDOW, PROTECTED = 24, 28
 
 
 class ClientError(RuntimeError):

@@ -18,16 +18,18 @@ BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
 # A method at a budget: most are the same at all of them.
 Method = Config | Callable[[float], Config]
 SERVED = "laprox"
-# What the papers say, but for window and sinks, which are the server's for all of them.
+# What the papers say, but for the sinks, which are the server's for all of them.
 BASELINES: dict[str, Method] = {
     "laprox (paper)": Config(
-        scorer="laprox", allocator="model", floor=0.0, pooling="average", pooling_kernel=7
+        scorer="laprox", allocator="model", floor=0.0, pooling="average", pooling_kernel=7, window=32
     ),
-    "snapkv": Config(scorer="snapkv", allocator="uniform", pooling="average", pooling_kernel=7),
-    "ada-kv": Config(scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7),
-    # They gain by wider pooling as well.
-    "snapkv, pooled as we do": Config(scorer="snapkv", allocator="uniform"),
-    "ada-kv, pooled as we do": Config(scorer="snapkv", allocator="layer", floor=0.2),
+    "snapkv": Config(scorer="snapkv", allocator="uniform", pooling="average", pooling_kernel=7, window=32),
+    "ada-kv": Config(
+        scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7, window=32
+    ),
+    # They gain by our pooling and window as well.
+    "snapkv, set as we are": Config(scorer="snapkv", allocator="uniform"),
+    "ada-kv, set as we are": Config(scorer="snapkv", allocator="layer", floor=0.2),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
     "keydiff": Config(scorer="keydiff", allocator="uniform"),
     "streamingllm": Config(scorer="streamingllm", allocator="uniform"),

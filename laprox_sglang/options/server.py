@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 ENVIRONMENT = "LAPROX_CONFIG"
 # A GPU unrolls the pooling; a window wider than this no prompt's end deserves.
 WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
-# The paper's 7 loses the ends of long numbers, and its one ranking over all layers starves some of them:
-# benchmarks/results/quality-ablation.json.
-POOLING, POOLING_KERNEL, ALLOCATOR = "average", 15, "layer"
+# Not the paper's: its pooling over 7 loses the ends of long numbers, its one ranking over all layers starves
+# some of them, its window of 32 leaves little of a small budget (benchmarks/results/quality-ablation.json).
+POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "average", 15, "layer", 24
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scorer: str = "laprox"
     allocator: str = ALLOCATOR
     floor: float | None = None
-    window: int = 32
+    window: int = WINDOW
     pooling: str = POOLING
     pooling_kernel: int = POOLING_KERNEL
     min_tokens: int = 256
