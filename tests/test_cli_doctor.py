@@ -231,7 +231,7 @@ def test_what_no_kernel_serves_is_found_before_weights_are_loaded(monkeypatch):
     model = model_config_of(args)
 
     def check_serving(keys, values, queries):
-        assert keys.shape[2:] == (2, 64) and queries.shape[1:] == (32, 8, 64)
+        assert keys.shape[2:] == (2, 64) and queries.shape[1:] == (24, 8, 64)
         raise kernels.Unsupported("attention: head dim 96 (served: 64, 128)")
 
     zeros = torch.zeros

@@ -45,6 +45,8 @@ def test_the_pool_is_the_one_that_was_measured():
         settings["context_length"],
         concurrency=settings["cuda_graph_max_bs_decode"],
         fraction=settings["mem_fraction_static"],
+        # The default of that day.
+        window=32,
     )
     assert found.stock.slots == pytest.approx(servers["stock"]["slots"], rel=0.01)
     # What LaProx reserves does not depend on what the card has free: the difference is nearly exact.

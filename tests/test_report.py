@@ -72,7 +72,9 @@ def test_kept_positions_arrive_as_they_were() -> None:
     meta_info = {"laprox": [None, said]}
     encode_facts(None, None, meta_info, None, {}, 0, None)
     assert meta_info["laprox"][-1] is said, "not before the end"
-    encode_facts(None, None, meta_info, None, {}, 0, {"type": "length"})
+    state = SimpleNamespace(obj=SimpleNamespace())
+    encode_facts(None, None, meta_info, state, {}, 0, {"type": "length"})
+    assert state.obj.laprox_facts is meta_info["laprox"][-1]
     kept = kept_positions(json.loads(json.dumps(meta_info["laprox"][-1])))
     assert [len(heads) for heads in kept] == [HEADS] * LAYERS
     assert [p for heads in kept for head in heads for p in head] == positions

@@ -45,8 +45,8 @@ def about(parts: list[dict[str, Any]]) -> str:
     counts = ", ".join(f"{part['prompts']} of {part['name'].removeprefix('ablation ')}" for part in parts)
     return (
         f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled over 15 "
-        "positions, with a window of 32, where nothing else is said. Of needles the answers that are exact in "
-        "every token, in per cent, and the 95 % interval of the paired difference to all KV in points; of "
+        "positions, with a window of 32, where nothing else is said. Of needles the answers that are exact "
+        "in every token, in per cent, and the 95 % interval of the paired difference to all KV in points; of "
         "multi_news and prose the KL to all KV over 48 tokens that follow (less is better), and its 95 % "
         f"interval. {origin(parts)}."
     )
