@@ -36,5 +36,8 @@ def fake_http(answers: Answers, headers: list[Any] | None = None) -> Iterator[st
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            # A thread whose socket is closed under it would spin to the end of the run.
+            server.shutdown()

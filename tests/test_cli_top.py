@@ -4,11 +4,12 @@ import copy
 import io
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -227,37 +228,43 @@ def test_a_picture_is_one_file_that_fetches_nothing(tmp_path, capsys):
 def test_it_lives_in_a_terminal_until_ctrl_c():
     """A terminal of its own: frames come, a server that dies says so, and Ctrl-C ends it at once."""
     parent, child = pty.openpty()
+    shown: list[bytes] = []
+    # All the time: a terminal that nobody reads is full at some time, and who writes to it waits.
+    reader = threading.Thread(target=collect, args=(parent, shown))
     with fake_http({"/server_info": (200, INFO)}) as url:
         process = subprocess.Popen(
             [sys.executable, "-m", "laprox_sglang.cli", "top", "--interval", "0.2", url, "127.0.0.1:1"],
             cwd=ROOT, stdin=child, stdout=child, stderr=child, env=os.environ | {"TERM": "xterm"},
         )  # fmt: skip
+        # With its last holder the terminal ends, and so does its reader.
+        os.close(child)
+        reader.start()
         try:
-            read_until(parent, "requests/s", "cannot be reached")
+            wait_for(shown, "requests/s", "cannot be reached")
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 130
         finally:
             process.kill()
-            os.close(child)
+            process.wait()
+            reader.join()
+            os.close(parent)
     # The screen is given back, and nothing is left on it.
-    rest = read_rest(parent)
-    assert "Traceback" not in rest and "\x1b[?1049l" in rest
+    assert "Traceback" not in text_of(shown) and "\x1b[?1049l" in text_of(shown)
 
 
-def read_until(terminal: int, *wanted: str) -> None:
-    said, deadline = "", time.monotonic() + 60
-    while not all(text in said for text in wanted):
-        assert time.monotonic() < deadline, said[-2000:]
-        if select.select([terminal], [], [], 0.2)[0]:
-            said += os.read(terminal, 65_536).decode(errors="replace")
+def collect(terminal: int, shown: list[bytes]) -> None:
+    # Linux says EIO where others say that it is the end.
+    with suppress(OSError):
+        while piece := os.read(terminal, 65_536):
+            shown.append(piece)
 
 
-def read_rest(terminal: int) -> str:
-    said = b""
-    try:
-        while select.select([terminal], [], [], 0.2)[0]:
-            said += os.read(terminal, 65_536)
-    except OSError:
-        pass
-    os.close(terminal)
-    return said.decode(errors="replace")
+def wait_for(shown: list[bytes], *wanted: str) -> None:
+    deadline = time.monotonic() + 60
+    while not all(text in text_of(shown) for text in wanted):
+        assert time.monotonic() < deadline, text_of(shown)[-2000:]
+        time.sleep(0.1)
+
+
+def text_of(shown: list[bytes]) -> str:
+    return b"".join(shown).decode(errors="replace")
