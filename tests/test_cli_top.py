@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,8 @@ def test_it_lives_in_a_terminal_until_ctrl_c():
         process = subprocess.Popen(
             [sys.executable, "-m", "laprox_sglang.cli", "top", "--interval", "0.2", url, "127.0.0.1:1"],
             cwd=ROOT, stdin=child, stdout=child, stderr=child, env=os.environ | {"TERM": "xterm"},
+            # What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         # With its last holder the terminal ends, and so does its reader.
         os.close(child)

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import promql_parser
+import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from benchmarks.demo import dashboard
+from benchmarks.demo.promql import evaluate, scrape
 from laprox_sglang.report.metrics import METRICS
 from laprox_sglang.report.refused import Refused
 
@@ -83,3 +86,38 @@ def test_rules_say_what_is_wrong_and_what_to_do() -> None:
         )
         assert rule["labels"]["severity"] in ("warning", "info")
         assert set(rule["annotations"]) == {"summary", "description"}
+
+
+PAGE = """
+# TYPE laprox_requests counter
+laprox_requests_total{{model_name="m",outcome="pruned",reason=""}} {0}
+laprox_requests_total{{model_name="m",outcome="whole",reason="short"}} {1}
+# TYPE laprox_slots gauge
+laprox_slots{{model_name="m",state="free"}} {0}
+laprox_slots{{model_name="other",state="free"}} 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("sum by (outcome) (rate(laprox_requests_total[10s]))", {"pruned": 3, "whole": 1}),
+        ('sum(increase(laprox_requests_total{outcome="pruned"}[10s]))', {"": 30}),
+        ('sum(rate(laprox_requests_total{outcome="pruned"}[10s])) / sum(rate(laprox_requests_total[10s]))',
+         {"": 0.75}),
+        ("sum by (outcome) (rate(laprox_requests_total[10s])) / scalar(sum(laprox_slots))",
+         {"pruned": 3 / 47, "whole": 1 / 47}),
+        ('max(laprox_slots{model_name=~"m|n",instance=~".*"})', {"": 40}),
+        ("sum(rate(laprox_nothing_total[10s]))", {}),
+    ],
+)  # fmt: skip
+def test_the_picture_is_of_what_prometheus_would_say(query, expected) -> None:
+    scrapes = [scrape(at, PAGE.format(count, count // 3)) for at, count in ((0, 0), (5, 10), (15, 40))]
+    found = evaluate(promql_parser.parse(query), scrapes)
+    assert {"".join(value for _, value in labels): value for labels, value in found.items()} == expected
+
+
+def test_every_panel_can_be_drawn(tmp_path) -> None:
+    scrapes = [scrape(at, PAGE.format(at, 0)) for at in (0, 1)]
+    dashboard.draw(scrapes, tmp_path / "dashboard.png")
+    assert (tmp_path / "dashboard.png").stat().st_size > 20_000
