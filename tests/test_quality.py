@@ -215,7 +215,7 @@ def test_an_unknown_part_is_named(tmp_path):
 def filled(path: Path) -> Record:
     record = Record(path, quick=True)
     for turn in readme.TURNS:
-        part = record.part(f"{turn} 2048", "tiny", OPTIONS)
+        part = record.part(f"needles {turn}", "tiny", OPTIONS)
         for right in (True, False, True):
             found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
             record.add(part, "needles", 2048, True, Measured(found))
@@ -270,6 +270,8 @@ def test_readme_part_has_a_column_for_every_turn(tmp_path):
     lines = readme.markdown(filled(tmp_path / "quality.json").content).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
+    # What is not the default of today is said.
+    assert lines[0].endswith(", window 32).")
     assert len(lines) <= 23
 
 

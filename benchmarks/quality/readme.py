@@ -1,11 +1,13 @@
 """The README's table of quality."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.quality.comparisons import together
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
 from benchmarks.quality.tables import Rows, cell, share
+from laprox_sglang.options.server import Config
 
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
 
@@ -21,9 +23,24 @@ def markdown(content: dict[str, Any]) -> str:
     about = (
         f"{rows[0]['model']}; facts in {rows[0]['length']} tokens of real prose, one question to each of "
         f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
-        "difference to all KV in points (`python -m benchmarks.quality`)."
+        f"difference to all KV in points (`python -m benchmarks.quality`; {origin(content['parts'])})."
     )
     return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
+
+
+def origin(parts: Sequence[dict[str, Any]]) -> str:
+    """Where and when the documents were read, and with which options that are not the defaults of today."""
+    parts = [part for part in parts if part["name"].startswith(("needles", "turns"))]
+    told = [*dict.fromkeys(part["chip"] for part in parts), max(part["date"] for part in parts)]
+    told.append("commit " + ", ".join(sorted({part["commit"][:7] for part in parts})))
+    defaults = Config()
+    other = {
+        f"{name.replace('_', ' ')} {value}"
+        for part in parts
+        for name, value in part["served"].items()
+        if name != "budget" and value != getattr(defaults, name)
+    }
+    return ", ".join(told + sorted(other))
 
 
 WHAT_IS_WHAT = (
