@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "laprox.json"
 EVERY, RANGE = 1.0, "10s"
 # Inches of a column and of a row of Grafana's grid.
 COLUMN, ROW = 0.7, 0.32
-UNITS = {
-    "percentunit": "{:.0%}",
-    "bytes": "{:,.0f} B",
-    "s": "{:.3g} s",
-    "reqps": "{:.3g}/s",
-    "short": "{:,.4g}",
+# Rows of a panel that its title and its legend take.
+LEGEND = 4
+UNITS: dict[str, Callable[[float], str]] = {
+    "percentunit": lambda value: f"{value:.0%}",
+    "bytes": lambda value: f"{value / 1e6:,.0f} MB",
+    "s": lambda value: f"{1000 * value:,.0f} ms",
+    "reqps": lambda value: f"{value:.3g}/s",
+    "short": lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
 }
 
 
@@ -83,9 +85,9 @@ def draw(scrapes: Sequence[Scrape], path: Path) -> None:
             continue
         box = (
             left + 0.035,
-            top - (place["h"] - 1) / rows,
+            top - (place["h"] - LEGEND + 1.4) / rows,
             place["w"] / 24 - 0.045,
-            (place["h"] - 2.6) / rows,
+            (place["h"] - LEGEND) / rows,
         )
         axes = figure.add_axes(box)
         axes.set_title(panel["title"], loc="left", size=10)
@@ -93,11 +95,14 @@ def draw(scrapes: Sequence[Scrape], path: Path) -> None:
             for name, values in series(target, scrapes).items():
                 axes.plot(seconds, values, label=name, linewidth=1.4)
         form = UNITS[panel["fieldConfig"]["defaults"].get("unit", "short")]
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _, form=form: form.format(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _, form=form: form(value)))
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=7, ncols=2, loc="upper left", framealpha=0.6)
+            axes.legend(
+                fontsize=7, ncols=4, loc="upper left", bbox_to_anchor=(-0.05, -0.13), frameon=False,
+                columnspacing=1, handlelength=1,
+            )  # fmt: skip
     figure.savefig(path)
     plt.close(figure)
