@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from laprox_sglang.needle import Task, Turn
+
 SEED = int(os.environ.get("LAPROX_TEST_SEED") or random.SystemRandom().randrange(2**31))
 
 
@@ -36,3 +38,16 @@ def pytest_terminal_summary(terminalreporter) -> None:
 @pytest.fixture(scope="session")
 def seed() -> int:
     return SEED
+
+
+@pytest.fixture
+def turns() -> list[Turn]:
+    """A conversation for the 7M model."""
+    return Task(SEED).conversation([50, 12, 12, 12])
+
+
+@pytest.fixture
+def instructions() -> str:
+    """A system message for it."""
+    task = Task(SEED + 1)
+    return " ".join(task.filler() for _ in range(10))

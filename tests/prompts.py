@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.harness.client import WINDOW, chosen_logprobs, facts
+from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.quality.methods import Chooser, cells_of
 from benchmarks.quality.model import Model, Prefix
 from benchmarks.quality.served import compare
 from laprox_sglang.needle import Task
-from laprox_sglang.options.server import Config
+from laprox_sglang.options.server import WINDOW, Config
 from laprox_sglang.report.positions import kept_positions
 from server import Server
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.client import WINDOW
 from examples import anthropic_messages, frontend, openai_tools, router
 from fake_http import fake_http
 from laprox_sglang.needle import DIGITS, Task, Turn
+from laprox_sglang.options.server import WINDOW
 from server import ROOT, Server
 
 EXAMPLES = ROOT / "examples"
@@ -38,17 +38,6 @@ def server() -> Iterator[Server]:
 def empty_cache(request: pytest.FixtureRequest) -> None:
     if "server" in request.fixturenames:
         request.getfixturevalue("server").flush()
-
-
-@pytest.fixture
-def turns() -> list[Turn]:
-    return Task(SEED).conversation([50, 12, 12, 12])
-
-
-@pytest.fixture
-def instructions() -> str:
-    task = Task(SEED + 1)
-    return " ".join(task.filler() for _ in range(10))
 
 
 def slots(tokens: int) -> int:

@@ -12,12 +12,13 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from benchmarks.quality import __main__ as program
-from benchmarks.quality import comparisons, longtexts, plots, readme, smollm2, tables, transcripts
+from benchmarks.quality import comparisons, longtexts, plots, smollm2, tables, transcripts
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import difference, difference_of_shares
 from benchmarks.quality.needles import KINDS, tokens_before
 from benchmarks.quality.prose import BOOK, Shelf, sentences
 from benchmarks.quality.record import FIRST, Measured, Reading, Record, RecordError, all_kv, row_of
+from benchmarks.tables import quality
 from laprox_sglang.needle import MODEL_PATH
 
 OPTIONS = {"window": 32}
@@ -214,7 +215,7 @@ def test_an_unknown_part_is_named(tmp_path):
 
 def filled(path: Path) -> Record:
     record = Record(path, quick=True)
-    for turn in readme.TURNS:
+    for turn in quality.TURNS:
         part = record.part(f"needles {turn}", "tiny", OPTIONS)
         for right in (True, False, True):
             found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
@@ -229,7 +230,7 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
         console.print(table)
     # Titles are broken where a table is narrow.
     text = " ".join(console.export_text().split())
-    assert all(turn in text for turn in readme.TURNS) and "67" in text
+    assert all(turn in text for turn in quality.TURNS) and "67" in text
     shown = transcript()
     record.parts[0]["shown"].append(shown)
     pictures = plots.draw(record.content, tmp_path / "quality.json")
@@ -267,11 +268,11 @@ def printed(table) -> str:
 
 
 def test_readme_part_has_a_column_for_every_turn(tmp_path):
-    lines = readme.markdown(filled(tmp_path / "quality.json").content).splitlines()
+    lines = quality.markdown(filled(tmp_path / "quality.json").content).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
     # What is not the default of today is said.
-    assert lines[0].endswith(", window 32).")
+    assert lines[0].endswith(", window 32.")
     assert len(lines) <= 23
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.harness.client import WINDOW, facts
+from benchmarks.harness.client import facts
 from laprox_sglang.needle import DIGITS, Task, Turn
+from laprox_sglang.options.server import WINDOW
 from server import Server
 
 TOOLS = [
@@ -36,17 +37,6 @@ def empty_cache(server: Server) -> None:
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture
-def turns() -> list[Turn]:
-    return Task(SEED).conversation([50, 12, 12, 12])
-
-
-@pytest.fixture
-def instructions() -> str:
-    task = Task(SEED + 1)
-    return " ".join(task.filler() for _ in range(10))
 
 
 def complete(client: openai.OpenAI, messages: list[Message], laprox: Any = None, **more: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 import requests
 
 from laprox_sglang.needle import Turn, to_ids
+from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
-# --laprox-window, and with --laprox-sink-tokens: no budget is less, whatever part of the sinks stays dense.
-WINDOW, PROTECTED = 24, 28
+# No budget is less than a window, or than a window and sinks, of which a part may stay dense.
+PROTECTED = WINDOW + SINK_TOKENS
 
 
 class ClientError(RuntimeError):

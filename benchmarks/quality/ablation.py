@@ -131,7 +131,7 @@ def later(session: Session) -> list[Part]:
 
 
 def windows(session: Session) -> list[Part]:
-    """How many of the last queries score, on texts of every kind."""
+    """How many of the last queries score, on texts of every kind; without --data not on multi_news."""
     shorter = tasks.needles(session, 1024, session.count(5, 150), ABLATION_SEED + 1024)
     prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
     found = [

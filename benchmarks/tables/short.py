@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from benchmarks.quality.readme import markdown
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import FIGURES, beside, table
+from benchmarks.tables.quality import markdown
 from benchmarks.tables.results import RESULTS, TablesError, checks, commit, kernels, origin, serving, sides
 
 CHIP = "h200"

@@ -29,6 +29,7 @@ WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 # Not the paper's: its pooling over 7 loses the ends of long numbers, its one ranking over all layers starves
 # some of them, its window of 32 leaves little of a small budget (benchmarks/results/quality-ablation.json).
 POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "average", 15, "layer", 24
+SINK_TOKENS = 4
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pooling: str = POOLING
     pooling_kernel: int = POOLING_KERNEL
     min_tokens: int = 256
-    sink_tokens: int = 4
+    sink_tokens: int = SINK_TOKENS
     keep_prefix: KeepPrefix = SYSTEM
     request_options: tuple[str, ...] = ("budget", "enabled", "keep_prefix")
     events: str | None = None

@@ -7,6 +7,7 @@ from benchmarks.quality.comparisons import together
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
 from benchmarks.quality.tables import Rows, cell, share
+from benchmarks.tables.results import origin
 from laprox_sglang.options.server import Config
 
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
@@ -14,6 +15,7 @@ TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
 
 def markdown(content: dict[str, Any]) -> str:
     """The README's part: first turn, later turn and question unknown, side by side."""
+    parts = [part for part in content["parts"] if part["name"].startswith(("needles", "turns"))]
     rows = together([row for row in content["rows"] if row["task"] == "needles"])
     head = "| kept | " + " | ".join(TITLES.values()) + " |\n|---|" + "---|" * len(TITLES)
     lines = [head, line(rows, "all KV", 1.0)]
@@ -23,16 +25,14 @@ def markdown(content: dict[str, Any]) -> str:
     about = (
         f"{rows[0]['model']}; facts in {rows[0]['length']} tokens of real prose, one question to each of "
         f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
-        f"difference to all KV in points (`python -m benchmarks.quality`; {origin(content['parts'])})."
+        f"difference to all KV in points (`python -m benchmarks.quality`). {parts[0]['chip']}, "
+        f"{origin(parts)}{unlike_today(parts)}."
     )
     return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
 
 
-def origin(parts: Sequence[dict[str, Any]]) -> str:
-    """Where and when the documents were read, and with which options that are not the defaults of today."""
-    parts = [part for part in parts if part["name"].startswith(("needles", "turns"))]
-    told = [*dict.fromkeys(part["chip"] for part in parts), max(part["date"] for part in parts)]
-    told.append("commit " + ", ".join(sorted({part["commit"][:7] for part in parts})))
+def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
+    """Options that documents were read with and that are not the defaults of today."""
     defaults = Config()
     other = {
         f"{name.replace('_', ' ')} {value}"
@@ -40,7 +40,7 @@ def origin(parts: Sequence[dict[str, Any]]) -> str:
         for name, value in part["served"].items()
         if name != "budget" and value != getattr(defaults, name)
     }
-    return ", ".join(told + sorted(other))
+    return "".join(f", {option}" for option in sorted(other))
 
 
 WHAT_IS_WHAT = (
