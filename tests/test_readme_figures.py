@@ -37,20 +37,20 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
 
 
 def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
-    for name in ("checks-h200.json", "kernels-prune-h200.json"):
+    for name in ("checks-h100.json", "kernels-prune-h200.json"):
         shutil.copy(results.RESULTS / name, tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     table = workloads(False)
     f = {"requests": 160, "ttft_p50": 1.0, "ttft_p50_by_turn": [1.0] * 8, "slots_mean": 10}
     speeds = {"stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)}
-    record = Record(tmp_path / "serving-h200.json", False, table)
+    record = Record(tmp_path / "serving-h100.json", False, table)
     record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
     with pytest.raises(results.TablesError, match="no row f"):
         short.readme()
     for server, (backend, speed) in speeds.items():
         record.put(table["f"], server, f | {"output_tok_s": speed}, backend)
         record.put(table["profile"], server, {"syncs": 1}, backend)
-    shutil.copy(tmp_path / "serving-h200.json", tmp_path / "serving-h100.json")
+    shutil.copy(tmp_path / "serving-h100.json", tmp_path / "serving-h200.json")
     blocks = short.readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
     assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 | 200 | **0.75** |" in blocks["serving"]
