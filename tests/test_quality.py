@@ -12,7 +12,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from benchmarks.quality import __main__ as program
-from benchmarks.quality import comparisons, longtexts, plots, smollm2, tables, transcripts
+from benchmarks.quality import comparisons, longtexts, merge, plots, smollm2, tables, transcripts
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import difference, difference_of_shares
 from benchmarks.quality.needles import KINDS, tokens_before
@@ -85,6 +85,41 @@ def test_a_record_goes_on_where_it_stopped(tmp_path):
     assert row["kl"] == 0.2 and row["logprob"] == -0.7 and row["erased"] == 0.25
     expected = difference_of_shares([True, False, True, True], [True] * 4)
     assert (row["low"], row["high"]) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+
+
+def test_not_every_document_is_written_at_once_and_none_is_lost(tmp_path):
+    path = tmp_path / "quality.json"
+    record = Record(path, quick=True)
+    part = record.part("needles 100", "tiny", OPTIONS)
+    for _ in range(3):
+        record.add(part, "needles", 100, True, measured(True))
+    assert json.loads(path.read_text())["parts"][0]["prompts"] == 1
+    record.flush()
+    assert json.loads(path.read_text())["rows"][1]["samples"]["exact"] == "111"
+    # What was counted in a second row is judged by it, too.
+    assert row_of(record.rows, method="laprox")["prompts"] == 3
+
+
+def test_files_of_several_runs_become_one(tmp_path, capsys):
+    files = [tmp_path / f"{length}.json" for length in (100, 200)]
+    for path, length in zip(files, (100, 200), strict=True):
+        record = Record(path, quick=True)
+        part = record.part(f"needles {length}", "tiny", OPTIONS)
+        record.add(part, "needles", length, True, measured(length == 100))
+        record.flush()
+    out = tmp_path / "all.json"
+    asked = [*map(str, files), "--quick", "--json", str(out)]
+    assert merge.main(asked) == 0
+    content = json.loads(out.read_text())
+    assert [part["name"] for part in content["parts"]] == ["needles 100", "needles 200"]
+    found = [row_of(content["rows"], method="laprox", length=length)["exact"] for length in (100, 200)]
+    assert found == [100, 0] and row_of(content["rows"], method="laprox", length=200)["low"] < 0
+    assert merge.main(asked) == 2 and "all.json is there already" in capsys.readouterr().err
+    out.unlink()
+    assert merge.main([str(files[0]), *asked]) == 2
+    assert "holds 'needles 100', and so does a file before it" in capsys.readouterr().err
+    assert merge.main([str(tmp_path / "no.json"), "--json", str(out)]) == 2
+    assert not out.exists() and "is not there" in capsys.readouterr().err
 
 
 def test_a_task_without_exact_answers_has_intervals_of_kl(tmp_path):

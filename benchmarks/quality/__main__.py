@@ -5,12 +5,14 @@
 
 needles    facts in prose: the first turn on the server, and by all methods (1K and 2K tokens)
 turns      a later question: on the server, over pruned KV, and of a document pruned before any question
+needles/1024, turns/2048    one length of them, for several runs beside each other on a GPU
 prose      how far the distribution of the next tokens moves (KL)
 rounded    fp8 and 4-bit KV beside pruning at the same bytes
 synthetic  passcodes of the 7M model, 2K to 16K tokens
 longbench/TASK, ruler/LENGTH/TASK, minilongbench/TASK    from DIR, else by the datasets package
 
-A run goes on where the last one stopped: what FILE holds is not measured again.
+A run goes on where the last one stopped: what FILE holds is not measured again. Files of several runs are
+put together by `python -m benchmarks.quality.merge`.
 """
 
 import argparse
@@ -94,8 +96,11 @@ def measure(given: argparse.Namespace, record: Record, progress: Progress) -> No
             chosen = ablation.parts(given.parts, session)
         else:
             chosen = parts(given.parts, session, needle7m)
-        for part in chosen:
-            run(part, record, deadline)
+        try:
+            for part in chosen:
+                run(part, record, deadline)
+        finally:
+            record.flush()
 
 
 def show(record: Record, given: argparse.Namespace) -> None:

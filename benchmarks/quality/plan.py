@@ -10,9 +10,11 @@ from benchmarks.quality.session import ON_GPU, SEED, Part, Session
 from laprox_sglang.needle import Task
 
 NEWS = "longbench/multi_news"
+# Of needles and turns.
+LENGTHS = (1024, 2048)
 # Of the 7M model; the longest takes a CPU too long.
 SYNTHETIC = (2048, 4096, 8192, *([16384] if ON_GPU else []))
-NAMES = f"needles, turns, rounded, prose, synthetic, {FORMS}"
+NAMES = f"needles, turns (or one length: needles/1024), rounded, prose, synthetic, {FORMS}"
 
 
 class NoPart(ValueError):
@@ -38,7 +40,10 @@ def parts(names: Sequence[str], smollm2: Session, needle7m: Session) -> list[Par
 
 
 def parts_of(name: str, session: Session, needle7m: Session) -> list[Part]:
-    lengths = (1024, 2048)
+    lengths: tuple[int, ...] = LENGTHS
+    task, _, one = name.partition("/")
+    if task in ("needles", "turns") and one in map(str, LENGTHS):
+        name, lengths = task, (int(one),)
     if name == "needles":
         return [first.part(session, name, n, True, needles(session, n, 8, 400)) for n in lengths]
     if name == "turns":

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from benchmarks.harness.provenance import REVISION, chip, command, today, versio
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import Difference, difference, difference_of_shares
 
+# A document takes a GPU a second, and writing all of them anew takes as long.
+SAVE_SECONDS = 10
 # When a question comes.
 FIRST, LATER = "first", "later"
 OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
@@ -36,10 +39,6 @@ class Reading(NamedTuple):
     method: str
     allocator: str
     budget: float
-
-    @property
-    def whole(self) -> "Reading":
-        return all_kv(self.turn)
 
 
 def all_kv(turn: str) -> Reading:
@@ -71,7 +70,7 @@ def merge(counts: dict[str, float], more: dict[str, float]) -> None:
 
 
 class Record:
-    """Results of one file; written after every document, so that nothing is lost when a run is stopped."""
+    """Results of one file. Who adds to it calls ``flush`` at the end; a kill loses seconds of documents."""
 
     def __init__(self, path: Path, quick: bool) -> None:
         """
@@ -81,6 +80,8 @@ class Record:
         self.path = path
         self.parts: list[dict[str, Any]] = []
         self._quick = quick
+        self._stale: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._saved, self._unsaved = -math.inf, False
         if path.exists():
             try:
                 old = json.loads(path.read_text())
@@ -96,6 +97,10 @@ class Record:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
+        for row in self._stale.values():
+            whole = self._samples[key(row | all_kv(row["turn"])._asdict())]
+            row |= figures(row["samples"], whole["samples"])
+        self._stale.clear()
         return list(self._samples.values())
 
     def part(self, name: str, model: str, served: dict[str, Any]) -> dict[str, Any]:
@@ -140,10 +145,15 @@ class Record:
             samples["logprob"].append(round(outcome.logprob, 4))
             samples["kl"].append(round(outcome.kl, 5))
             samples["erased"].append(round(outcome.erased, 4))
-        for reading in measured.outcomes:
-            row = self._row(task, length, reading, part["model"])
-            row |= figures(row["samples"], self._row(task, length, reading.whole, part["model"])["samples"])
-        self.save()
+            self._stale[key(row)] = row
+        self._unsaved = True
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
+
+    def take(self, other: "Record") -> None:
+        """Adds the parts of another file, none of which is here."""
+        self.parts += other.parts
+        self._samples |= other._samples
 
     def _row(self, task: str, length: int, reading: Reading, model: str) -> dict[str, Any]:
         head = {"task": task, "length": length, **reading._asdict(), "model": model}
@@ -159,6 +169,12 @@ class Record:
     def save(self) -> None:
         with replacing(self.path) as draft:
             draft.write_text(dumps(self.content))
+        self._saved, self._unsaved = time.monotonic(), False
+
+    def flush(self) -> None:
+        """Writes what was added since it was written last."""
+        if self._unsaved:
+            self.save()
 
 
 WHAT = {

@@ -29,12 +29,9 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
 
 ON_GPU = torch.cuda.is_available()
-# Beside the weights in transformers.
-SHARED_FLAGS = [
-    *("--attention-backend", "flashinfer"),
-    *("--mem-fraction-static", "0.5", "--cuda-graph-max-bs-decode", "8"),
-]
-POOL = 16_384
+# Several runs may share a GPU: a server takes no more of it than its pool asks for.
+SHARED_FLAGS = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "8"]
+POOL = 65_536 if ON_GPU else 16_384
 # Prompts and answers of the suite, and those of the ablation: what chose the defaults does not judge them.
 SEED, ABLATION_SEED = 1, 2
 # A request may not ask for more than its server's budget.
@@ -120,9 +117,13 @@ class Session:
         _ = self.model
         waiting = self.progress.add_task(f"{self.path.name}: server starts", total=None)
         log = Path(tempfile.mkdtemp(prefix="laprox-quality-")) / "server.log"
-        flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else [*CPU_FLAGS, "--max-total-tokens", str(POOL)]
+        flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else CPU_FLAGS
         laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET), *RETURN_KEPT]
-        arguments = ["--model-path", str(self.path), *flags, *laprox]
+        arguments = [
+            *("--model-path", str(self.path)),
+            *("--max-total-tokens", str(POOL)),
+            *(*flags, *laprox),
+        ]
         launch = Launch(self.path.name, arguments, log, ON_GPU, GPU_START_SECONDS)
         (server,) = self._stack.enter_context(serve_all([launch]))
         self.progress.remove_task(waiting)

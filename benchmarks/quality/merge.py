@@ -1,0 +1,65 @@
+"""Makes one results file of several runs, of which each measured parts of its own.
+
+    python -m benchmarks.quality.merge FILE.json [FILE.json ...] --json OUT.json
+
+A part that two files have is refused, for its documents may be the same ones. Pictures are drawn beside OUT.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.provenance import fault_of
+from benchmarks.quality import plots
+from benchmarks.quality.record import Record, RecordError
+
+
+def merge(sources: Sequence[Record], out: Record) -> None:
+    """Adds everything that ``sources`` hold to ``out``.
+
+    Raises:
+        RecordError: two of them hold the same part.
+    """
+    for source in sources:
+        known = {(part["name"], part["model"]) for part in out.parts}
+        for part in source.parts:
+            if (part["name"], part["model"]) in known:
+                raise RecordError(f"{source.path} holds {part['name']!r}, and so does a file before it")
+        out.take(source)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.merge",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("--json", required=True, type=Path, metavar="OUT.json")
+    parser.add_argument("--quick", action="store_true", help="they were measured with --quick")
+    given = parser.parse_args(arguments)
+    try:
+        if fault := fault_of(given.json):
+            raise RecordError(fault)
+        if given.json.exists():
+            raise RecordError(f"{given.json} is there already: give another name, or delete it")
+        if missing := [path for path in given.files if not path.is_file()]:
+            raise RecordError(f"{missing[0]} is not there")
+        out = Record(given.json, given.quick)
+        merge([Record(path, given.quick) for path in given.files], out)
+    except RecordError as error:
+        print(f"merge: {error}", file=sys.stderr)
+        return 2
+    out.save()
+    written = [given.json]
+    try:
+        written += plots.draw(out.content, given.json)
+    except ImportError:
+        print("no pictures: matplotlib is not installed")
+    print(f"written: {', '.join(map(str, written))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
