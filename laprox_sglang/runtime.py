@@ -67,7 +67,7 @@ class Runtime:
             q_heads = attention_layers(model)[0][0].tp_q_head_num
             queries = torch.zeros((1, q_heads, self._head_dim), dtype=dtype, device=pool.keys.device)
             self.decode.compile(queries, pool.keys, pool.values)
-        self._window = Window(layers, config.window)
+        self._window = Window(layers, config.longest_window)
         self._last: list[Chunk] = []
 
     def begin(self, chunks: list[Chunk], tree: Tree) -> None:
@@ -81,7 +81,7 @@ class Runtime:
         parts, token = [], 0
         for chunk in chunks:
             chunk.state.outcome = Outcome(chunk.plan, None)
-            first = max(chunk.start, chunk.plan.end - self.config.window)
+            first = max(chunk.start, chunk.plan.end - self.config.longest_window)
             if chunk.plan.pruned and first < chunk.end:
                 parts.append(
                     Part(chunk.state, slice(token + first - chunk.start, token + chunk.end - chunk.start))

@@ -108,6 +108,9 @@ def test_slots_are_the_smallest_count_that_grants_the_fraction(numerator, denomi
     [
         ({"window": 0}, "window"),
         ({"window": -1}, "window"),
+        ({"window": 1025}, "window"),
+        ({"window": True}, "window"),
+        ({"window": "wide"}, 'give "auto" or a number of tokens, 1 to 1024'),
         ({"pooling_kernel": 0}, "pooling-kernel"),
         ({"pooling_kernel": 4}, "pooling-kernel"),
         ({"pooling_kernel": -3}, "pooling-kernel"),
@@ -211,6 +214,7 @@ def test_configuration_travels_through_the_environment():
         Config(budget=1),
         Config(budget=1.0),
         Config(budget=0.07, window=8, keep_prefix=5),
+        Config(window="auto"),
         Config(scorer="snapkv", allocator="layer", floor=0.5, pooling="chunk", pooling_kernel=10),
         Config(keep_prefix=SYSTEM),
     ):

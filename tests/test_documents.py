@@ -12,7 +12,7 @@ import pytest
 
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
 from laprox_patches import arguments, seams
-from laprox_patches.arguments import add_flags
+from laprox_patches.arguments import HELP, add_flags
 from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
@@ -96,6 +96,16 @@ def check_bounds(name: str, bounds: str) -> None:
             assert "whole number" not in str(error)
 
 
+def test_small_views_have_the_window_that_the_flags_page_says() -> None:
+    said = next(row[3] for row in rows(FLAGS) if row[0] == "`--laprox-window`")
+    found = re.search(r"`auto` are (\d+), or (\d+) where the view has less than (\d+) slots", said)
+    usual, small, below = map(int, found.groups())
+    config = Config()
+    assert {config.window_of(slots) for slots in range(below, 10 * below)} == {usual}
+    assert {config.window_of(slots) for slots in range(1, below)} == {small}
+    assert found[0].removeprefix("`auto` are ") in HELP["window"]
+
+
 def test_every_option_of_a_request_is_there() -> None:
     told = {row[0].strip("`"): row[1] for row in rows(FLAGS) if row[1] in ("yes", "no")}
     allowed = Config().request_options
@@ -109,7 +119,7 @@ def test_every_method_is_there() -> None:
 
 
 def facts_known() -> set[str]:
-    plan = Plan(0, 10, 10, 0, "short")
+    plan = Plan(0, 10, 10, 0, 1, "short")
     whole = request_facts(Outcome(plan, None), 10, 0, False)
     counts = SimpleNamespace(tolist=lambda: [0, 4, 4], tobytes=bytes)
     view = SimpleNamespace(host_counts=counts, heads=1, positions=counts)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laprox_sglang.options.request import Options
-from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import SYSTEM
+from laprox_sglang.options.server import WINDOW, Config
+from laprox_sglang.options.values import AUTO, SYSTEM
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)
@@ -52,7 +52,19 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
     ],
 )
 def test_plan(case, expected):
-    assert tuple(plan(**case)) == expected
+    made = plan(**case)
+    assert (*made[:4], made.reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "window"),
+    [(28, 8), (47, 8), (48, 24), (900, 24)],
+)
+def test_a_small_view_is_not_filled_by_its_window(slots, window):
+    assert plan(budget=slots)[2:5] == (slots, 4, window)
+    # What somebody asks for they get.
+    assert plan(budget=slots, config=Config(budget=0.1, window=24)).window == 24
+    assert plan(budget=slots, config=Config(budget=0.1, window=3)).window == 3
 
 
 def test_a_request_overrides_the_server_and_none_does_not():
@@ -65,15 +77,19 @@ def test_a_request_overrides_the_server_and_none_does_not():
 
 def test_a_prompt_that_is_left_whole_after_all():
     made = plan(keep_prefix=200)
-    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, "no_room")
+    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, 24, "no_room")
     assert made.pruned and not made.whole("no_room").pruned
 
 
 configs = st.builds(
     lambda window, sinks, spare, budget, keep: Config(
-        window=window, sink_tokens=sinks, min_tokens=window + sinks + spare, budget=budget, keep_prefix=keep
+        window=window,
+        sink_tokens=sinks,
+        min_tokens=(WINDOW if window == AUTO else window) + sinks + spare,
+        budget=budget,
+        keep_prefix=keep,
     ),
-    st.integers(1, 64),
+    st.integers(1, 64) | st.just(AUTO),
     st.integers(0, 16),
     st.integers(1, 100),
     st.one_of(st.floats(1e-6, 1.0), st.integers(1, 5000)),
@@ -100,9 +116,10 @@ def test_every_plan(config, data):
     assert made.sinks == max(0, config.sink_tokens - made.start)
     assert 0 <= made.slots <= made.length
     if made.pruned:
-        assert config.window + made.sinks <= made.slots < made.length
+        assert config.longest_window + made.sinks <= made.slots < made.length
+        assert 1 <= made.window <= config.longest_window
         assert made.length >= config.min_tokens and options.enabled and in_tree and new_tokens > 1
         # The prefix cache may hold all but the window: what it offers never reaches into the dense prefix.
-        assert made.end - config.window > made.start
+        assert made.end - config.longest_window > made.start
     else:
         assert made.slots == made.length

@@ -94,7 +94,7 @@ def cost_of_metrics() -> list[Row]:
 def cost_of_positions(tokens: int) -> list[Row]:
     """What the scheduler's thread does for a reply with kept positions, its pickle included."""
     cells, slots = LAYERS * HEADS, int(tokens * BUDGET)
-    plan = Plan(0, tokens, slots, 4, None)
+    plan = Plan(0, tokens, slots, 4, 24, None)
     cu_cells = torch.arange(cells + 1) * slots
     positions = torch.randint(0, tokens, (slots * cells,), dtype=torch.int32)
     outcome = Outcome(plan, View.of(plan, LAYERS, cu_cells, torch.tensor(slots), positions))

@@ -123,7 +123,7 @@ def bench_pack(bench: Bench) -> None:
 
 def bench_prune(bench: Bench) -> None:
     """Scoring, selecting and packing as they follow a prompt's prefill."""
-    window, share = DEFAULTS.window, 0.05
+    window, share = DEFAULTS.longest_window, 0.05
     lengths = [32_768] if bench.quick else [1_024, 8_192, 32_768, 131_072]
     keys, values = random_pool(round((1 + share) * lengths[-1]))
     every = torch.randperm(len(keys), device="cuda")

@@ -115,10 +115,10 @@ def multi_news(session: Session) -> list[Part]:
     return [part(session, "multi_news", tasks.LONGEST, False, cases, SHARING)]
 
 
-def later(session: Session) -> list[Part]:
+def later(session: Session, *lengths: int) -> list[Part]:
     """Questions of a later turn, over exact history: first, answer, second."""
-    found = []
-    for length, count in ((1024, session.count(5, 150)), (2048, session.count(5, 150))):
+    found, count = [], session.count(5, 150)
+    for length in lengths:
         made = Needles(session.tokenizer, ABLATION_SEED + length)
         cases = []
         for before, last in zip(tasks.kinds(count, APART), tasks.kinds(count), strict=True):
@@ -141,10 +141,16 @@ def windows(session: Session) -> list[Part]:
     if session.data is not None:
         news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
         found.append(part(session, "multi_news by window", tasks.LONGEST, False, news, WINDOWS))
-    return [*later(session), *found]
+    return [*later(session, 1024, 2048), *found]
 
 
-TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news, "windows": windows}
+def small(session: Session) -> list[Part]:
+    """Prompts so short that a window may fill their views."""
+    cases = tasks.needles(session, 512, session.count(5, 150), ABLATION_SEED + 512)
+    return [part(session, "needles by window", 512, True, cases, WINDOWS), *later(session, 512)]
+
+
+TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news, "windows": windows, "small": small}
 
 
 def part(

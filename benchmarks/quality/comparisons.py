@@ -56,10 +56,12 @@ def later_turns(rows: Rows) -> list[Table]:
 
 
 def against(rows: Rows, base: str) -> list[Table]:
-    """For every task and length the paired differences of all methods to the method ``base``."""
+    """For every task and length that ``base`` was tried on the paired differences of all methods to it."""
     found = []
     for task, length in dict.fromkeys((row["task"], row["length"]) for row in rows):
         ours = [row for row in rows if (row["task"], row["length"]) == (task, length) and row["budget"] < 1]
+        if row_of(ours, method=base) is None:
+            continue
         names = ("exact", "logprob") if ours[0]["exact"] is not None else ("kl",)
         result = Table(
             title=f"{task}, {length:,} tokens, {ours[0]['prompts']} documents: paired differences to {base}\n"

@@ -65,7 +65,7 @@ class Chooser:
 
     def __init__(self, model: Model, prefix: Prefix) -> None:
         self._model, self._prefix = model, prefix
-        self._scores: dict[bytes, torch.Tensor] = {}
+        self._scores: dict[tuple[bytes, int, int], torch.Tensor] = {}
 
     def choose(
         self, methods: Mapping[str, Method], budgets: tuple[float, ...]
@@ -86,7 +86,7 @@ class Chooser:
             return torch.ones(shape, dtype=torch.bool, device=self._model.device)
         # Overwritten by the choice.
         scores = self.scores(config, plan).clone()
-        kept, _ = keep(scores, plan.slots, config.method.allocation, config.window + plan.sinks)
+        kept, _ = keep(scores, plan.slots, config.method.allocation, plan.window + plan.sinks)
         chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
         chosen[kept] = True
         cells = torch.ones(shape, dtype=torch.bool, device=scores.device)
@@ -97,22 +97,20 @@ class Chooser:
         """float32 ``[L, H, P]`` from ``plan.start`` on, +inf where a cell is kept in any case."""
         # What is done with the scores is no matter here.
         ranked = msgspec.structs.replace(config, allocator="model", floor=None)
-        key = ranked.to_json().encode()
-        if config.scorer in SEE_BUDGET:
-            key += str(plan.slots).encode()
+        key = ranked.to_json().encode(), plan.window, plan.slots if config.scorer in SEE_BUDGET else 0
         if key not in self._scores:
             shape = (self._model.layers, self._model.heads, plan.length)
             self._scores[key] = torch.empty(shape, dtype=torch.float32, device=self._model.device)
             method = config.method
-            rank(self._prompts(config, plan), method.scorer, method.pooling, self._scores[key])
+            rank(self._prompts(plan), method.scorer, method.pooling, self._scores[key])
         return self._scores[key]
 
-    def _prompts(self, config: Config, plan: Plan) -> Iterator[Prompt]:
+    def _prompts(self, plan: Plan) -> Iterator[Prompt]:
         prefix, model = self._prefix, self._model
         for layer in range(model.layers):
             yield Prompt(
                 layer,
-                prefix.queries[layer][:, -config.window :].transpose(0, 1).float(),
+                prefix.queries[layer][:, -plan.window :].transpose(0, 1).float(),
                 prefix.keys[layer].transpose(0, 1).float(),
                 prefix.values[layer].transpose(0, 1).float(),
                 model.gram[layer],

@@ -26,7 +26,11 @@ SHOWN = {
     "ada-kv 15": "Ada-KV",
 }
 WINDOWS = {f"window {window}": f"window of {window}" for window in (8, 16, 24, 32, 48)}
-BY_WINDOW = {"later needles": "a later question, 1,024 tokens", "prose by window": "prose, 2,048 tokens"}
+BY_WINDOW = {
+    ("later needles", 512): "a later question, 512 tokens",
+    ("later needles", 1024): "a later question, 1,024 tokens",
+    ("prose by window", 2048): "prose, 2,048 tokens",
+}
 
 
 def ablation() -> str:
@@ -36,7 +40,7 @@ def ablation() -> str:
             about(content["parts"]),
             *(answers(content["rows"], length) for length in LENGTHS),
             divergence(content["rows"]),
-            *(by_window(content["rows"], task, name) for task, name in BY_WINDOW.items()),
+            *(by_window(content["rows"], *of, name) for of, name in BY_WINDOW.items()),
         ]
     )
 
@@ -66,10 +70,8 @@ def divergence(rows: list[dict[str, Any]]) -> str:
     return table((f"{SUMMARY}, kept:", *map(share, BUDGETS)), settings(of), right=len(BUDGETS))
 
 
-def by_window(rows: list[dict[str, Any]], task: str, name: str) -> str:
-    of = [row for row in rows if row["task"] == task]
-    shortest = min(row["length"] for row in of)
-    of = [row for row in of if row["length"] == shortest]
+def by_window(rows: list[dict[str, Any]], task: str, length: int, name: str) -> str:
+    of = [row for row in rows if (row["task"], row["length"]) == (task, length)]
     return table((f"{name}, kept:", *map(share, BUDGETS)), settings(of, WINDOWS), right=len(BUDGETS))
 
 

@@ -43,7 +43,7 @@ class LaproxCache(UnifiedRadixCache):
     def _capped(self, key: RadixKey, req: Any) -> RadixKey:
         """The queries of the window must be computed, whatever the tree holds."""
         plan = plan_of(req, self.config)
-        limit = plan.end - self.config.window
+        limit = plan.end - self.config.longest_window
         if not plan.pruned or len(key) <= limit:
             return key
         return RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)

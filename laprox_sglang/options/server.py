@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from laprox_sglang.options.values import (
+    AUTO,
     LARGEST,
     SYSTEM,
     Budget,
     ConfigError,
     KeepPrefix,
+    Window,
     check_budget,
     check_keep_prefix,
     check_request_options,
     check_whole,
+    check_window,
     shown,
 )
 
@@ -29,6 +32,9 @@ WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 # Not the paper's: its pooling over 7 loses the ends of long numbers, its one ranking over all layers starves
 # some of them, its window of 32 leaves little of a small budget (benchmarks/results/quality-ablation.json).
 POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "average", 15, "layer", 24
+# Where a view has less than twice as many slots: a window's tokens are always kept, and of 28 slots 24 would
+# leave nothing to be chosen.
+SMALL_WINDOW = 8
 SINK_TOKENS = 4
 
 
@@ -38,7 +44,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         budget: size of a view, on average over layers and KV heads: a float in
             (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
-        window: last queries of the prompt that score it; these tokens are always kept.
+        window: last queries of the prompt that score it; these tokens are always kept. ``"auto"`` are
+            ``WINDOW``, or ``SMALL_WINDOW`` of a view of less than twice as many slots.
         scorer: what cells are ranked by: a name in ``scorers.SCORERS``, or ``package.module:name``.
         allocator: what they compete over, of ``scorers.allocators.ALLOCATORS``.
         floor: share of a head's average budget that every KV head keeps in any case; None is the allocator's.
@@ -57,7 +64,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scorer: str = "laprox"
     allocator: str = ALLOCATOR
     floor: float | None = None
-    window: int = WINDOW
+    window: Window = AUTO
     pooling: str = POOLING
     pooling_kernel: int = POOLING_KERNEL
     min_tokens: int = 256
@@ -72,16 +79,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         msgspec.structs.force_setattr(self, "request_options", tuple(self.request_options))
         check_request_options(self.request_options)
         check_budget(self.budget)
-        check_whole("window", self.window, 1, WIDEST_WINDOW)
+        check_window(self.window, WIDEST_WINDOW)
         self._check_method()
         check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
         check_whole("min-tokens", self.min_tokens, 0, LARGEST)
         check_keep_prefix(self.keep_prefix)
-        if self.min_tokens <= self.window + self.sink_tokens:
+        if self.min_tokens <= self.longest_window + self.sink_tokens:
             raise ConfigError(
                 f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
-                f"{self.window + self.sink_tokens}: raise it, or lower those"
+                f"{self.longest_window + self.sink_tokens}: raise it, or lower those"
             )
+
+    @property
+    def longest_window(self) -> int:
+        """Queries that are saved of every prompt: as many as may score it."""
+        return self.window if isinstance(self.window, int) else WINDOW
+
+    def window_of(self, slots: int) -> int:
+        """Queries that score a prompt whose view has ``slots`` slots."""
+        if isinstance(self.window, int):
+            return self.window
+        return WINDOW if slots >= 2 * WINDOW else SMALL_WINDOW
 
     @property
     def method(self) -> "Method":

@@ -6,6 +6,9 @@ Budget = int | float
 # What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
 KeepPrefix = int | str
 SYSTEM = "system"
+# Queries that score a prompt: so many, or what its view has room for.
+Window = int | str
+AUTO = "auto"
 # What a request may say, where the server lets it.
 REQUEST_OPTIONS = ("enabled", "budget", "keep_prefix", "return_kept")
 
@@ -63,6 +66,20 @@ def check_keep_prefix(keep: KeepPrefix) -> None:
         raise ConfigError(
             f'keep-prefix {shown_number(keep)} is not served; give "{SYSTEM}" or a number of tokens, '
             f"0 to {LARGEST}"
+        )
+
+
+def parse_window(text: str) -> Window:
+    """A window as written on a command line: ``auto``, or a number of tokens."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else text
+
+
+def check_window(window: Window, widest: int) -> None:
+    if window != AUTO and (
+        not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= widest
+    ):
+        raise ConfigError(
+            f'window {shown_number(window)} is not served; give "{AUTO}" or a number of tokens, 1 to {widest}'
         )
 
 

@@ -25,7 +25,7 @@ def windows(config: Config, args: Any) -> int:
     """Prompts of one prefill batch that can be pruned: each computes its window, whatever is cached."""
     tokens = max(args.max_prefill_tokens or 0, args.chunked_prefill_size or 0)
     # One more: a prompt that comes in chunks keeps what earlier ones computed.
-    return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.window)) + 1
+    return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.longest_window)) + 1
 
 
 def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
@@ -41,7 +41,8 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     heads, cells = model.num_attention_heads, layers * model.get_num_kv_heads(1)
     slots = available // (cells * 2 * dim * itemsize)
     longest = min(context, slots, args.max_total_tokens or slots)
-    protected = config.window + config.sink_tokens
+    window = config.longest_window
+    protected = window + config.sink_tokens
     # A request may ask for as many tokens as the server grants to the whole context.
     kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
     # Graphs have static copies of their rows; without them each step makes its own.
@@ -51,14 +52,14 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
         "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
         "Gram matrices": (4 + itemsize) * layers * heads * dim**2,
         # The last window is laid out anew to be scored.
-        "window queries": (windows(config, args) + 1) * layers * config.window * heads * dim * itemsize,
+        "window queries": (windows(config, args) + 1) * layers * window * heads * dim * itemsize,
         # The saved K and V of the kept cells, their indices, and their tokens.
         "packing": kept * (2 * dim * itemsize + 16),
     }
     if not config.method.fused:
         # Of one layer in float32: logits and attention; K, V and what is made of them; W_O, and a block of
         # values behind it.
-        positions = 2 * heads * (config.window + 1) + 6 * model.get_num_kv_heads(1) * dim
+        positions = 2 * heads * (window + 1) + 6 * model.get_num_kv_heads(1) * dim
         weights = 2 * (heads * dim + BLOCK) * model.hidden_size
         parts["layer by layer"] = 4 * (longest * positions + weights)
     return parts

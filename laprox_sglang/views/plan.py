@@ -18,6 +18,7 @@ class Plan(NamedTuple):
         end: length of the prompt.
         slots: slots m that the columns come to; end - start if they stay as they are.
         sinks: positions protected at the start of the columns.
+        window: last positions, which are protected and score the others.
         reason: why there is no view; None if there is to be one.
     """
 
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
     end: int
     slots: int
     sinks: int
+    window: int
     reason: str | None
 
     @property
@@ -52,8 +54,8 @@ def make_plan(config: Config, options: Options, end: int, new_tokens: int, in_tr
     budget = config.budget if options.budget is None else options.budget
     length = end - start
     sinks = max(0, config.sink_tokens - start)
-    slots = min(length, max(budget_slots(budget, length), config.window + sinks))
-    plan = Plan(start, end, slots, sinks, None)
+    slots = min(length, max(budget_slots(budget, length), config.longest_window + sinks))
+    plan = Plan(start, end, slots, sinks, config.window_of(slots), None)
     if not options.enabled:
         return plan.whole("disabled")
     if not in_tree:

@@ -49,7 +49,7 @@ class Pruner:
         self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
-        window = (self._layers, config.window, self._scoring.q_heads, keys.shape[3])
+        window = (self._layers, config.longest_window, self._scoring.q_heads, keys.shape[3])
         queries = torch.zeros(window, dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
         self.stages = Stages(keys.is_cuda)
@@ -68,12 +68,16 @@ class Pruner:
         """
         cells = self._layers * self._heads
         longest = min(len(self._keys) - 1, self._scores.numel() // cells)
+        # That of small views, and that of all others.
+        windows = {self._config.window_of(slots) for slots in (1, longest)}
         compete = cells if self._allocation.scope == "model" else self._heads
         for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
             # Kept cells are a multiple of 16, or they are not.
-            for slots, staged, positions in product((1, min(16, tokens)), (False, True), (False, True)):
-                self._pack(queries, Plan(0, tokens, slots, 0, None), row, row[:slots], staged, positions)
+            kinds = product(windows, (1, min(16, tokens)), (False, True), (False, True))
+            for window, slots, staged, positions in kinds:
+                plan = Plan(0, tokens, slots, 0, window, None)
+                self._pack(queries, plan, row, row[:slots], staged, positions)
 
     def make_view(
         self,
@@ -88,7 +92,7 @@ class Pruner:
 
         Args:
             row_index: row of ``req_to_token``, which still names the slots of the whole prompt.
-            queries: ``[L, W, Hq, D]``, the prompt's last W.
+            queries: ``[L, W, Hq, D]``, the prompt's last, as many as the longest window has.
             slots: int64 ``[m]``.
             staged: ``slots`` may be among those that the prompt is read from.
             positions: keep the positions of the packed cells for a report.
@@ -113,9 +117,9 @@ class Pruner:
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
         self.stages.begin()
-        self._scoring.run(queries, row, plan, scores)
+        self._scoring.run(queries[:, -plan.window :], row, plan, scores)
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + self._config.window)
+        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + plan.window)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)

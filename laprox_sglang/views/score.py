@@ -79,9 +79,9 @@ class Scoring:
         heads, dim = self._keys.shape[2:]
         # Of its own: what is sampled later must not depend on it.
         generator = torch.Generator(device).manual_seed(0)
-        queries = torch.randn((config.window, self.q_heads, dim), generator=generator, device=device)
+        queries = torch.randn((config.longest_window, self.q_heads, dim), generator=generator, device=device)
         keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)
-        protected = config.window + config.sink_tokens
+        protected = config.longest_window + config.sink_tokens
         weights = partial(output_weights, *self._attention[0])
         prompt = Prompt(
             0, queries, keys, values, self._gram[0], self._scale, 0, config.sink_tokens, protected, weights

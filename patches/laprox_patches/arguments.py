@@ -26,6 +26,7 @@ from laprox_sglang.options.values import (
     parse_floor,
     parse_keep_prefix,
     parse_request_options,
+    parse_window,
 )
 from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.scorers import SCORERS
@@ -38,7 +39,8 @@ HELP = {
     "Ada-KV), uniform keeps as many in every head (as SnapKV)",
     "floor": "share of its average budget that every head keeps in any case, from 0 to 1; without it 0 with "
     "model, 0.2 with layer",
-    "window": "last queries of a prompt that score it; these tokens are always kept",
+    "window": "last queries of a prompt that score it; these tokens are always kept: a number, or auto for "
+    "24, or 8 where the view has less than 48 slots",
     "pooling": "how scores are pooled over positions: average, max, or chunk, which share their mean",
     "pooling_kernel": "width of that pooling in positions (odd, but for chunk)",
     "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",
@@ -55,6 +57,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "scorer": str,
     "allocator": str,
     "floor": parse_floor,
+    "window": parse_window,
     "pooling": str,
     "keep_prefix": parse_keep_prefix,
     "request_options": parse_request_options,
@@ -173,7 +176,7 @@ def check_served(config: Config, args: Any, model: Any) -> None:
     # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args)
-    if args.device == "cuda" and config.window > MAX_WINDOW:
+    if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}
     Options.of(preferred.get("custom_params")).check(config, model.context_len)

@@ -163,7 +163,7 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
         return
     shape: dict[str, Any] = {"dtype": model.dtype, "device": "cuda"}
     pool = torch.zeros((1, 1, model.get_num_kv_heads(1), model.head_dim), **shape)
-    queries = torch.zeros((1, config.window, model.num_attention_heads, model.head_dim), **shape)
+    queries = torch.zeros((1, config.longest_window, model.num_attention_heads, model.head_dim), **shape)
     try:
         kernels.check_serving(pool, pool, queries)
     except kernels.Unsupported as error:

@@ -31,7 +31,7 @@ sys.modules["laprox_sglang.gram"] = SimpleNamespace(
 )
 from laprox_sglang.views.prune import Pruner  # noqa: E402
 
-CONFIG = Config(budget=0.1, window=16, min_tokens=100, allocator=sys.argv[-2], floor=float(sys.argv[-1]))
+CONFIG = Config(budget=0.1, min_tokens=100, allocator=sys.argv[-2], floor=float(sys.argv[-1]))
 rng = random.Random(seed)
 variants: set[tuple] = set()
 reached: set[tuple] = set()
@@ -52,7 +52,7 @@ def new() -> set[tuple]:
 
 keys, values = torch.empty((2, LONGEST + 1, LAYERS, HEADS, DIM), dtype=DTYPE)
 table = torch.zeros((70, CONTEXT), dtype=torch.int32)
-queries = torch.zeros((LAYERS, CONFIG.window, HEADS * GROUP, DIM), dtype=DTYPE)
+queries = torch.zeros((LAYERS, CONFIG.longest_window, HEADS * GROUP, DIM), dtype=DTYPE)
 laprox_kernels.check_serving = lambda *given: None
 
 # Long prompts take several launches.
@@ -67,8 +67,10 @@ for _ in range(150):
     start = rng.choice([0, rng.randint(0, LONGEST - 100)])
     end = rng.randint(start + 100, LONGEST)
     sinks = rng.randint(0, 4)
-    slots = rng.randint(CONFIG.window + sinks, end - start)
-    plan = Plan(start, end, slots, sinks, None)
+    fewest = CONFIG.longest_window + sinks
+    # Every length of a window, and those of long prompts.
+    slots = rng.randint(fewest, end - start if rng.random() < 0.5 else 2 * fewest)
+    plan = Plan(start, end, slots, sinks, CONFIG.window_of(slots), None)
     offset = rng.randint(0, LONGEST - slots)
     room = torch.arange(LONGEST)[offset : offset + slots]
     pruner.make_view(plan, rng.randrange(70), queries, room, rng.random() < 0.5, rng.random() < 0.5)
@@ -76,7 +78,7 @@ for _ in range(150):
         print("prune", plan, *found)
 
 offsets = torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64)
-views = [None, View.of(Plan(3, 40, 5, 0, None), LAYERS, offsets, torch.tensor(5))]
+views = [None, View.of(Plan(3, 40, 5, 0, 1, None), LAYERS, offsets, torch.tensor(5))]
 batch.allocate(70)
 for _ in range(40):
     rows, first = rng.randint(1, 69), rng.randint(0, 1)
