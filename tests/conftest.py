@@ -2,12 +2,18 @@
 
 import os
 import random
+import signal
 
 import pytest
 
 from laprox_sglang.needle import Task, Turn
 
 SEED = int(os.environ.get("LAPROX_TEST_SEED") or random.SystemRandom().randrange(2**31))
+
+
+def pytest_configure() -> None:
+    """A run that is terminated ends its servers as one does that is interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
