@@ -18,7 +18,7 @@ from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
-from benchmarks.harness.client import PROTECTED, holds_its_budget
+from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
 from benchmarks.harness.server import ServerError
 from laprox_sglang.needle import DIGITS, KEY, SENTENCE
 from laprox_sglang.options.values import budget_slots
@@ -141,10 +141,10 @@ def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_budget_leaves_room_for_an_answer(quick):
-    """In a view of window and sinks alone no answer is found, and that is no fault of LaProx."""
+    """In the smallest of views no answer may be found, and that is no fault of LaProx."""
     told = SENTENCE * TALKS[quick].sentences[0]
     for check, tokens in ((Conversations, told), (Quality, QUALITY[quick].length)):
-        assert budget_slots(float(check.PRUNED), tokens) > PROTECTED + KEY + DIGITS
+        assert budget_slots(float(check.PRUNED), tokens) > SMALLEST_VIEW + KEY + DIGITS
 
 
 def right_answers(samples, tokens):
@@ -234,7 +234,7 @@ def test_idle_check_misses_a_slot(monkeypatch):
         (True, 201, 1000, 0.201, False),
         # What the plan says is not what the allocator counted.
         (True, 200, 1000, 0.3, False),
-        # No more than window and sinks, of which some may stay dense.
+        # The smallest view, of whose sinks some may stay dense.
         (True, 26, 120, 26 / 120, True),
         (True, 29, 120, 29 / 120, False),
         (False, 1000, 1000, 1.0, True),

@@ -21,7 +21,7 @@ from laprox_sglang.options.values import (
     check_budget,
     check_keep_prefix,
     parse_budget,
-    parse_keep_prefix,
+    parse_tokens,
 )
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import Allocation
@@ -329,7 +329,7 @@ def test_bad_keep_prefix_of_a_request_is_refused(keep):
 
 def test_a_keep_prefix_is_read_as_it_is_written():
     for text, keep in {"0": 0, "12": 12, "system": SYSTEM, "-1": "-1", "1.5": "1.5", "٣": "٣"}.items():
-        parsed = parse_keep_prefix(text)
+        parsed = parse_tokens(text)
         assert parsed == keep and type(parsed) is type(keep)
 
 

@@ -82,10 +82,12 @@ def test_every_flag_is_there_with_its_default() -> None:
 
 def check_bounds(name: str, bounds: str) -> None:
     """The option is refused beyond its bounds, and not for them at them."""
-    if not (found := re.fullmatch(r"(\d+) to (\d+)", bounds)) or name == "floor":
+    if not (found := re.fullmatch(r"(?:`(\w+)`, or )?(\d+) to (\d+)", bounds)) or name == "floor":
         return
-    least, most = map(int, found.groups())
+    least, most = map(int, found.groups()[1:])
     wrong = f"must be a whole number from {least} to {most}"
+    if (word := found[1]) is not None:
+        wrong = f'is not served; give "{word}" or a number of tokens, {least} to {most}'
     for value in (least - 1, most + 1):
         with pytest.raises(ConfigError, match=wrong):
             Config(**{name: value})
@@ -93,12 +95,14 @@ def check_bounds(name: str, bounds: str) -> None:
         try:
             Config(**{name: value})
         except ConfigError as error:
-            assert "whole number" not in str(error)
+            assert "whole number" not in str(error) and "is not served" not in str(error)
 
 
 def test_small_views_have_the_window_that_the_flags_page_says() -> None:
     said = next(row[3] for row in rows(FLAGS) if row[0] == "`--laprox-window`")
-    found = re.search(r"`auto` are (\d+), or (\d+) where the view has less than (\d+) slots", said)
+    found = re.search(
+        r"`auto` are (\d+), or (\d+) where the view has less than (\d+) slots beside its sinks", said
+    )
     usual, small, below = map(int, found.groups())
     config = Config()
     assert {config.window_of(slots) for slots in range(below, 10 * below)} == {usual}

@@ -118,6 +118,8 @@ def test_every_plan(config, data):
     if made.pruned:
         assert config.longest_window + made.sinks <= made.slots < made.length
         assert 1 <= made.window <= config.longest_window
+        # Something is left to be chosen.
+        assert config.window != AUTO or made.sinks + made.window < made.slots
         assert made.length >= config.min_tokens and options.enabled and in_tree and new_tokens > 1
         # The prefix cache may hold all but the window: what it offers never reaches into the dense prefix.
         assert made.end - config.longest_window > made.start

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from benchmarks.quality import __main__ as program
-from benchmarks.quality import comparisons, longtexts, merge, plots, smollm2, tables, transcripts
+from benchmarks.quality import comparisons, longtexts, merge, plan, plots, smollm2, tables, transcripts
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import difference, difference_of_shares
 from benchmarks.quality.needles import KINDS, tokens_before
@@ -118,6 +119,11 @@ def test_files_of_several_runs_become_one(tmp_path, capsys):
     out.unlink()
     assert merge.main([str(files[0]), *asked]) == 2
     assert "holds 'needles 100', and so does a file before it" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    record = Record(other, quick=True)
+    record.add(record.part("turns 100", "tiny", {"window": 8}), "needles", 100, True, measured(True))
+    assert merge.main([str(other), *asked]) == 2
+    assert "100.json was served with other options than a file before it" in capsys.readouterr().err
     assert merge.main([str(tmp_path / "no.json"), "--json", str(out)]) == 2
     assert not out.exists() and "is not there" in capsys.readouterr().err
 
@@ -238,6 +244,17 @@ def test_bad_arguments_get_one_line(arguments, words, capsys):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_one_length_of_a_part_can_be_asked_for(monkeypatch):
+    monkeypatch.setattr(plan, "needles", lambda *given: [])
+    for name, found in {
+        "needles/1024": ["needles 1024"],
+        "needles": ["needles 1024", "needles 2048"],
+    }.items():
+        assert [part.name for part in plan.parts([name], SimpleNamespace(), None)] == found
+    with pytest.raises(longtexts.NoText, match="needles/512"):
+        plan.parts(["needles/512"], SimpleNamespace(count=min, data=None, tokenizer=None), None)
+
+
 def test_an_unknown_part_is_named(tmp_path):
     command = [sys.executable, "-m", "benchmarks.quality", "nothing", "--quick", "--model", str(MODEL_PATH)]
     root = Path(__file__).parents[1]
@@ -307,7 +324,7 @@ def test_readme_part_has_a_column_for_every_turn(tmp_path):
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
     # What is not the default of today is said.
-    assert lines[0].endswith(", window 32.")
+    assert lines[0].endswith("; not with today's defaults, but window 32.")
     assert len(lines) <= 23
 
 

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralC
 
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.cases import outcomes
-from benchmarks.quality.methods import BASELINES, Chooser, allocator
+from benchmarks.quality.methods import BASELINES, Chooser, allocator, plan_of
 from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.simulate import simulate
@@ -138,13 +138,18 @@ def test_all_kv_loses_nothing_and_the_rest_is_counted(model, sample):
     assert whole.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
+# Small views, and others.
+@pytest.mark.parametrize("budget", [0.1, BUDGET])
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_method_keeps_what_the_budget_grants(model, sample, name):
+def test_every_method_keeps_what_the_budget_grants(model, sample, name, budget):
     prefix = model.prefill(sample.prompt_ids())
     config = BASELINES[name]
-    cells = Chooser(model, prefix).cells(config, BUDGET)
-    assert cells.sum() == -(-len(prefix.ids) * BUDGET // 1) * model.layers * model.heads
-    assert cells[..., -config.window_of(1) :].all() and cells[..., : config.sink_tokens].all()
+    cells = Chooser(model, prefix).cells(config, budget)
+    assert cells.sum() == -(-len(prefix.ids) * budget // 1) * model.layers * model.heads
+    assert (
+        cells[..., -plan_of(config, budget, len(prefix.ids)).window :].all()
+        and cells[..., : config.sink_tokens].all()
+    )
     if allocator(config) == "uniform":
         assert cells.sum(dim=-1).unique().numel() == 1
 

@@ -26,7 +26,7 @@ QUALITY = {False: QualitySizes(128, 8192, 8), True: QualitySizes(16, 2048, 4)}
 NEEDLES = {False: QualitySizes(256, 4096, 32), True: QualitySizes(8, 1024, 4)}
 TALKS = {
     False: TalkSizes(64, (100, 12, 12, 12, 12, 12), 16),
-    # Shorter, 5 % of a turn are less than its window: no cell of an answer would be kept.
+    # Shorter, 5 % of a turn are less than the smallest view: little of an answer would be kept.
     True: TalkSizes(2, (100, 4, 4), 2),
 }
 IDENTITY = {False: IdentitySizes(64, 600, 3000, 32), True: IdentitySizes(8, 600, 1200, 8)}

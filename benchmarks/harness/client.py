@@ -15,8 +15,8 @@ from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
-# No budget is less than a window, or than a window and sinks, of which a part may stay dense.
-PROTECTED = WINDOW + SINK_TOKENS
+# No view is smaller than the longest window and the sinks, of which a part may stay dense.
+SMALLEST_VIEW = WINDOW + SINK_TOKENS
 
 
 class ClientError(RuntimeError):
@@ -190,5 +190,5 @@ def holds_its_budget(said: dict[str, Any], budget: float) -> bool:
     if not said["pruned"]:
         return bool(after == before)
     wanted = math.ceil(round(budget * before, 6))
-    right = after == wanted if wanted >= PROTECTED else max(wanted, WINDOW) <= after <= PROTECTED
+    right = after == wanted if wanted >= SMALLEST_VIEW else max(wanted, WINDOW) <= after <= SMALLEST_VIEW
     return right and after == round(said["budget_effective"] * before)

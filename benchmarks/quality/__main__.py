@@ -19,6 +19,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -43,7 +44,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="some of them; default: all but the last line"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="some of them; default: needles, turns, prose, rounded, synthetic",
     )
     parser.add_argument("--quick", action="store_true", help="few documents: 15 minutes on 2 cores")
     parser.add_argument(
@@ -72,9 +76,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
-def run(part: Part, record: Record, deadline: float) -> None:
+def run(part: Part, served: dict[str, Any], record: Record, deadline: float) -> None:
     """Measures the documents of a part that the record does not hold yet."""
-    known = record.part(part.name, part.session.name, part.session.method)
+    known = record.part(part.name, part.session.name, served)
     bar = part.session.progress.add_task(part.name, total=part.prompts, completed=known["prompts"])
     for index in range(known["prompts"], part.prompts):
         if time.monotonic() > deadline:
@@ -98,7 +102,7 @@ def measure(given: argparse.Namespace, record: Record, progress: Progress) -> No
             chosen = parts(given.parts, session, needle7m)
         try:
             for part in chosen:
-                run(part, record, deadline)
+                run(part, {} if given.ablation else part.session.method, record, deadline)
         finally:
             record.flush()
 

@@ -18,6 +18,7 @@ from benchmarks.quality.session import ABLATION_SEED, Part, Session
 from benchmarks.quality.simulate import simulate
 from benchmarks.quality.turns import APART
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import AUTO
 
 PAPER = BASELINES["laprox (paper)"]
 BASE = "average 7 (paper)"
@@ -78,6 +79,10 @@ SHARING: dict[str, Method] = {
 WINDOWS: dict[str, Method] = {
     f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in (8, 16, 24, 32, 48)
 }
+# The default's is of two lengths: it may be small where the view is.
+SMALL: dict[str, Method] = {
+    f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in (8, 16, 24, AUTO)
+}
 # multi_news: the suite takes the documents before.
 NEWS = 100
 
@@ -115,19 +120,16 @@ def multi_news(session: Session) -> list[Part]:
     return [part(session, "multi_news", tasks.LONGEST, False, cases, SHARING)]
 
 
-def later(session: Session, *lengths: int) -> list[Part]:
+def later_cases(session: Session, length: int) -> list[Case]:
     """Questions of a later turn, over exact history: first, answer, second."""
-    found, count = [], session.count(5, 150)
-    for length in lengths:
-        made = Needles(session.tokenizer, ABLATION_SEED + length)
-        cases = []
-        for before, last in zip(tasks.kinds(count, APART), tasks.kinds(count), strict=True):
-            document = made.document(length)
-            earlier, case = made.case(document, before), made.case(document, last)
-            prompt = earlier.prompt + earlier.answer + made.bridge(document, before, last)
-            cases.append(Case(case.kind, prompt, case.answer))
-        found.append(part(session, "later needles", length, True, cases, WINDOWS))
-    return found
+    made, count = Needles(session.tokenizer, ABLATION_SEED + length), session.count(5, 150)
+    cases = []
+    for before, last in zip(tasks.kinds(count, APART), tasks.kinds(count), strict=True):
+        document = made.document(length)
+        earlier, case = made.case(document, before), made.case(document, last)
+        prompt = earlier.prompt + earlier.answer + made.bridge(document, before, last)
+        cases.append(Case(case.kind, prompt, case.answer))
+    return cases
 
 
 def windows(session: Session) -> list[Part]:
@@ -135,19 +137,29 @@ def windows(session: Session) -> list[Part]:
     shorter = tasks.needles(session, 1024, session.count(5, 150), ABLATION_SEED + 1024)
     prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
     found = [
+        *(
+            part(session, "later needles", length, True, later_cases(session, length), WINDOWS)
+            for length in (1024, 2048)
+        ),
         part(session, "needles by window", 1024, True, shorter, WINDOWS),
         part(session, "prose by window", 2048, False, prose, WINDOWS),
     ]
     if session.data is not None:
         news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
         found.append(part(session, "multi_news by window", tasks.LONGEST, False, news, WINDOWS))
-    return [*later(session, 1024, 2048), *found]
+    return found
 
 
 def small(session: Session) -> list[Part]:
     """Prompts so short that a window may fill their views."""
-    cases = tasks.needles(session, 512, session.count(5, 150), ABLATION_SEED + 512)
-    return [part(session, "needles by window", 512, True, cases, WINDOWS), *later(session, 512)]
+    found = []
+    for length in (512, 1024):
+        first = tasks.needles(session, length, session.count(5, 150), ABLATION_SEED + length)
+        found += [
+            part(session, "small views", length, True, first, SMALL),
+            part(session, "small views, later", length, True, later_cases(session, length), SMALL),
+        ]
+    return found
 
 
 TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news, "windows": windows, "small": small}

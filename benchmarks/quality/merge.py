@@ -8,6 +8,7 @@ A part that two files have is refused, for its documents may be the same ones. P
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from benchmarks.harness.provenance import fault_of
@@ -19,13 +20,16 @@ def merge(sources: Sequence[Record], out: Record) -> None:
     """Adds everything that ``sources`` hold to ``out``.
 
     Raises:
-        RecordError: two of them hold the same part.
+        RecordError: two of them hold the same part, or were served with different options.
     """
     for source in sources:
-        known = {(part["name"], part["model"]) for part in out.parts}
-        for part in source.parts:
-            if (part["name"], part["model"]) in known:
+        for part, other in product(source.parts, out.parts):
+            if part["model"] != other["model"]:
+                continue
+            if part["name"] == other["name"]:
                 raise RecordError(f"{source.path} holds {part['name']!r}, and so does a file before it")
+            if part["served"] != other["served"]:
+                raise RecordError(f"{source.path} was served with other options than a file before it")
         out.take(source)
 
 

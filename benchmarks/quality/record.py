@@ -107,14 +107,14 @@ class Record:
         """What is known of a part; ``prompts`` is how many documents it has so far.
 
         Args:
-            served: options of the server.
+            served: options of the server; none where there is no server.
 
         Raises:
             RecordError: its documents were measured with other options.
         """
         for part in self.parts:
             if (part["name"], part["model"]) == (name, model):
-                then = part["served"]
+                then = part.get("served", {})
                 if then != served:
                     changed = [f"{key} {then[key]}" for key in then if served.get(key) != then[key]]
                     raise RecordError(

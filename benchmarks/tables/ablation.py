@@ -26,10 +26,14 @@ SHOWN = {
     "ada-kv 15": "Ada-KV",
 }
 WINDOWS = {f"window {window}": f"window of {window}" for window in (8, 16, 24, 32, 48)}
+WINDOWS["window auto"] = "**24, or 8 for small views**"
 BY_WINDOW = {
-    ("later needles", 512): "a later question, 512 tokens",
     ("later needles", 1024): "a later question, 1,024 tokens",
     ("prose by window", 2048): "prose, 2,048 tokens",
+    ("small views", 512): "needles in 512 tokens",
+    ("small views, later", 512): "a later question, 512 tokens",
+    ("small views", 1024): "needles in 1,024 tokens",
+    ("small views, later", 1024): "a later question, 1,024 tokens",
 }
 
 
@@ -49,10 +53,10 @@ def about(parts: list[dict[str, Any]]) -> str:
     counts = ", ".join(f"{part['prompts']} of {part['name'].removeprefix('ablation ')}" for part in parts)
     return (
         f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled over 15 "
-        "positions, with a window of 32, where nothing else is said. Of needles the answers that are exact "
-        "in every token, in per cent, and the 95 % interval of the paired difference to all KV in points; of "
-        "multi_news and prose the KL to all KV over 48 tokens that follow (less is better), and its 95 % "
-        f"interval. {origin(parts)}."
+        "positions, with a window of 32, where nothing else is said; bold are the defaults, but for the "
+        "window. Of needles the answers that are exact in every token, in per cent, and the 95 % interval of "
+        "the paired difference to all KV in points; of multi_news and prose the KL to all KV over 48 tokens "
+        f"that follow (less is better), and its 95 % interval. {origin(parts)}."
     )
 
 

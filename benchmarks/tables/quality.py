@@ -40,7 +40,7 @@ def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
         for name, value in part["served"].items()
         if name != "budget" and value != getattr(defaults, name)
     }
-    return "".join(f", {option}" for option in sorted(other))
+    return f"; not with today's defaults, but {', '.join(sorted(other))}" if other else ""
 
 
 WHAT_IS_WHAT = (

@@ -61,7 +61,7 @@ def headline() -> str:
     stock, laprox = row[STOCK], row[LAPROX]
     turns = len(laprox["ttft_p50_by_turn"])
     return (
-        f"On an {CHIP.upper()} at {BUDGET * 100:g} %, against stock SGLang "
+        f"On an {CHIP.upper()}, keeping {BUDGET * 100:g} % of each prompt, against stock SGLang "
         f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
         f"{laprox['requests'] // turns} agents of {turns} turns run at "
         f"**{row['ratio']['output_tok_s']:.2f} times** the tokens per second and hold "

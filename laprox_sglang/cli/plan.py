@@ -11,7 +11,7 @@ from laprox_sglang.cli.model import Model, read_model
 from laprox_sglang.cli.outlook import Outlook, outlook
 from laprox_sglang.cli.side import Side
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import parse_budget, parse_keep_prefix
+from laprox_sglang.options.values import parse_budget, parse_tokens
 from laprox_sglang.views.capacity import Load
 
 ITEMSIZES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -67,9 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt or min(PROMPT, model.context_len // 2)
     load = Load(prompt, arguments.output, arguments.shared)
     check_load(load, model)
-    config = Config(
-        budget=parse_budget(arguments.budget), keep_prefix=parse_keep_prefix(arguments.keep_prefix)
-    )
+    config = Config(budget=parse_budget(arguments.budget), keep_prefix=parse_tokens(arguments.keep_prefix))
     itemsizes = ITEMSIZES[arguments.kv_dtype], LAPROX_ITEMSIZE
     found = outlook(
         model,

@@ -17,8 +17,8 @@ from laprox_sglang.options.values import (
     check_budget,
     check_keep_prefix,
     check_request_options,
+    check_tokens,
     check_whole,
-    check_window,
     shown,
 )
 
@@ -32,9 +32,9 @@ WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 # Not the paper's: its pooling over 7 loses the ends of long numbers, its one ranking over all layers starves
 # some of them, its window of 32 leaves little of a small budget (benchmarks/results/quality-ablation.json).
 POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "average", 15, "layer", 24
-# Where a view has less than twice as many slots: a window's tokens are always kept, and of 28 slots 24 would
-# leave nothing to be chosen.
-SMALL_WINDOW = 8
+# A window's tokens are always kept: of 28 slots 24 would leave nothing to be chosen. So views with fewer
+# slots than this beside their sinks have a smaller one.
+SMALL_VIEW, SMALL_WINDOW = 44, 8
 SINK_TOKENS = 4
 
 
@@ -45,7 +45,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         budget: size of a view, on average over layers and KV heads: a float in
             (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
         window: last queries of the prompt that score it; these tokens are always kept. ``"auto"`` are
-            ``WINDOW``, or ``SMALL_WINDOW`` of a view of less than twice as many slots.
+            ``WINDOW``, or ``SMALL_WINDOW`` where a view has fewer than ``SMALL_VIEW`` slots beside its sinks.
         scorer: what cells are ranked by: a name in ``scorers.SCORERS``, or ``package.module:name``.
         allocator: what they compete over, of ``scorers.allocators.ALLOCATORS``.
         floor: share of a head's average budget that every KV head keeps in any case; None is the allocator's.
@@ -79,7 +79,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         msgspec.structs.force_setattr(self, "request_options", tuple(self.request_options))
         check_request_options(self.request_options)
         check_budget(self.budget)
-        check_window(self.window, WIDEST_WINDOW)
+        check_tokens("window", self.window, AUTO, 1, WIDEST_WINDOW)
         self._check_method()
         check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
         check_whole("min-tokens", self.min_tokens, 0, LARGEST)
@@ -96,10 +96,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.window if isinstance(self.window, int) else WINDOW
 
     def window_of(self, slots: int) -> int:
-        """Queries that score a prompt whose view has ``slots`` slots."""
+        """Queries that score a prompt whose view has ``slots`` slots beside its sinks."""
         if isinstance(self.window, int):
             return self.window
-        return WINDOW if slots >= 2 * WINDOW else SMALL_WINDOW
+        return WINDOW if slots >= SMALL_VIEW else SMALL_WINDOW
 
     @property
     def method(self) -> "Method":

@@ -6,7 +6,7 @@ Budget = int | float
 # What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
 KeepPrefix = int | str
 SYSTEM = "system"
-# Queries that score a prompt: so many, or what its view has room for.
+# Last queries of a prompt that score it: so many, or as many as its view has room for.
 Window = int | str
 AUTO = "auto"
 # What a request may say, where the server lets it.
@@ -56,31 +56,24 @@ def check_budget(budget: Budget) -> None:
         raise ConfigError(f"budget {shown_number(budget)} is out of range; {BUDGET_FORMS}")
 
 
-def parse_keep_prefix(text: str) -> KeepPrefix:
-    """A kept prefix as written on a command line: ``system``, or a number of tokens."""
+def parse_tokens(text: str) -> int | str:
+    """What is a number of tokens or a word, as written on a command line."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else text
+
+
+def check_tokens(name: str, value: object, word: str, least: int, most: int) -> None:
+    """Refuses what is neither ``word`` nor a number of tokens within its bounds."""
+    if value != word and (
+        not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most
+    ):
+        raise ConfigError(
+            f'{name} {shown_number(value)} is not served; give "{word}" or a number of tokens, '
+            f"{least} to {most}"
+        )
 
 
 def check_keep_prefix(keep: KeepPrefix) -> None:
-    if keep != SYSTEM and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 <= keep <= LARGEST):
-        raise ConfigError(
-            f'keep-prefix {shown_number(keep)} is not served; give "{SYSTEM}" or a number of tokens, '
-            f"0 to {LARGEST}"
-        )
-
-
-def parse_window(text: str) -> Window:
-    """A window as written on a command line: ``auto``, or a number of tokens."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else text
-
-
-def check_window(window: Window, widest: int) -> None:
-    if window != AUTO and (
-        not isinstance(window, int) or isinstance(window, bool) or not 1 <= window <= widest
-    ):
-        raise ConfigError(
-            f'window {shown_number(window)} is not served; give "{AUTO}" or a number of tokens, 1 to {widest}'
-        )
+    check_tokens("keep-prefix", keep, SYSTEM, 0, LARGEST)
 
 
 def parse_floor(text: str) -> float:

@@ -55,7 +55,7 @@ def make_plan(config: Config, options: Options, end: int, new_tokens: int, in_tr
     length = end - start
     sinks = max(0, config.sink_tokens - start)
     slots = min(length, max(budget_slots(budget, length), config.longest_window + sinks))
-    plan = Plan(start, end, slots, sinks, config.window_of(slots), None)
+    plan = Plan(start, end, slots, sinks, config.window_of(slots - sinks), None)
     if not options.enabled:
         return plan.whole("disabled")
     if not in_tree:

@@ -24,9 +24,8 @@ from laprox_sglang.options.values import (
     ConfigError,
     parse_budget,
     parse_floor,
-    parse_keep_prefix,
     parse_request_options,
-    parse_window,
+    parse_tokens,
 )
 from laprox_sglang.report.endpoint import check_endpoint
 from laprox_sglang.scorers import SCORERS
@@ -40,7 +39,7 @@ HELP = {
     "floor": "share of its average budget that every head keeps in any case, from 0 to 1; without it 0 with "
     "model, 0.2 with layer",
     "window": "last queries of a prompt that score it; these tokens are always kept: a number, or auto for "
-    "24, or 8 where the view has less than 48 slots",
+    "24, or 8 where the view has less than 44 slots beside its sinks",
     "pooling": "how scores are pooled over positions: average, max, or chunk, which share their mean",
     "pooling_kernel": "width of that pooling in positions (odd, but for chunk)",
     "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",
@@ -57,9 +56,9 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "scorer": str,
     "allocator": str,
     "floor": parse_floor,
-    "window": parse_window,
+    "window": parse_tokens,
     "pooling": str,
-    "keep_prefix": parse_keep_prefix,
+    "keep_prefix": parse_tokens,
     "request_options": parse_request_options,
 }
 TEXTS = (*PARSERS, "events")

@@ -68,9 +68,9 @@ for _ in range(150):
     end = rng.randint(start + 100, LONGEST)
     sinks = rng.randint(0, 4)
     fewest = CONFIG.longest_window + sinks
-    # Every length of a window, and those of long prompts.
+    # Small views have another window.
     slots = rng.randint(fewest, end - start if rng.random() < 0.5 else 2 * fewest)
-    plan = Plan(start, end, slots, sinks, CONFIG.window_of(slots), None)
+    plan = Plan(start, end, slots, sinks, CONFIG.window_of(slots - sinks), None)
     offset = rng.randint(0, LONGEST - slots)
     room = torch.arange(LONGEST)[offset : offset + slots]
     pruner.make_view(plan, rng.randrange(70), queries, room, rng.random() < 0.5, rng.random() < 0.5)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["positions", "window", "stretch"])
+@triton.jit(do_not_specialize=["positions", "stretch"])
 def rows_kernel(
     queries, keys, row, tops, sums_out, positions, window, stretch, q_place, q_head, k_slot, k_head, scale,
     GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -92,7 +92,7 @@ def _windows(candidate, count, POOLING: tl.constexpr):
     return (last - tl.maximum(candidate - POOLING // 2, 0) + 1).to(tl.float32) / POOLING
 
 
-@triton.jit(do_not_specialize=["first_position", "count", "window"])
+@triton.jit(do_not_specialize=["first_position", "count"])
 def contribution_kernel(
     queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
     first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
