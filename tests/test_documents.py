@@ -108,6 +108,11 @@ def test_small_views_have_the_window_that_the_flags_page_says() -> None:
     assert {config.window_of(slots) for slots in range(below, 10 * below)} == {usual}
     assert {config.window_of(slots) for slots in range(1, below)} == {small}
     assert found[0].removeprefix("`auto` are ") in HELP["window"]
+    # Elsewhere, too.
+    smallest = f"{usual + config.sink_tokens} slots"
+    assert f"`auto` counted as {usual}: {smallest} with the defaults" in FLAGS.read_text()
+    assert f"the smallest view ({smallest} by default)" in OPERATING.read_text()
+    assert f"the last {usual} tokens of a prompt (or `--laprox-window`)" in (DOCS / "metrics.md").read_text()
 
 
 def test_every_option_of_a_request_is_there() -> None:

@@ -97,7 +97,6 @@ def test_not_every_document_is_written_at_once_and_none_is_lost(tmp_path):
     assert json.loads(path.read_text())["parts"][0]["prompts"] == 1
     record.flush()
     assert json.loads(path.read_text())["rows"][1]["samples"]["exact"] == "111"
-    # What was counted in a second row is judged by it, too.
     assert row_of(record.rows, method="laprox")["prompts"] == 3
 
 
@@ -109,7 +108,7 @@ def test_files_of_several_runs_become_one(tmp_path, capsys):
         record.add(part, "needles", length, True, measured(length == 100))
         record.flush()
     out = tmp_path / "all.json"
-    asked = [*map(str, files), "--quick", "--json", str(out)]
+    asked = [*map(str, files), "--json", str(out)]
     assert merge.main(asked) == 0
     content = json.loads(out.read_text())
     assert [part["name"] for part in content["parts"]] == ["needles 100", "needles 200"]
@@ -124,6 +123,9 @@ def test_files_of_several_runs_become_one(tmp_path, capsys):
     record.add(record.part("turns 100", "tiny", {"window": 8}), "needles", 100, True, measured(True))
     assert merge.main([str(other), *asked]) == 2
     assert "100.json was served with other options than a file before it" in capsys.readouterr().err
+    Record(tmp_path / "long.json", quick=False).save()
+    assert merge.main([str(files[0]), str(tmp_path / "long.json"), "--json", str(out)]) == 2
+    assert "long.json is of another size" in capsys.readouterr().err
     assert merge.main([str(tmp_path / "no.json"), "--json", str(out)]) == 2
     assert not out.exists() and "is not there" in capsys.readouterr().err
 

@@ -25,6 +25,7 @@ from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row, show
 from benchmarks.checks.servers import Server
 from laprox_sglang.needle import Task
+from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 from laprox_sglang.report.events import Pruned, Publisher
 from laprox_sglang.report.facts import request_facts
 from laprox_sglang.report.metrics import Metrics
@@ -94,7 +95,7 @@ def cost_of_metrics() -> list[Row]:
 def cost_of_positions(tokens: int) -> list[Row]:
     """What the scheduler's thread does for a reply with kept positions, its pickle included."""
     cells, slots = LAYERS * HEADS, int(tokens * BUDGET)
-    plan = Plan(0, tokens, slots, 4, 24, None)
+    plan = Plan(0, tokens, slots, SINK_TOKENS, WINDOW, None)
     cu_cells = torch.arange(cells + 1) * slots
     positions = torch.randint(0, tokens, (slots * cells,), dtype=torch.int32)
     outcome = Outcome(plan, View.of(plan, LAYERS, cu_cells, torch.tensor(slots), positions))

@@ -75,14 +75,16 @@ SHARING: dict[str, Method] = {
     or "floor" in name
     or name.startswith(("snapkv", "ada-kv"))
 }
-# Its tokens are kept in any case: where the budget is small, a long window leaves nothing for the rest.
-WINDOWS: dict[str, Method] = {
-    f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in (8, 16, 24, 32, 48)
-}
+
+
+# A window's tokens are kept in any case: where the budget is small, a long one leaves nothing for the rest.
+def with_windows(*windows: int | str) -> dict[str, Method]:
+    return {f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in windows}
+
+
+WINDOWS = with_windows(8, 16, 24, 32, 48)
 # The default's is of two lengths: it may be small where the view is.
-SMALL: dict[str, Method] = {
-    f"window {window}": wide(allocator="layer", floor=0.2, window=window) for window in (8, 16, 24, AUTO)
-}
+SMALL = with_windows(8, 16, 24, AUTO)
 # multi_news: the suite takes the documents before.
 NEWS = 100
 

@@ -20,9 +20,11 @@ def merge(sources: Sequence[Record], out: Record) -> None:
     """Adds everything that ``sources`` hold to ``out``.
 
     Raises:
-        RecordError: two of them hold the same part, or were served with different options.
+        RecordError: two of them hold the same part, or differ in size or in what they were served with.
     """
     for source in sources:
+        if source.quick != out.quick:
+            raise RecordError(f"{source.path} is of another size than a file before it (--quick)")
         for part, other in product(source.parts, out.parts):
             if part["model"] != other["model"]:
                 continue
@@ -41,7 +43,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     parser.add_argument("--json", required=True, type=Path, metavar="OUT.json")
-    parser.add_argument("--quick", action="store_true", help="they were measured with --quick")
     given = parser.parse_args(arguments)
     try:
         if fault := fault_of(given.json):
@@ -50,8 +51,9 @@ def main(arguments: list[str]) -> int:
             raise RecordError(f"{given.json} is there already: give another name, or delete it")
         if missing := [path for path in given.files if not path.is_file()]:
             raise RecordError(f"{missing[0]} is not there")
-        out = Record(given.json, given.quick)
-        merge([Record(path, given.quick) for path in given.files], out)
+        sources = [Record(path, None) for path in given.files]
+        out = Record(given.json, sources[0].quick)
+        merge(sources, out)
     except RecordError as error:
         print(f"merge: {error}", file=sys.stderr)
         return 2

@@ -72,36 +72,37 @@ def merge(counts: dict[str, float], more: dict[str, float]) -> None:
 class Record:
     """Results of one file. Who adds to it calls ``flush`` at the end; a kill loses seconds of documents."""
 
-    def __init__(self, path: Path, quick: bool) -> None:
+    def __init__(self, path: Path, quick: bool | None) -> None:
         """
+        Args:
+            quick: the size that is asked for; None takes that of the file.
+
         Raises:
             RecordError: the file holds something else, or results of another size.
         """
         self.path = path
         self.parts: list[dict[str, Any]] = []
-        self._quick = quick
-        self._stale: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.quick = bool(quick)
         self._saved, self._unsaved = -math.inf, False
         if path.exists():
             try:
                 old = json.loads(path.read_text())
-                same = old["quick"] == quick
+                self.quick = old["quick"]
                 self.parts = old["parts"]
                 self._samples = {key(row): row for row in old["rows"]}
             except (ValueError, KeyError, TypeError) as error:
                 raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
-            if not same:
+            if quick is not None and self.quick != quick:
                 raise RecordError(f"{path} holds results with{'out' * quick} --quick: give another file")
         else:
             self._samples = {}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        for row in self._stale.values():
-            whole = self._samples[key(row | all_kv(row["turn"])._asdict())]
-            row |= figures(row["samples"], whole["samples"])
-        self._stale.clear()
-        return list(self._samples.values())
+        return [
+            row | figures(row["samples"], self._samples[key(row | all_kv(row["turn"])._asdict())]["samples"])
+            for row in self._samples.values()
+        ]
 
     def part(self, name: str, model: str, served: dict[str, Any]) -> dict[str, Any]:
         """What is known of a part; ``prompts`` is how many documents it has so far.
@@ -114,7 +115,7 @@ class Record:
         """
         for part in self.parts:
             if (part["name"], part["model"]) == (name, model):
-                then = part.get("served", {})
+                then = part["served"]
                 if then != served:
                     changed = [f"{key} {then[key]}" for key in then if served.get(key) != then[key]]
                     raise RecordError(
@@ -145,7 +146,6 @@ class Record:
             samples["logprob"].append(round(outcome.logprob, 4))
             samples["kl"].append(round(outcome.kl, 5))
             samples["erased"].append(round(outcome.erased, 4))
-            self._stale[key(row)] = row
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -164,7 +164,7 @@ class Record:
     def content(self) -> dict[str, Any]:
         # The samples last: a reader wants the figures first.
         rows = [{**without(row, "samples"), "samples": row["samples"]} for row in self.rows]
-        return {"what": WHAT, "quick": self._quick, "parts": self.parts, "rows": rows}
+        return {"what": WHAT, "quick": self.quick, "parts": self.parts, "rows": rows}
 
     def save(self) -> None:
         with replacing(self.path) as draft:

@@ -30,10 +30,10 @@ WINDOWS["window auto"] = "**24, or 8 for small views**"
 BY_WINDOW = {
     ("later needles", 1024): "a later question, 1,024 tokens",
     ("prose by window", 2048): "prose, 2,048 tokens",
-    ("small views", 512): "needles in 512 tokens",
-    ("small views, later", 512): "a later question, 512 tokens",
-    ("small views", 1024): "needles in 1,024 tokens",
-    ("small views, later", 1024): "a later question, 1,024 tokens",
+    ("small views", 512): "small views, needles in 512 tokens",
+    ("small views, later", 512): "small views, a later question, 512 tokens",
+    ("small views", 1024): "small views, needles in 1,024 tokens",
+    ("small views, later", 1024): "small views, a later question, 1,024 tokens",
 }
 
 

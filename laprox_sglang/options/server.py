@@ -13,7 +13,6 @@ from laprox_sglang.options.values import (
     Budget,
     ConfigError,
     KeepPrefix,
-    Window,
     check_budget,
     check_keep_prefix,
     check_request_options,
@@ -64,7 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scorer: str = "laprox"
     allocator: str = ALLOCATOR
     floor: float | None = None
-    window: Window = AUTO
+    window: int | str = AUTO
     pooling: str = POOLING
     pooling_kernel: int = POOLING_KERNEL
     min_tokens: int = 256

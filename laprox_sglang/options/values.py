@@ -6,8 +6,7 @@ Budget = int | float
 # What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
 KeepPrefix = int | str
 SYSTEM = "system"
-# Last queries of a prompt that score it: so many, or as many as its view has room for.
-Window = int | str
+# A window as long as its view has room for.
 AUTO = "auto"
 # What a request may say, where the server lets it.
 REQUEST_OPTIONS = ("enabled", "budget", "keep_prefix", "return_kept")

@@ -18,7 +18,7 @@ from laprox_kernels import MAX_WINDOW
 from laprox_patches.seam import Seam, SeamError, install
 from laprox_sglang.options.refusals import check_arguments, check_model, refuse
 from laprox_sglang.options.request import Options
-from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
 from laprox_sglang.options.values import (
     BUDGET_FORMS,
     ConfigError,
@@ -39,7 +39,7 @@ HELP = {
     "floor": "share of its average budget that every head keeps in any case, from 0 to 1; without it 0 with "
     "model, 0.2 with layer",
     "window": "last queries of a prompt that score it; these tokens are always kept: a number, or auto for "
-    "24, or 8 where the view has less than 44 slots beside its sinks",
+    f"{WINDOW}, or {SMALL_WINDOW} where the view has less than {SMALL_VIEW} slots beside its sinks",
     "pooling": "how scores are pooled over positions: average, max, or chunk, which share their mean",
     "pooling_kernel": "width of that pooling in positions (odd, but for chunk)",
     "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",
