@@ -46,7 +46,7 @@ def seed() -> int:
     return SEED
 
 
-# Not the run's: exact answers are asked for, and of any conversation the model knows only most.
+# Not the run's: exact answers are asked for, and some conversations the model gets wrong even with all KV.
 CONVERSATION = 3
 
 

@@ -117,7 +117,8 @@ def test_every_plan(config, data):
     assert 0 <= made.slots <= made.length
     if made.pruned:
         assert config.longest_window + made.sinks <= made.slots < made.length
-        assert 1 <= made.window <= config.longest_window
+        # What the start has compiled.
+        assert made.window in config.windows and 1 <= made.window <= config.longest_window
         # Something is left to be chosen.
         assert config.window != AUTO or made.sinks + made.window < made.slots
         assert made.length >= config.min_tokens and options.enabled and in_tree and new_tokens > 1

@@ -101,6 +101,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return WINDOW if slots >= SMALL_VIEW else SMALL_WINDOW
 
     @property
+    def windows(self) -> set[int]:
+        """All that ``window_of`` may say: one number, or that of small views and that of the others."""
+        return {self.window_of(0), self.longest_window}
+
+    @property
     def method(self) -> "Method":
         """What the names stand for."""
         # Here, and not at the top: the commands that watch a server should not wait for torch.

@@ -68,13 +68,11 @@ class Pruner:
         """
         cells = self._layers * self._heads
         longest = min(len(self._keys) - 1, self._scores.numel() // cells)
-        # That of small views, and that of all others.
-        windows = {self._config.window_of(slots) for slots in (0, longest)}
         compete = cells if self._allocation.scope == "model" else self._heads
         for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
             # Kept cells are a multiple of 16, or they are not.
-            kinds = product(windows, (1, min(16, tokens)), (False, True), (False, True))
+            kinds = product(self._config.windows, (1, min(16, tokens)), (False, True), (False, True))
             for window, slots, staged, positions in kinds:
                 plan = Plan(0, tokens, slots, 0, window, None)
                 self._pack(queries, plan, row, row[:slots], staged, positions)

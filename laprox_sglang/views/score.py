@@ -79,11 +79,10 @@ class Scoring:
         heads, dim = self._keys.shape[2:]
         # Of its own: what is sampled later must not depend on it.
         generator = torch.Generator(device).manual_seed(0)
-        longest = config.longest_window
-        queries = torch.randn((longest, self.q_heads, dim), generator=generator, device=device)
+        queries = torch.randn((config.longest_window, self.q_heads, dim), generator=generator, device=device)
         keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)
         weights = partial(output_weights, *self._attention[0])
-        for window in {longest, config.window_of(0)}:
+        for window in config.windows:
             prompt = Prompt(
                 0, queries[-window:], keys, values, self._gram[0], self._scale, 0, config.sink_tokens,
                 window + config.sink_tokens, weights,
