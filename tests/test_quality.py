@@ -311,7 +311,19 @@ def test_a_later_turn_is_compared_with_the_first(tmp_path):
     later = row_of(record.rows, turn="later", method="laprox")
     later["samples"]["exact"], later["exact"] = "111", 100.0
     (table,) = comparisons.later_turns(record.rows)
-    assert "needles, 2,048 tokens 10 % 67 100 +33 (" in printed(table)
+    assert "needles, 2,048 tokens 10 % 3 67 100 +33 (" in printed(table)
+
+
+def test_a_later_turn_of_all_lengths_counts_the_same_documents(tmp_path):
+    rows = filled(tmp_path / "quality.json").rows
+    longer = json.loads(json.dumps(rows))
+    for row in longer:
+        row["length"] = 4096
+        if row["turn"] == FIRST:
+            row["samples"]["exact"] += "1111"
+    (table,) = comparisons.later_turns([*rows, *longer])
+    assert "needles, 4,096 tokens 10 % 3 67 67 +0 (" in printed(table)
+    assert "needles, 2,048 and 4,096 tokens 10 % 6 67 67 +0 (" in printed(table)
 
 
 def printed(table) -> str:

@@ -3,6 +3,7 @@
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from benchmarks.quality.cases import outcomes
 from benchmarks.quality.methods import BASELINES, Chooser, allocator, plan_of
 from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
+from benchmarks.quality.served import compare
 from benchmarks.quality.simulate import simulate
 from laprox_sglang.needle import MODEL_PATH, Task
+from laprox_sglang.options.server import Config
 
 LENGTH = 400
 BUDGET = 0.2
@@ -179,3 +182,20 @@ def test_rounding_loses_little_and_four_bits_more(model, sample):
             assert (other - exact).abs().max() <= most * exact.abs().max()
     levels = four_bits(prefix).values[0][0, 0].unique().numel()
     assert levels <= 16 and FOUR_BITS == 0.28125
+
+
+def test_what_a_server_kept_instead_is_measured_in_its_head():
+    reference = torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 0]]]).bool()
+    scores = torch.tensor([[[5.0, 4.0, 3.0, 1.0], [0.8, 0.4, 0.1, 0.0]]])
+    chooser = SimpleNamespace(cells=lambda config, budget: reference, scores=lambda config, plan: scores)
+
+    def found(*kept: list[int]) -> dict[str, float]:
+        return compare(torch.tensor([kept]).bool(), chooser, Config(), BUDGET)
+
+    same = found([1, 1, 0, 0], [1, 1, 0, 0])
+    assert (same["cells"], same["equal"], same["gap"]) == (4, 4, 0)
+    assert found([1, 0, 1, 0], [1, 1, 0, 0])["gap"] == pytest.approx(1 / 4)
+    assert found([1, 0, 1, 0], [1, 0, 1, 0])["gap"] == pytest.approx(3 / 4)
+    # A cell more in one head and one less in another: their scores have no threshold in common.
+    other = found([1, 0, 0, 0], [1, 1, 1, 0])
+    assert (other["equal"], other["gap"]) == (3, 0)

@@ -1,11 +1,12 @@
 """Paired comparisons of rows, as tables on a terminal: over all lengths, by turn, and against one setting."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record import FIRST, LATER, figures, paired, row_of
+from benchmarks.quality.record import FIRST, LATER, figures, paired, percent, row_of
 from benchmarks.quality.tables import Rows, share, tables
 
 GROUP = ("task", "model", "turn")
@@ -19,40 +20,66 @@ def all_lengths(rows: Rows) -> list[Table]:
 
 def together(rows: Rows) -> list[dict[str, Any]]:
     """One row of the documents of all lengths, for every task, model, turn and reading."""
-    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["length"]):
         head = tuple(row[name] for name in (*GROUP, "method", "allocator", "budget"))
-        if (one := merged.get(head)) is None:
-            merged[head] = {**row, "length": f"{row['length']:,}"}
-        else:
-            one["length"] += f" and {row['length']:,}"
-            one["samples"] = {name: one["samples"][name] + more for name, more in row["samples"].items()}
-    for row in merged.values():
-        whole = row_of(list(merged.values()), budget=1, **{name: row[name] for name in GROUP})
+        groups.setdefault(head, []).append(begun(row))
+    merged = [end_to_end(group) for group in groups.values()]
+    for row in merged:
+        whole = row_of(merged, budget=1, **{name: row[name] for name in GROUP})
         assert whole is not None
         row |= figures(row["samples"], whole["samples"])
-    return list(merged.values())
+    return merged
 
 
 def later_turns(rows: Rows) -> list[Table]:
     """What a later turn loses on the server against the first turn: the same documents and questions."""
-    served = [row for row in rows if row["method"] in (SERVED, "all KV") and row["exact"] is not None]
-    pairs = []
-    for later in served:
-        wanted = {name: later[name] for name in ("task", "length", "model", "method", "budget")}
-        first = row_of(served, turn=FIRST, **wanted)
-        if later["turn"] == LATER and first is not None:
-            pairs.append((later, first))
+    pairs = later_and_first(rows)
     if not pairs:
         return []
     result = Table(title="Later turns, and the first turn: exact, %", title_justify="left")
-    for name in ("task", "kept", "first", "later", "difference in points, 95 %"):
+    for name in ("task", "kept", "documents", "first", "later", "difference in points, 95 %"):
         result.add_column(name, justify="left" if name == "task" else "right")
     for later, first in pairs:
         kept = share(later["budget"]) if later["budget"] < 1 else "all KV"
-        answers = (f"{first['exact']:.0f}", f"{later['exact']:.0f}", difference(later, first, "exact"))
-        result.add_row(f"{later['task']}, {later['length']:,} tokens", kept, *answers)
+        shares = (percent(row["samples"]["exact"]) for row in (first, later))
+        counted = (str(len(later["samples"]["exact"])), *(f"{value:.0f}" for value in shares))
+        what = f"{later['task']}, {later['length']} tokens"
+        result.add_row(what, kept, *counted, difference(later, first, "exact"))
     return [result]
+
+
+def later_and_first(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Later turns on the server, each beside the first turn of the same documents; then all lengths together."""
+    served = [row for row in rows if row["method"] in (SERVED, "all KV") and row["exact"] is not None]
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for later in served:
+        head = {name: later[name] for name in ("task", "model", "method", "budget")}
+        first = row_of(served, turn=FIRST, length=later["length"], **head)
+        if later["turn"] == LATER and first is not None:
+            count = min(len(row["samples"]["exact"]) for row in (later, first))
+            pairs.append((begun(later, count), begun(first, count)))
+            groups.setdefault(tuple(head.values()), []).append(pairs[-1])
+    for group in groups.values():
+        if len(group) > 1:
+            later, first = (end_to_end(side) for side in zip(*group, strict=True))
+            pairs.append((later, first))
+    return pairs
+
+
+def begun(row: dict[str, Any], count: int | None = None) -> dict[str, Any]:
+    """A row of the first ``count`` documents, or of all; its length in words."""
+    samples = {name: values[:count] for name, values in row["samples"].items()}
+    return {**row, "length": f"{row['length']:,}", "samples": samples}
+
+
+def end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the documents of several; figures are still those of the first."""
+    samples = rows[0]["samples"]
+    for row in rows[1:]:
+        samples = {name: samples[name] + more for name, more in row["samples"].items()}
+    return {**rows[0], "length": " and ".join(row["length"] for row in rows), "samples": samples}
 
 
 def against(rows: Rows, base: str) -> list[Table]:
