@@ -12,6 +12,7 @@ import promql_parser
 import requests
 
 from benchmarks.demo.promql import Labels, Scrape, scrape, vector
+from benchmarks.harness import pictures
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "laprox.json"
 EVERY, RANGE = 1.0, "10s"
@@ -75,7 +76,7 @@ def draw(scrapes: Sequence[Scrape], path: Path) -> None:
     content = json.loads(DASHBOARD.read_text())
     panels = content["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = plt.figure(figsize=(24 * COLUMN, rows * ROW), dpi=60)
+    figure = plt.figure(figsize=(24 * COLUMN, rows * ROW))
     seconds = [one.seconds for one in scrapes]
     for panel in panels:
         place = panel["gridPos"]
@@ -104,5 +105,5 @@ def draw(scrapes: Sequence[Scrape], path: Path) -> None:
                 fontsize=7, ncols=4, loc="upper left", bbox_to_anchor=(-0.05, -0.13), frameon=False,
                 columnspacing=1, handlelength=1,
             )  # fmt: skip
-    figure.savefig(path)
+    pictures.save(figure, path, dpi=60)
     plt.close(figure)

@@ -50,7 +50,7 @@ def later_turns(rows: Rows) -> list[Table]:
 
 
 def later_and_first(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Later turns on the server, each beside the first turn of the same documents; then all lengths together."""
+    """Later turns on the server, each with the first turn of its documents; then those of all lengths."""
     served = [row for row in rows if row["method"] in (SERVED, "all KV") and row["exact"] is not None]
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}

@@ -18,6 +18,7 @@ BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
 # A method at a budget: most are the same at all of them.
 Method = Config | Callable[[float], Config]
 SERVED = "laprox"
+SET_AS_WE_ARE = ", set as we are"
 # What the papers say, but for the sinks, which are the server's for all of them.
 BASELINES: dict[str, Method] = {
     "laprox (paper)": Config(
@@ -28,8 +29,8 @@ BASELINES: dict[str, Method] = {
         scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7, window=32
     ),
     # They gain by our pooling and window as well.
-    "snapkv, set as we are": Config(scorer="snapkv", allocator="uniform"),
-    "ada-kv, set as we are": Config(scorer="snapkv", allocator="layer", floor=0.2),
+    f"snapkv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="uniform"),
+    f"ada-kv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="layer", floor=0.2),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
     "keydiff": Config(scorer="keydiff", allocator="uniform"),
     "streamingllm": Config(scorer="streamingllm", allocator="uniform"),

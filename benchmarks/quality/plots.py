@@ -5,8 +5,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.files import replacing
-from benchmarks.quality.methods import SERVED
+from benchmarks.harness import pictures
+from benchmarks.quality.methods import SERVED, SET_AS_WE_ARE
+from benchmarks.quality.record import FIRST, LATER, TURNS
 from benchmarks.quality.tables import group_of
 
 COLOURS = {SERVED: "#1f6feb", "laprox (paper)": "#8250df", "snapkv": "#bf8700", "ada-kv": "#1a7f37"}
@@ -29,8 +30,9 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
 
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
     graded = [row for row in content["rows"] if row["exact"] is not None]
+    graded.sort(key=lambda row: (row["task"], TURNS.index(row["turn"]), row["length"]))
     panels = list(dict.fromkeys(map(group_of, graded)))
-    pictures = []
+    drawn = []
     if panels:
         columns = min(4, len(panels))
         lines = math.ceil(len(panels) / columns)
@@ -42,15 +44,15 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
             curves(axis, [row for row in graded if group_of(row) == panel])
         for axis in axes[:, 0]:
             axis.set_ylabel("exact answers, %")
-        pictures.append(save(figure, path, "curves"))
+        drawn.append(save(figure, path, "curves"))
     shown = [document for part in content["parts"] for document in part["shown"]][-PICTURES:]
     if shown:
         figure, axes = plt.subplots(len(shown), 1, figsize=(9, 2.8 * len(shown)), squeeze=False)
         for axis, document in zip(axes[:, 0], shown, strict=True):
             heat(axis, document)
-        pictures.append(save(figure, path, "kept"))
+        drawn.append(save(figure, path, "kept"))
     plt.close("all")
-    return pictures
+    return drawn
 
 
 def curves(axis: Any, rows: list[dict[str, Any]]) -> None:
@@ -60,13 +62,17 @@ def curves(axis: Any, rows: list[dict[str, Any]]) -> None:
     styles = cycle(STYLES)
     for method in dict.fromkeys(row["method"] for row in rows if row is not whole):
         points = sorted((100 * row["budget"], row["exact"]) for row in rows if row["method"] == method)
+        colour = COLOURS.get(method.removesuffix(SET_AS_WE_ARE))
+        # The same method with other settings is dashed.
+        known = "-" if method in COLOURS else "--"
         axis.plot(
             *zip(*points, strict=True),
-            marker="o", markersize=3, label=method, color=COLOURS.get(method, OTHERS),
-            linestyle="-" if method in COLOURS else next(styles), linewidth=2 if method == SERVED else 1.2,
+            marker="o", markersize=3, label=method, color=colour or OTHERS,
+            linestyle=known if colour else next(styles), linewidth=2 if method == SERVED else 1.2,
             zorder=3 if method == SERVED else 2,
         )  # fmt: skip
-    axis.set_title(f"{whole['task']}, {whole['length']:,} tokens\n{whole['turn']}", fontsize=9)
+    turn = f"{whole['turn']} turn" if whole["turn"] in (FIRST, LATER) else whole["turn"]
+    axis.set_title(f"{whole['task']}, {whole['length']:,} tokens\n{turn}", fontsize=9)
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=8)
     axis.minorticks_off()
@@ -90,7 +96,4 @@ def heat(axis: Any, document: dict[str, Any]) -> None:
 
 def save(figure: Any, path: Path, what: str) -> Path:
     figure.tight_layout()
-    target = path.with_name(f"{path.stem}-{what}.png")
-    with replacing(target) as draft:
-        figure.savefig(draft, dpi=120)
-    return target
+    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=120)

@@ -20,6 +20,7 @@ SAVE_SECONDS = 10
 # When a question comes.
 FIRST, LATER = "first", "later"
 OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
+TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
 
 
 class RecordError(ValueError):
@@ -143,9 +144,9 @@ class Record:
             samples = row["samples"]
             if graded:
                 samples["exact"] += "01"[outcome.exact]
-            samples["logprob"].append(round(outcome.logprob, 4))
-            samples["kl"].append(round(outcome.kl, 5))
-            samples["erased"].append(round(outcome.erased, 4))
+            samples["logprob"].append(three_digits(outcome.logprob))
+            samples["kl"].append(three_digits(outcome.kl))
+            samples["erased"].append(round(outcome.erased, 2))
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -233,10 +234,20 @@ def finite(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 5)
 
 
+def three_digits(value: float) -> float:
+    """There are tens of thousands of samples, and their file lies in the repository."""
+    return float(f"{value:.3g}")
+
+
 def dumps(content: dict[str, Any]) -> str:
     """JSON with a line for every innermost list."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{in_a_line(found[1])}]", text) + "\n"
+
+
+def in_a_line(values: str) -> str:
+    # A comma in a string stays as it is.
+    return " ".join(values.split()) if '"' in values else "".join(values.split())
 
 
 def row_of(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:

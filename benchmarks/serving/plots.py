@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.files import replacing
+from benchmarks.harness import pictures
 from benchmarks.serving.record import backends, by_workload
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
@@ -34,7 +34,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
     plt.rcParams.update({"grid.alpha": 0.25, "font.size": 10, "legend.frameon": False})
     rows = by_workload(content["rows"])
-    pictures = []
+    drawn = []
     subtitle = f"{content['chip']}, Llama-3.1-8B shapes" if not content["quick"] else "--quick: says nothing"
 
     timed = [rows[name] for name in OVER_TIME if name in rows and series(rows[name])]
@@ -58,7 +58,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         # Outside: in some column a line runs through every corner.
         fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
         figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
-        pictures.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
+        drawn.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
     lengths = sorted(int_length(name) for name, row in rows.items() if name.startswith("sweep-"))
     by_length = {int_length(name): row for name, row in rows.items() if name.startswith("sweep-")}
@@ -77,8 +77,8 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         axis.set_xlabel("prompt tokens per request; the same number in flight at every length")
         axis.set_ylabel("output tokens / s")
         axis.legend(loc="best")
-        pictures.append(save(figure, path, "context", f"Throughput and context length. {subtitle}"))
-    return pictures
+        drawn.append(save(figure, path, "context", f"Throughput and context length. {subtitle}"))
+    return drawn
 
 
 def series(row: dict[str, Any]) -> dict[str, list[list[float]]]:
@@ -95,7 +95,4 @@ def int_length(name: str) -> int:
 def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
-    target = path.with_name(f"{path.stem}-{what}.png")
-    with replacing(target) as draft:
-        figure.savefig(draft, dpi=130)
-    return target
+    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=100)

@@ -7,32 +7,33 @@ from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.quality import markdown
+from benchmarks.tables.quality import markdown, methods
 from benchmarks.tables.results import RESULTS, TablesError, checks, commit, kernels, origin, serving, sides
 
-# Cards of the record: of serving and the checks the one where all servers took their own backend.
-CHIP, KERNELS_CHIP = "h100", "h200"
+# Cards of the record: of the checks the one where all servers took their own backend.
+CHIP, CHECKS_CHIP, KERNELS_CHIP = "h200", "h100", "h200"
+SPEED = "output_tok_s"
 SHOWN = (
-    ("b-full", ("output_tok_s",)),
-    ("f", ("output_tok_s", "ttft_p50")),
-    ("q", ("output_tok_s", "ttft_p50")),
-    ("c-open", ("output_tok_s",)),
-    ("d", ("output_tok_s", "ttft_p50")),
+    ("b-full", (SPEED,)),
+    ("f", (SPEED, "ttft_p50")),
+    ("q", (SPEED, "ttft_p50")),
+    ("c-open", (SPEED,)),
+    ("d", (SPEED, "ttft_p50")),
     ("ttft", ("ttft_p50",)),
     ("lone-1k", ("ttft_p50",)),
-    ("short-1k", ("output_tok_s",)),
-    ("e", ("output_tok_s",)),
+    ("short-1k", (SPEED,)),
+    ("e", (SPEED,)),
 )
 HISTORIES = (1024, 8192, 32768, 131072)
 
 
 def readme() -> dict[str, str]:
-    return {"headline": headline(), "serving": against_stock(), "quality": first_and_later()}
+    return {"headline": headline(), "serving": against_stock(), "quality": markdown(of_quality())}
 
 
-def first_and_later() -> str:
+def of_quality() -> dict[str, Any]:
     content: dict[str, Any] = json.loads((RESULTS / "quality.json").read_text())
-    return markdown(content)
+    return content
 
 
 def on_a_gpu() -> dict[str, str]:
@@ -40,7 +41,7 @@ def on_a_gpu() -> dict[str, str]:
 
 
 def quality() -> dict[str, str]:
-    return {"needles": needles(), "ablation": ablation()}
+    return {"needles": needles(), "methods": methods(of_quality()), "ablation": ablation()}
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -64,7 +65,7 @@ def headline() -> str:
         f"On an {CHIP.upper()}, keeping {BUDGET * 100:g} % of each prompt, against stock SGLang "
         f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
         f"{laprox['requests'] // turns} agents of {turns} turns run at "
-        f"**{row['ratio']['output_tok_s']:.2f} times** the tokens per second and hold "
+        f"**{row['ratio'][SPEED]:.2f} times** the tokens per second and hold "
         f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,};\n"
         f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long. "
         "[More figures, and where it loses](#speed)."
@@ -73,28 +74,41 @@ def headline() -> str:
 
 def against_stock() -> str:
     shown = {name: row for name, row in rows().items() if name in dict(SHOWN)}
-    fp8 = any(row.get(FP8) for row in shown.values())
     lines = []
     for name, figures in SHOWN:
         for number, figure in enumerate(figures if name in shown else ()):
             row, unit = shown[name], FIGURES[figure]
             cells = [unit.text(row[server].get(figure)) for server in (STOCK, LAPROX)]
-            cells.append(beside(row, "ratio", figure))
-            if fp8:
-                cells += [unit.text((row.get(FP8) or {}).get(figure)), beside(row, RATIOS[FP8], figure)]
             first = (f"({name}) {row['what']}", backends(row)) if number == 0 else ("", "")
-            lines.append((*first, unit.label, *cells))
-    head = ["workload", "attention backends", "figure", "stock", "LaProx", "LaProx / stock"]
-    head += ["stock, fp8 KV", "LaProx / fp8"] if fp8 else []
+            lines.append((*first, unit.label, *cells, beside(row, RATIOS[STOCK], figure)))
+    head = ("workload", "attention backends", "figure", "stock", "LaProx", "LaProx / stock")
     about = (
         f"Llama-3.1-8B shapes with random weights, bf16, budget {BUDGET * 100:g} %, one "
         f"{serving()[CHIP]['chip']}, the same requests at the same times, each server with the backend named "
         f"(stock / LaProx). **Bold: LaProx is behind.** {origin(sides(shown.values()))}."
     )
-    if fp8:
-        backend = next(row[FP8]["attention_backend"] for row in shown.values() if row.get(FP8))
-        about += f" With fp8 KV stock runs on {backend}: the fa3 at hand has no kernels for it."
-    return about + "\n\n" + table(tuple(head), lines, right=len(head) - 3)
+    if fp8 := against_fp8():
+        about += f" {fp8}"
+    return about + "\n\n" + table(head, lines, right=3)
+
+
+def against_fp8() -> str | None:
+    """LaProx beside stock with fp8 KV, on the first card where both were measured."""
+    for content in serving().values():
+        found = by_workload(content["rows"])
+        both = [(name, row) for name, _ in SHOWN if (row := found.get(name)) and row.get(FP8) and row[LAPROX]]
+        if both:
+            told = "; ".join(beside_fp8(name, row) for name, row in both)
+            return (
+                f"Stock with fp8 KV and LaProx on one {content['chip']}, {FIGURES[SPEED].label}: {told}; fp8 "
+                f"KV on {both[0][1][FP8]['attention_backend']}, for the fa3 at hand has no kernels for it."
+            )
+    return None
+
+
+def beside_fp8(name: str, row: dict[str, Any]) -> str:
+    fp8, laprox = (FIGURES[SPEED].text(row[server][SPEED]) for server in (FP8, LAPROX))
+    return f"({name}) {fp8} and {laprox}, LaProx / fp8 {beside(row, RATIOS[FP8], SPEED)}"
 
 
 def pruning() -> str:
@@ -112,7 +126,7 @@ def pruning() -> str:
 
 
 def needles() -> str:
-    content = checks()[CHIP]
+    content = checks()[CHECKS_CHIP]
     part = content["parts"]["needles"]
     told = [row for row in content["rows"] if row["check"] == "needles" and row["what"].startswith("exact")]
     values = "; ".join(f"{row['what']}: {row['value']:.1f} %" for row in told)
