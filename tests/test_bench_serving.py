@@ -22,6 +22,8 @@ from benchmarks.serving.announce import announce
 from benchmarks.serving.card import GIB, Card
 from benchmarks.serving.client import Client, Reply, WorkloadError
 from benchmarks.serving.record import Record
+from laprox_sglang.options.server import Config
+from laprox_sglang.scorers.allocators import keep
 
 
 def reply(sent, *chunks, hits=0):
@@ -340,11 +342,12 @@ def test_skewed_values_make_heads_keep_uneven_numbers():
     hidden_states = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(1))
     values = torch.stack([hidden_states @ weight.float().T for weight in weights.values()])
     scores = values.view(layers, tokens, heads, size).norm(dim=-1).transpose(1, 2)
-    scores = torch.nn.functional.avg_pool1d(scores, 7, 1, 3)
-    scores = scores / scores.sum((1, 2), keepdim=True)
+    pooled = Config().pooling_kernel
+    scores = torch.nn.functional.avg_pool1d(scores, pooled, 1, pooled // 2)
     mean = tokens // 20
-    least = scores.flatten().topk(mean * layers * heads).values[-1]
-    spread = skew.spread((scores >= least).sum(-1).tolist())
+    cells, _ = keep(scores.contiguous(), mean, Config().method.allocation, 0)
+    kept = torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, cells, True).view_as(scores)
+    spread = skew.spread(kept.sum(-1).tolist())
     assert spread[0] < 0.7 * mean and spread[-1] > 1.4 * mean
 
 

@@ -8,18 +8,31 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoTokenizer
 
+from benchmarks.harness.pictures import save
 from benchmarks.quality import __main__ as program
 from benchmarks.quality import comparisons, longtexts, merge, plan, plots, smollm2, tables, transcripts
 from benchmarks.quality.cases import Outcome
 from benchmarks.quality.intervals import difference, difference_of_shares
 from benchmarks.quality.needles import KINDS, tokens_before
 from benchmarks.quality.prose import BOOK, Shelf, sentences
-from benchmarks.quality.record import FIRST, Measured, Reading, Record, RecordError, all_kv, row_of
+from benchmarks.quality.record import (
+    FIRST,
+    TURNS,
+    Measured,
+    Reading,
+    Record,
+    RecordError,
+    all_kv,
+    dumps,
+    row_of,
+)
 from benchmarks.tables import quality
+from benchmarks.tables.results import TablesError
 from laprox_sglang.needle import MODEL_PATH
 
 OPTIONS = {"window": 32}
@@ -269,7 +282,7 @@ def test_an_unknown_part_is_named(tmp_path):
 
 def filled(path: Path) -> Record:
     record = Record(path, quick=True)
-    for turn in quality.TURNS:
+    for turn in TURNS:
         part = record.part(f"needles {turn}", "tiny", OPTIONS)
         for right in (True, False, True):
             found = {all_kv(turn): outcome(True), SERVED._replace(turn=turn): outcome(right, 0.2)}
@@ -284,7 +297,7 @@ def test_tables_and_pictures_are_made_of_rows(tmp_path):
         console.print(table)
     # Titles are broken where a table is narrow.
     text = " ".join(console.export_text().split())
-    assert all(turn in text for turn in quality.TURNS) and "67" in text
+    assert all(turn in text for turn in TURNS) and "67" in text
     shown = transcript()
     record.parts[0]["shown"].append(shown)
     pictures = plots.draw(record.content, tmp_path / "quality.json")
@@ -302,7 +315,7 @@ def test_lengths_are_judged_together(tmp_path):
     low, high = (100 * bound for bound in difference_of_shares([True] * 4 + [False], [True] * 5)[1:])
     text = printed(table)
     assert "1,024 and 2,048 tokens" in text and "5 documents" in text
-    assert f"laprox 80 model ({low:+.0f}…{high:+.0f})" in text
+    assert f"laprox 80 model ({low:+.1f}…{high:+.1f})" in text
 
 
 def test_a_later_turn_is_compared_with_the_first(tmp_path):
@@ -311,19 +324,76 @@ def test_a_later_turn_is_compared_with_the_first(tmp_path):
     later = row_of(record.rows, turn="later", method="laprox")
     later["samples"]["exact"], later["exact"] = "111", 100.0
     (table,) = comparisons.later_turns(record.rows)
-    assert "needles, 2,048 tokens 10 % 3 67 100 +33 (" in printed(table)
+    assert "needles, 2,048 tokens 10 % 3 67 100 +33.3 (" in printed(table)
 
 
 def test_a_later_turn_of_all_lengths_counts_the_same_documents(tmp_path):
-    rows = filled(tmp_path / "quality.json").rows
-    longer = json.loads(json.dumps(rows))
-    for row in longer:
-        row["length"] = 4096
-        if row["turn"] == FIRST:
-            row["samples"]["exact"] += "1111"
-    (table,) = comparisons.later_turns([*rows, *longer])
-    assert "needles, 4,096 tokens 10 % 3 67 67 +0 (" in printed(table)
-    assert "needles, 2,048 and 4,096 tokens 10 % 6 67 67 +0 (" in printed(table)
+    rows = lengths_and_turns(tmp_path / "quality.json").rows
+    # The first turn of 1,024 tokens has two documents more, which have no later turn.
+    ours, theirs = [True, True, False, True], [True, False, True, True]
+    low, high = (100 * bound for bound in difference_of_shares(ours, theirs)[1:])
+    for order in (1, -1):
+        (table,) = comparisons.later_turns(rows[::order])
+        assert f"needles, 1,024 and 2,048 tokens 10 % 4 75 75 +0.0 ({low:+.1f}…{high:+.1f})" in printed(table)
+
+
+def lengths_and_turns(path) -> Record:
+    record = Record(path, quick=False)
+    answers = {(1024, FIRST): "1011", (1024, "later"): "11", (2048, FIRST): "11", (2048, "later"): "01"}
+    counts = {"cells": 100, "equal": 99, "answers": 2, "answers_equal": 1}
+    for (length, turn), exact in answers.items():
+        part = record.part(f"{'needles' if turn == FIRST else 'turns'} {length}", "tiny", OPTIONS)
+        for digit in exact:
+            found = {
+                all_kv(turn): outcome(True),
+                Reading(turn, "laprox", "layer", 0.1): outcome(digit == "1"),
+            }
+            if turn == FIRST:
+                found[Reading(turn, "snapkv", "uniform", 0.1)] = outcome(False)
+            record.add(part, "needles", length, True, Measured(found, counts))
+    return record
+
+
+def test_the_table_of_methods_says_who_answered_and_compares_the_same_documents(tmp_path):
+    lines = quality.methods(lengths_and_turns(tmp_path / "quality.json").content).splitlines()
+    assert "Of 20 answers of the server 10 are judged alike" in lines[0] and "99.0 %" in lines[0]
+    assert any(line.startswith("| laprox | 83 (") for line in lines)
+    assert any(line.startswith("| 1,024 tokens, LaProx - snapkv | +75.0 (") for line in lines)
+    assert any(line.startswith("| 2,048 tokens, LaProx - snapkv | +100.0 (") for line in lines)
+    assert "| first | 100 | 75 |" in lines and "| later | 100 | 75 |" in lines
+    with pytest.raises(TablesError, match="later turns"):
+        quality.methods(filled_first(tmp_path / "first.json").content)
+
+
+def filled_first(path) -> Record:
+    record = Record(path, quick=False)
+    record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
+    return record
+
+
+def test_a_picture_keeps_the_colours_of_its_lines(tmp_path):
+    from matplotlib import colors, pyplot
+
+    figure, axes = pyplot.subplots(3, 3, figsize=(15, 12))
+    for axis in axes.flat:
+        for height, colour in enumerate(colors.TABLEAU_COLORS):
+            axis.plot([0, 1], [height, height + 1], color=colour, linewidth=1.4, label=colour)
+        axis.grid(alpha=0.3)
+        axis.legend(ncols=4)
+    with Image.open(save(figure, tmp_path / "picture.png", dpi=60)) as picture:
+        found = [pixel for _, pixel in picture.convert("RGB").getcolors(1 << 20)]
+    pyplot.close(figure)
+    for colour in colors.TABLEAU_COLORS:
+        wanted = [255 * part for part in colors.to_rgb(colour)]
+        off = min(max(abs(a - b) for a, b in zip(wanted, pixel, strict=True)) for pixel in found)
+        assert off < 16, colour
+
+
+def test_lists_are_written_in_a_line_whatever_their_words_are():
+    content = {"words": ["a  b", "c]d", "[\n"], "plain": [1.5, 2], "tokens": [" two  blanks", "x, y"]}
+    text = dumps(content)
+    assert json.loads(text) == content
+    assert '"plain": [1.5,2]' in text and '"tokens": [" two  blanks","x, y"]' in text
 
 
 def printed(table) -> str:

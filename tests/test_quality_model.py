@@ -184,18 +184,25 @@ def test_rounding_loses_little_and_four_bits_more(model, sample):
     assert levels <= 16 and FOUR_BITS == 0.28125
 
 
-def test_what_a_server_kept_instead_is_measured_in_its_head():
-    reference = torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 0]]]).bool()
-    scores = torch.tensor([[[5.0, 4.0, 3.0, 1.0], [0.8, 0.4, 0.1, 0.0]]])
-    chooser = SimpleNamespace(cells=lambda config, budget: reference, scores=lambda config, plan: scores)
-
-    def found(*kept: list[int]) -> dict[str, float]:
-        return compare(torch.tensor([kept]).bool(), chooser, Config(), BUDGET)
-
-    same = found([1, 1, 0, 0], [1, 1, 0, 0])
-    assert (same["cells"], same["equal"], same["gap"]) == (4, 4, 0)
-    assert found([1, 0, 1, 0], [1, 1, 0, 0])["gap"] == pytest.approx(1 / 4)
-    assert found([1, 0, 1, 0], [1, 0, 1, 0])["gap"] == pytest.approx(3 / 4)
-    # A cell more in one head and one less in another: their scores have no threshold in common.
-    other = found([1, 0, 0, 0], [1, 1, 1, 0])
-    assert (other["equal"], other["gap"]) == (3, 0)
+@pytest.mark.parametrize(
+    ("reference", "kept", "floor", "gap"),
+    [
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]], 0.0, 0),
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 0, 1, 0], [1, 1, 0, 0]], 0.0, 1 / 4),
+        # The second head's exchange is large beside its own scores, and small beside the first one's.
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 1, 0, 0], [1, 0, 1, 0]], 0.0, 3 / 4),
+        # A cell of one head in place of one of another: they compete, but where a head is held at its floor.
+        ([[1, 1, 1, 0], [1, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]], 0.0, 1 - 0.4 / 3),
+        ([[1, 1, 1, 0], [1, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 0, 0]], 0.5, 0),
+        # The first cell is kept in any case: nothing may take its place.
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 1, 1, 0], [1, 1, 0, 0]], 0.0, 1),
+    ],
+)
+def test_what_a_server_kept_instead_is_measured_among_what_competes(monkeypatch, reference, kept, floor, gap):
+    plan = SimpleNamespace(start=0, slots=2, window=0, sinks=0)
+    monkeypatch.setattr("benchmarks.quality.served.plan_of", lambda *args: plan)
+    cells = torch.tensor([reference]).bool()
+    scores = torch.tensor([[[torch.inf, 4.0, 3.0, 1.0], [torch.inf, 0.4, 0.1, 0.0]]])
+    chooser = SimpleNamespace(cells=lambda config, budget: cells, scores=lambda config, plan: scores)
+    found = compare(torch.tensor([kept]).bool(), chooser, Config(floor=floor), BUDGET)
+    assert found["cells"] == 4 and found["gap"] == pytest.approx(gap)

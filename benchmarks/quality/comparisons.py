@@ -7,9 +7,10 @@ from rich.table import Table
 
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, figures, paired, percent, row_of
-from benchmarks.quality.tables import Rows, share, tables
+from benchmarks.quality.tables import Rows, lengths, share, tables
 
 GROUP = ("task", "model", "turn")
+HEAD = (*GROUP, "method", "allocator", "budget")
 
 
 def all_lengths(rows: Rows) -> list[Table]:
@@ -22,9 +23,9 @@ def together(rows: Rows) -> list[dict[str, Any]]:
     """One row of the documents of all lengths, for every task, model, turn and reading."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["length"]):
-        head = tuple(row[name] for name in (*GROUP, "method", "allocator", "budget"))
-        groups.setdefault(head, []).append(begun(row))
-    merged = [end_to_end(group) for group in groups.values()]
+        head = tuple(row[name] for name in HEAD)
+        groups.setdefault(head, []).append(row)
+    merged = [documents(group) for group in groups.values()]
     for row in merged:
         whole = row_of(merged, budget=1, **{name: row[name] for name in GROUP})
         assert whole is not None
@@ -54,32 +55,28 @@ def later_and_first(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     served = [row for row in rows if row["method"] in (SERVED, "all KV") and row["exact"] is not None]
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for later in served:
+    for later in sorted(served, key=lambda row: row["length"]):
         head = {name: later[name] for name in ("task", "model", "method", "budget")}
         first = row_of(served, turn=FIRST, length=later["length"], **head)
         if later["turn"] == LATER and first is not None:
             count = min(len(row["samples"]["exact"]) for row in (later, first))
-            pairs.append((begun(later, count), begun(first, count)))
+            pairs.append((documents([later], count), documents([first], count)))
             groups.setdefault(tuple(head.values()), []).append(pairs[-1])
     for group in groups.values():
         if len(group) > 1:
-            later, first = (end_to_end(side) for side in zip(*group, strict=True))
+            later, first = (documents(side) for side in zip(*group, strict=True))
             pairs.append((later, first))
     return pairs
 
 
-def begun(row: dict[str, Any], count: int | None = None) -> dict[str, Any]:
-    """A row of the first ``count`` documents, or of all; its length in words."""
-    samples = {name: values[:count] for name, values in row["samples"].items()}
-    return {**row, "length": f"{row['length']:,}", "samples": samples}
-
-
-def end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of the documents of several; figures are still those of the first."""
-    samples = rows[0]["samples"]
+def documents(rows: Sequence[dict[str, Any]], count: int | None = None) -> dict[str, Any]:
+    """One row of the documents of several, of each the first ``count``: no figures, the length in words."""
+    samples = {name: values[:count] for name, values in rows[0]["samples"].items()}
     for row in rows[1:]:
-        samples = {name: samples[name] + more for name, more in row["samples"].items()}
-    return {**rows[0], "length": " and ".join(row["length"] for row in rows), "samples": samples}
+        samples = {name: samples[name] + more[:count] for name, more in row["samples"].items()}
+    length = " and ".join(map(lengths, rows))
+    head = {name: rows[0][name] for name in HEAD}
+    return {**head, "length": length, "samples": samples}
 
 
 def against(rows: Rows, base: str) -> list[Table]:
@@ -117,5 +114,5 @@ def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, figur
     if ours is None or theirs is None:
         return ""
     found = paired(ours["samples"], theirs["samples"], figure)
-    digits = 0 if figure == "exact" else 2
+    digits = 1 if figure == "exact" else 2
     return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f}…{found.high:+.{digits}f})"

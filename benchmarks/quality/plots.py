@@ -13,6 +13,8 @@ from benchmarks.quality.tables import group_of
 COLOURS = {SERVED: "#1f6feb", "laprox (paper)": "#8250df", "snapkv": "#bf8700", "ada-kv": "#1a7f37"}
 OTHERS = "#8c959f"
 STYLES = ("-", "--", "-.", ":")
+# Names in a line of the legend.
+LEGEND = 6
 # The last documents are the longest.
 PICTURES = 3
 
@@ -37,17 +39,26 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         columns = min(4, len(panels))
         lines = math.ceil(len(panels) / columns)
         size = 1 + 3.6 * columns, 0.6 + 3.4 * lines
-        figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+        figure, axes = plt.subplots(
+            lines, columns, figsize=size, squeeze=False, sharey=True, layout="constrained"
+        )
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, panel in zip(axes.flat, panels, strict=False):
             curves(axis, [row for row in graded if group_of(row) == panel])
         for axis in axes[:, 0]:
             axis.set_ylabel("exact answers, %")
+        named = {
+            name: line
+            for axis in axes.flat
+            for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(named.values(), named, loc="outside lower center", ncols=LEGEND, fontsize=8)
         drawn.append(save(figure, path, "curves"))
     shown = [document for part in content["parts"] for document in part["shown"]][-PICTURES:]
     if shown:
-        figure, axes = plt.subplots(len(shown), 1, figsize=(9, 2.8 * len(shown)), squeeze=False)
+        size = 9, 2.8 * len(shown)
+        figure, axes = plt.subplots(len(shown), 1, figsize=size, squeeze=False, layout="constrained")
         for axis, document in zip(axes[:, 0], shown, strict=True):
             heat(axis, document)
         drawn.append(save(figure, path, "kept"))
@@ -63,12 +74,12 @@ def curves(axis: Any, rows: list[dict[str, Any]]) -> None:
     for method in dict.fromkeys(row["method"] for row in rows if row is not whole):
         points = sorted((100 * row["budget"], row["exact"]) for row in rows if row["method"] == method)
         colour = COLOURS.get(method.removesuffix(SET_AS_WE_ARE))
-        # The same method with other settings is dashed.
-        known = "-" if method in COLOURS else "--"
+        # The same method with other settings has its colour and is dashed; methods in grey differ by style.
+        style = ("-" if method in COLOURS else "--") if colour else next(styles)
         axis.plot(
             *zip(*points, strict=True),
             marker="o", markersize=3, label=method, color=colour or OTHERS,
-            linestyle=known if colour else next(styles), linewidth=2 if method == SERVED else 1.2,
+            linestyle=style, linewidth=2 if method == SERVED else 1.2,
             zorder=3 if method == SERVED else 2,
         )  # fmt: skip
     turn = f"{whole['turn']} turn" if whole["turn"] in (FIRST, LATER) else whole["turn"]
@@ -79,7 +90,6 @@ def curves(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_xlabel("kept, %")
     axis.set_ylim(-2, 102)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=6, frameon=False)
 
 
 def heat(axis: Any, document: dict[str, Any]) -> None:
@@ -95,5 +105,4 @@ def heat(axis: Any, document: dict[str, Any]) -> None:
 
 
 def save(figure: Any, path: Path, what: str) -> Path:
-    figure.tight_layout()
     return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=120)

@@ -241,13 +241,11 @@ def three_digits(value: float) -> float:
 
 def dumps(content: dict[str, Any]) -> str:
     """JSON with a line for every innermost list."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{in_a_line(found[1])}]", text) + "\n"
 
+    def line(found: re.Match[str]) -> str:
+        return json.dumps(json.loads(found[0]), ensure_ascii=False, separators=(",", ":"))
 
-def in_a_line(values: str) -> str:
-    # A comma in a string stays as it is.
-    return " ".join(values.split()) if '"' in values else "".join(values.split())
+    return re.sub(r"\[\n[^\[\]{}]*\n *\]", line, json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
 
 
 def row_of(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from benchmarks.harness.server import Server
 from benchmarks.quality.methods import Chooser, cells_of, plan_of
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions
+from laprox_sglang.scorers.allocators import floor_cells
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float
 
     Returns:
         ``cells``: kept by the server; ``equal``: those that the reference keeps as well; ``gap``: how much
-        higher, in one head, the best score is that only the reference kept than the least that only the
-        server kept, as a share of the former, at most. Ties in float32 come to 1e-4 and less.
+        higher, at most, the best score is that only the reference kept than the least that only the server
+        kept, as a share of the former, among cells that compete. Ties in float32 come to 1e-4 and less.
     """
     reference = chooser.cells(config, budget)
     cells = cells.to(reference.device)
@@ -53,8 +54,20 @@ def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float
         plan = plan_of(config, budget, cells.shape[2])
         scores = chooser.scores(config, plan)
         reference, cells = reference[..., plan.start :], cells[..., plan.start :]
-        # Not over several heads: each may have a threshold of its own.
         best = scores.masked_fill(cells | ~reference, -torch.inf).amax(-1)
         least = scores.masked_fill(reference | ~cells, torch.inf).amin(-1)
-        found["gap"] = torch.where(best > least, (best - least) / best, 0).max().item()
+        # A head that is held at its floor competes with no other.
+        scope, floor = config.method.allocation
+        least_cells = floor_cells(plan.slots, plan.window + plan.sinks, floor)
+        held = (cells.sum(-1) <= least_cells) | (reference.sum(-1) <= least_cells)
+        rivals = (0, 1) if scope == "model" else (1,)
+        free = gap(
+            best.masked_fill(held, -torch.inf).amax(rivals), least.masked_fill(held, torch.inf).amin(rivals)
+        )
+        found["gap"] = max(gap(best, least), free)
     return found
+
+
+def gap(best: torch.Tensor, least: torch.Tensor) -> float:
+    """The largest ``1 - least / best``; where nothing was exchanged ``best`` is -inf or ``least`` +inf."""
+    return torch.where(best > least, 1 - least / best, 0).max().item()

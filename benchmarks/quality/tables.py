@@ -62,7 +62,7 @@ def cell(row: dict[str, Any] | None, between: str = " ") -> str:
     if row["exact"] is None:
         reach = "" if row["low"] is None else f"{between}± {row['high'] - row['kl']:.3f}"
         return f"{row['kl']:.3f}{reach}"
-    return f"{row['exact']:.0f}{between}({row['low']:+.0f}…{row['high']:+.0f})"
+    return f"{row['exact']:.0f}{between}({row['low']:+.1f}…{row['high']:+.1f})"
 
 
 def replay(part: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def replay(part: dict[str, Any]) -> str:
     line = f"{part['name']}: of {said['cells']:,} cells that the server kept the reference keeps "
     line += f"{said['equal'] / said['cells']:.4%}"
     if "gap" in said:
-        line += f"; in a head the scores of the others differ by {said['gap']:.1e} at most"
+        line += f"; the scores of the others differ by {said['gap']:.1e} at most"
     if "answers" in said:
         line += f"; {said['answers_equal']} of {said['answers']} answers are judged alike"
     return line

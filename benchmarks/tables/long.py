@@ -29,7 +29,7 @@ def chip(content: dict[str, Any]) -> str:
     pools = ", ".join(
         f"{server} {facts['slots']:,}" for server, facts in content["servers"].get("full", {}).items()
     )
-    about = f"{origin(sides(rows))}. KV slots of the whole card: {pools}."
+    about = f"{origin(sides(rows))}. KV slots of the whole card, in the latest run: {pools}."
     return f"### {content['chip']}\n\n{about}\n\n{table(HEAD, lines, right=len(HEAD) - 2)}"
 
 
