@@ -31,7 +31,7 @@ from benchmarks.quality.record import (
     dumps,
     row_of,
 )
-from benchmarks.tables import quality
+from benchmarks.tables import methods, quality
 from benchmarks.tables.results import TablesError
 from laprox_sglang.needle import MODEL_PATH
 
@@ -355,14 +355,32 @@ def lengths_and_turns(path) -> Record:
 
 
 def test_the_table_of_methods_says_who_answered_and_compares_the_same_documents(tmp_path):
-    lines = quality.methods(lengths_and_turns(tmp_path / "quality.json").content).splitlines()
+    lines = methods.methods(lengths_and_turns(tmp_path / "quality.json").content).splitlines()
     assert "Of 20 answers of the server 10 are judged alike" in lines[0] and "99.0 %" in lines[0]
     assert any(line.startswith("| laprox | 83 (") for line in lines)
     assert any(line.startswith("| 1,024 tokens, LaProx - snapkv | +75.0 (") for line in lines)
     assert any(line.startswith("| 2,048 tokens, LaProx - snapkv | +100.0 (") for line in lines)
     assert "| first | 100 | 75 |" in lines and "| later | 100 | 75 |" in lines
     with pytest.raises(TablesError, match="later turns"):
-        quality.methods(filled_first(tmp_path / "first.json").content)
+        methods.methods(filled_first(tmp_path / "first.json").content)
+
+
+def test_other_tasks_have_a_table_each(tmp_path):
+    record = lengths_and_turns(tmp_path / "quality.json")
+    with pytest.raises(TablesError, match="no other task"):
+        methods.other_tasks(record.content)
+    fp8 = Reading(FIRST, "fp8 KV", "", 0.5)
+    for length in (1024, 2048):
+        part = record.part(f"rounded {length}", "tiny", OPTIONS)
+        found = {all_kv(FIRST): outcome(True), SERVED: outcome(True), fp8: outcome(False)}
+        record.add(part, "needles at equal bytes", length, True, Measured(found))
+    text = methods.other_tasks(record.content)
+    assert (
+        text.count("**needles at equal bytes**, tiny. Exact answers of 2 documents of 1,024 and 2,048") == 1
+    )
+    lines = text.splitlines()
+    assert "| kept: | 10 % | 50 % |" in lines and any(line.startswith("| fp8 KV |  | 0 (") for line in lines)
+    assert any(line.startswith("| laprox | 100 (") for line in lines)
 
 
 def filled_first(path) -> Record:

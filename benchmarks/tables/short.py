@@ -8,7 +8,8 @@ from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.quality import markdown, methods
+from benchmarks.tables.methods import methods, other_tasks
+from benchmarks.tables.quality import markdown
 from benchmarks.tables.results import (
     RESULTS,
     Side,
@@ -52,7 +53,9 @@ def on_a_gpu() -> dict[str, str]:
 
 
 def quality() -> dict[str, str]:
-    return {"needles": needles(), "methods": methods(of_quality()), "ablation": ablation()}
+    content = of_quality()
+    found = {"methods": methods(content), "others": other_tasks(content)}
+    return {"needles": needles(), **found, "ablation": ablation()}
 
 
 def rows() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,124 @@
+"""The tables of ``docs/quality.md`` of what was found: all methods, later turns, other tasks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.quality.comparisons import difference, later_and_first, together
+from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
+from benchmarks.quality.record import FIRST, percent, row_of
+from benchmarks.quality.tables import Rows, cell, share
+from benchmarks.tables.cells import table
+from benchmarks.tables.results import TablesError, origin
+
+NEEDLES = "needles"
+
+
+def methods(content: dict[str, Any]) -> str:
+    """Facts in prose: all methods, LaProx beside its rivals, and later turns beside first ones."""
+    needles = [row for row in content["rows"] if row["task"] == NEEDLES]
+    parts = [part for part in content["parts"] if of_needles(part)]
+    first = [row for row in together(needles) if row["turn"] == FIRST]
+    whole = row_of(first, budget=1.0)
+    turns = [pair for pair in later_and_first(needles) if whole and pair[0]["length"] == whole["length"]]
+    if whole is None or not turns:
+        raise TablesError("quality.json has no needles, or not the later turns of all their lengths")
+    budgets = budgets_of(first)
+    rivals = [
+        (f"{length:,} tokens, LaProx - {name}", *differences(needles, length, name, budgets))
+        for name in names_of(first)
+        if name.removesuffix(SET_AS_WE_ARE) in RIVALS
+        for length in sorted({row["length"] for row in needles})
+    ]
+    later = [
+        ["first", *(f"{percent(one['samples']['exact']):.0f}" for _, one in turns)],
+        ["later", *(f"{percent(other['samples']['exact']):.0f}" for other, _ in turns)],
+        ["later - first", *(difference(*pair, "exact") for pair in turns)],
+    ]
+    compared = len(turns[0][0]["samples"]["exact"])
+    about_turns = (
+        f"Later turns on the server, and the first turn of the same {compared} documents, in per cent, and "
+        "the paired difference in points:"
+    )
+    return "\n\n".join(
+        [
+            f"{answers_of(whole)} Those of all KV and of laprox are the server's, the others are simulated. "
+            f"{replayed(parts)}",
+            answers(first),
+            "Paired differences in points, 95 %:",
+            table(("kept:", *map(share, budgets)), rivals, right=len(budgets)),
+            about_turns,
+            table(("kept:", *map(kept_share, turns)), later, right=len(turns)),
+        ]
+    )
+
+
+def other_tasks(content: dict[str, Any]) -> str:
+    """Tasks whose answers can be exact, but for facts in prose."""
+    graded = [row for row in content["rows"] if row["task"] != NEEDLES and row["exact"] is not None]
+    parts = [part for part in content["parts"] if not of_needles(part)]
+    if not graded:
+        raise TablesError("quality.json has no other task than needles")
+    found = [f"{parts[0]['chip']}, {origin(parts)}."]
+    for task in dict.fromkeys(row["task"] for row in graded):
+        rows = [row for row in together(graded) if (row["task"], row["turn"]) == (task, FIRST)]
+        whole = row_of(rows, budget=1.0)
+        assert whole is not None
+        found += [f"**{task}**, {whole['model']}. {answers_of(whole)}", answers(rows)]
+    return "\n\n".join(found)
+
+
+def of_needles(part: dict[str, Any]) -> bool:
+    return str(part["name"]).startswith((NEEDLES, "turns"))
+
+
+def answers_of(whole: dict[str, Any]) -> str:
+    return (
+        f"Exact answers of {whole['prompts']} documents of {whole['length']} tokens in per cent, and the "
+        "95 % interval of the paired difference to all KV in points."
+    )
+
+
+def answers(rows: Rows) -> str:
+    """Methods down, budgets across."""
+    budgets = budgets_of(rows)
+    whole = row_of(rows, budget=1.0)
+    assert whole is not None
+    lines = [("all KV", *[f"{whole['exact']:.0f}"] * len(budgets))]
+    lines += [
+        (name, *(cell(row_of(rows, method=name, budget=budget)) for budget in budgets))
+        for name in names_of(rows)
+    ]
+    return table(("kept:", *map(share, budgets)), lines, right=len(budgets))
+
+
+def budgets_of(rows: Rows) -> list[float]:
+    return sorted({row["budget"] for row in rows if row["budget"] < 1})
+
+
+def names_of(rows: Rows) -> list[str]:
+    """Methods, ours first."""
+    return sorted(dict.fromkeys(row["method"] for row in rows if row["budget"] < 1), key=SERVED.__ne__)
+
+
+def replayed(parts: Sequence[dict[str, Any]]) -> str:
+    """What the server said and kept beside the reference."""
+    names = ("answers", "answers_equal", "cells", "equal")
+    answers, alike, cells, equal = (sum(part["replay"][name] for part in parts) for name in names)
+    return (
+        f"Of {answers:,} answers of the server {alike:,} are judged alike if simulated over the cells that "
+        f"it kept; of these {cells:,} cells the reference keeps {100 * equal / cells:.1f} %."
+    )
+
+
+def differences(rows: Rows, length: int, method: str, budgets: Sequence[float]) -> list[str]:
+    """LaProx less another method, in the first turn."""
+    found = []
+    for budget in budgets:
+        wanted = {"length": length, "turn": FIRST, "budget": budget}
+        ours, theirs = (row_of(rows, method=name, **wanted) for name in (SERVED, method))
+        found.append(difference(ours, theirs, "exact"))
+    return found
+
+
+def kept_share(pair: tuple[dict[str, Any], dict[str, Any]]) -> str:
+    return share(pair[0]["budget"]) if pair[0]["budget"] < 1 else "all KV"
