@@ -374,7 +374,13 @@ def test_other_tasks_have_a_table_each(tmp_path):
         part = record.part(f"rounded {length}", "tiny", OPTIONS)
         found = {all_kv(FIRST): outcome(True), SERVED: outcome(True), fp8: outcome(False)}
         record.add(part, "needles at equal bytes", length, True, Measured(found))
+    for kl in (0.1, 0.2, 0.3):
+        found = {all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)}
+        found[Reading(FIRST, "snapkv", "uniform", 0.1)] = outcome(True, kl + 0.1)
+        record.add(record.part("prose 100", "tiny", OPTIONS), "prose", 100, False, Measured(found))
     text = methods.other_tasks(record.content)
+    assert "**prose**, tiny. KL to all KV over the next tokens of 3 documents" in text
+    assert "| laprox | 0.200 ± 0.248 |" in text and "| LaProx - snapkv | -0.100 (-0.100…-0.100) |" in text
     assert (
         text.count("**needles at equal bytes**, tiny. Exact answers of 2 documents of 1,024 and 2,048") == 1
     )

@@ -10,6 +10,8 @@ from benchmarks.quality.record import FIRST, LATER, figures, paired, percent, ro
 from benchmarks.quality.tables import Rows, lengths, share, tables
 
 GROUP = ("task", "model", "turn")
+# Decimals that a difference is written with.
+DIGITS = {"exact": 1, "logprob": 2, "kl": 3}
 HEAD = (*GROUP, "method", "allocator", "budget")
 
 
@@ -114,5 +116,5 @@ def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, figur
     if ours is None or theirs is None:
         return ""
     found = paired(ours["samples"], theirs["samples"], figure)
-    digits = 1 if figure == "exact" else 2
+    digits = DIGITS[figure]
     return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f}…{found.high:+.{digits}f})"

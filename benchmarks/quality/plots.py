@@ -105,4 +105,4 @@ def heat(axis: Any, document: dict[str, Any]) -> None:
 
 
 def save(figure: Any, path: Path, what: str) -> Path:
-    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=120)
+    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=100)

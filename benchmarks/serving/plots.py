@@ -95,4 +95,4 @@ def int_length(name: str) -> int:
 def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
-    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=100)
+    return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=80)

@@ -23,11 +23,15 @@ def methods(content: dict[str, Any]) -> str:
     if whole is None or not turns:
         raise TablesError("quality.json has no needles, or not the later turns of all their lengths")
     budgets = budgets_of(first)
+    by_length = {
+        length: [row for row in needles if (row["length"], row["turn"]) == (length, FIRST)]
+        for length in sorted({row["length"] for row in needles})
+    }
     rivals = [
-        (f"{length:,} tokens, LaProx - {name}", *differences(needles, length, name, budgets))
+        (f"{length:,} tokens, LaProx - {name}", *differences(rows, name, budgets, "exact"))
         for name in names_of(first)
         if name.removesuffix(SET_AS_WE_ARE) in RIVALS
-        for length in sorted({row["length"] for row in needles})
+        for length, rows in by_length.items()
     ]
     later = [
         ["first", *(f"{percent(one['samples']['exact']):.0f}" for _, one in turns)],
@@ -53,17 +57,24 @@ def methods(content: dict[str, Any]) -> str:
 
 
 def other_tasks(content: dict[str, Any]) -> str:
-    """Tasks whose answers can be exact, but for facts in prose."""
-    graded = [row for row in content["rows"] if row["task"] != NEEDLES and row["exact"] is not None]
+    """All tasks but facts in prose: exact answers, or KL where an answer cannot be exact."""
     parts = [part for part in content["parts"] if not of_needles(part)]
-    if not graded:
+    if not parts:
         raise TablesError("quality.json has no other task than needles")
     found = [f"{parts[0]['chip']}, {origin(parts)}."]
-    for task in dict.fromkeys(row["task"] for row in graded):
-        rows = [row for row in together(graded) if (row["task"], row["turn"]) == (task, FIRST)]
+    for task in dict.fromkeys(row["task"] for row in content["rows"] if row["task"] != NEEDLES):
+        rows = [row for row in together(content["rows"]) if (row["task"], row["turn"]) == (task, FIRST)]
         whole = row_of(rows, budget=1.0)
         assert whole is not None
         found += [f"**{task}**, {whole['model']}. {answers_of(whole)}", answers(rows)]
+        if whole["exact"] is None:
+            rivals = [
+                (f"LaProx - {name}", *differences(rows, name, budgets_of(rows), "kl"))
+                for name in names_of(rows)
+                if name.removesuffix(SET_AS_WE_ARE) in RIVALS
+            ]
+            kept = ("kept:", *map(share, budgets_of(rows)))
+            found += ["Paired differences:", table(kept, rivals, right=len(kept) - 1)]
     return "\n\n".join(found)
 
 
@@ -72,6 +83,12 @@ def of_needles(part: dict[str, Any]) -> bool:
 
 
 def answers_of(whole: dict[str, Any]) -> str:
+    """What the figures of a table are."""
+    if whole["exact"] is None:
+        return (
+            f"KL to all KV over the next tokens of {whole['prompts']} documents of at most {whole['length']} "
+            "tokens (less is better), and its 95 % interval."
+        )
     return (
         f"Exact answers of {whole['prompts']} documents of {whole['length']} tokens in per cent, and the "
         "95 % interval of the paired difference to all KV in points."
@@ -83,7 +100,7 @@ def answers(rows: Rows) -> str:
     budgets = budgets_of(rows)
     whole = row_of(rows, budget=1.0)
     assert whole is not None
-    lines = [("all KV", *[f"{whole['exact']:.0f}"] * len(budgets))]
+    lines = [] if whole["exact"] is None else [("all KV", *[f"{whole['exact']:.0f}"] * len(budgets))]
     lines += [
         (name, *(cell(row_of(rows, method=name, budget=budget)) for budget in budgets))
         for name in names_of(rows)
@@ -110,14 +127,10 @@ def replayed(parts: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def differences(rows: Rows, length: int, method: str, budgets: Sequence[float]) -> list[str]:
-    """LaProx less another method, in the first turn."""
-    found = []
-    for budget in budgets:
-        wanted = {"length": length, "turn": FIRST, "budget": budget}
-        ours, theirs = (row_of(rows, method=name, **wanted) for name in (SERVED, method))
-        found.append(difference(ours, theirs, "exact"))
-    return found
+def differences(rows: Rows, method: str, budgets: Sequence[float], figure: str) -> list[str]:
+    """LaProx less another method."""
+    pairs = ([row_of(rows, method=name, budget=budget) for name in (SERVED, method)] for budget in budgets)
+    return [difference(ours, theirs, figure) for ours, theirs in pairs]
 
 
 def kept_share(pair: tuple[dict[str, Any], dict[str, Any]]) -> str:
