@@ -7,12 +7,12 @@ from rich.table import Table
 
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, figures, paired, percent, row_of
-from benchmarks.quality.tables import Rows, lengths, share, tables
+from benchmarks.quality.tables import Rows, kept, lengths, share, tables
 
 GROUP = ("task", "model", "turn")
+HEAD = (*GROUP, "method", "allocator", "budget")
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "logprob": 2, "kl": 3}
-HEAD = (*GROUP, "method", "allocator", "budget")
 
 
 def all_lengths(rows: Rows) -> list[Table]:
@@ -44,11 +44,10 @@ def later_turns(rows: Rows) -> list[Table]:
     for name in ("task", "kept", "documents", "first", "later", "difference in points, 95 %"):
         result.add_column(name, justify="left" if name == "task" else "right")
     for later, first in pairs:
-        kept = share(later["budget"]) if later["budget"] < 1 else "all KV"
         shares = (percent(row["samples"]["exact"]) for row in (first, later))
         counted = (str(len(later["samples"]["exact"])), *(f"{value:.0f}" for value in shares))
         what = f"{later['task']}, {later['length']} tokens"
-        result.add_row(what, kept, *counted, difference(later, first, "exact"))
+        result.add_row(what, kept(later["budget"]), *counted, difference(later, first, "exact"))
     return [result]
 
 

@@ -55,6 +55,10 @@ def share(budget: float) -> str:
     return f"{100 * budget:.3g} %"
 
 
+def kept(budget: float) -> str:
+    return share(budget) if budget < 1 else "all KV"
+
+
 def cell(row: dict[str, Any] | None, between: str = " ") -> str:
     """A row's figure with its interval."""
     if row is None:

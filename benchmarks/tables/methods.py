@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.quality.comparisons import difference, later_and_first, together
 from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
 from benchmarks.quality.record import FIRST, percent, row_of
-from benchmarks.quality.tables import Rows, cell, share
+from benchmarks.quality.tables import Rows, cell, kept, share
 from benchmarks.tables.cells import table
 from benchmarks.tables.results import TablesError, origin
 
@@ -51,7 +51,7 @@ def methods(content: dict[str, Any]) -> str:
             "Paired differences in points, 95 %:",
             table(("kept:", *map(share, budgets)), rivals, right=len(budgets)),
             about_turns,
-            table(("kept:", *map(kept_share, turns)), later, right=len(turns)),
+            table(("kept:", *(kept(one["budget"]) for one, _ in turns)), later, right=len(turns)),
         ]
     )
 
@@ -62,8 +62,9 @@ def other_tasks(content: dict[str, Any]) -> str:
     if not parts:
         raise TablesError("quality.json has no other task than needles")
     found = [f"{parts[0]['chip']}, {origin(parts)}."]
-    for task in dict.fromkeys(row["task"] for row in content["rows"] if row["task"] != NEEDLES):
-        rows = [row for row in together(content["rows"]) if (row["task"], row["turn"]) == (task, FIRST)]
+    first = [row for row in together(content["rows"]) if row["turn"] == FIRST and row["task"] != NEEDLES]
+    for task in dict.fromkeys(row["task"] for row in first):
+        rows = [row for row in first if row["task"] == task]
         whole = row_of(rows, budget=1.0)
         assert whole is not None
         found += [f"**{task}**, {whole['model']}. {answers_of(whole)}", answers(rows)]
@@ -73,8 +74,8 @@ def other_tasks(content: dict[str, Any]) -> str:
                 for name in names_of(rows)
                 if name.removesuffix(SET_AS_WE_ARE) in RIVALS
             ]
-            kept = ("kept:", *map(share, budgets_of(rows)))
-            found += ["Paired differences:", table(kept, rivals, right=len(kept) - 1)]
+            head = ("kept:", *map(share, budgets_of(rows)))
+            found += ["Paired differences:", table(head, rivals, right=len(head) - 1)]
     return "\n\n".join(found)
 
 
@@ -120,9 +121,9 @@ def names_of(rows: Rows) -> list[str]:
 def replayed(parts: Sequence[dict[str, Any]]) -> str:
     """What the server said and kept beside the reference."""
     names = ("answers", "answers_equal", "cells", "equal")
-    answers, alike, cells, equal = (sum(part["replay"][name] for part in parts) for name in names)
+    said, alike, cells, equal = (sum(part["replay"][name] for part in parts) for name in names)
     return (
-        f"Of {answers:,} answers of the server {alike:,} are judged alike if simulated over the cells that "
+        f"Of {said:,} answers of the server {alike:,} are judged alike if simulated over the cells that "
         f"it kept; of these {cells:,} cells the reference keeps {100 * equal / cells:.1f} %."
     )
 
@@ -131,7 +132,3 @@ def differences(rows: Rows, method: str, budgets: Sequence[float], figure: str) 
     """LaProx less another method."""
     pairs = ([row_of(rows, method=name, budget=budget) for name in (SERVED, method)] for budget in budgets)
     return [difference(ours, theirs, figure) for ours, theirs in pairs]
-
-
-def kept_share(pair: tuple[dict[str, Any], dict[str, Any]]) -> str:
-    return share(pair[0]["budget"]) if pair[0]["budget"] < 1 else "all KV"

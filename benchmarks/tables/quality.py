@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.quality.comparisons import together
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
-from benchmarks.quality.tables import Rows, cell, share
+from benchmarks.quality.tables import Rows, cell, kept
 from benchmarks.tables.results import origin
 from laprox_sglang.options.server import Config
 
@@ -59,4 +59,4 @@ def line(rows: Rows, method: str, budget: float) -> str:
     for turn in TITLES:
         row = row_of(rows, turn=turn, method=method, budget=budget)
         cells.append("" if row is None else f"{row['exact']:.0f}" if budget == 1 else cell(row))
-    return f"| {share(budget) if budget < 1 else method} | " + " | ".join(cells) + " |"
+    return f"| {kept(budget)} | " + " | ".join(cells) + " |"

@@ -103,9 +103,7 @@ def against_stock() -> str:
         f"median. {origin(sides(shown.values()))}."
     )
     about = " ".join(filter(None, (about, faster(), against_fp8())))
-    return "\n\n".join(
-        (about, table(head, lines, right=3), " ".join(filter(None, (faster(), against_fp8()))))
-    )
+    return about + "\n\n" + table(head, lines, right=3)
 
 
 def faster() -> str | None:
