@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, long, results, short
+from benchmarks.tables import cells, long, results, short, speed
 from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
 
 ROOT = Path(__file__).parents[1]
@@ -37,27 +37,33 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
 
 
 def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
-    for name in ("checks-h100.json", "kernels-prune-h200.json"):
+    for name in ("checks-h100.json", "kernels-prune-h100.json"):
         shutil.copy(results.RESULTS / name, tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     table = workloads(False)
     f = {"requests": 160, "ttft_p50": 1.0, "ttft_p50_by_turn": [1.0] * 8, "slots_mean": 10}
     speeds = {"stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)}
-    record = Record(tmp_path / f"serving-{short.CHIP}.json", False, table)
+    record = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table)
     record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
     with pytest.raises(results.TablesError, match="no row f"):
         short.readme()
-    for server, (backend, speed) in speeds.items():
-        record.put(table["f"], server, f | {"output_tok_s": speed}, backend)
+    for server, (backend, tokens) in speeds.items():
+        record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
         record.put(table["profile"], server, {"syncs": 1}, backend)
-    shutil.copy(tmp_path / f"serving-{short.CHIP}.json", tmp_path / "serving-another.json")
+    shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
     blocks = short.readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
     assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 |" in blocks["serving"]
     assert blocks["serving"].count("fp8 KV on flashinfer, for the fa3 at hand") == 1
     assert "output tokens/s: (f) 200 and 150, LaProx / fp8 **0.75**." in blocks["serving"]
     assert "In some rows" not in blocks["serving"]
-    forced = Record(tmp_path / f"serving-{short.CHIP}.json", False, table, "flashinfer")
+    assert "Only on" not in blocks["serving"]
+    another = Record(tmp_path / "serving-another.json", False, table)
+    for server, first in (("stock", 10.0), ("laprox", 12.0)):
+        another.put(table["lone-300"], server, {"ttft_p50": first}, "fa3")
+    told = "300 in, pruned: time to first token, median 10.0 ms, 12.0 ms, **1.20** ("
+    assert told in short.readme()["serving"] and "| (lone-300)" not in short.readme()["serving"]
+    forced = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table, "flashinfer")
     forced.put(table["f"], "stock", f | {"output_tok_s": 125.0}, "flashinfer")
     told = "output tokens/s: (f) 125 on flashinfer, LaProx / that 1.20 ("
     assert told in short.readme()["serving"]

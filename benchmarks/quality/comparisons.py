@@ -6,7 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record import FIRST, LATER, figures, paired, percent, row_of
+from benchmarks.quality.record import FIRST, LATER, row_of
+from benchmarks.quality.samples import figures, paired, percent
 from benchmarks.quality.tables import Rows, kept, lengths, share, tables
 
 GROUP = ("task", "model", "turn")

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import REVISION, chip, command, today, versions
 from benchmarks.quality.cases import Outcome
-from benchmarks.quality.intervals import Difference, difference, difference_of_shares
+from benchmarks.quality.samples import HOW, NUMBERS, figures, half, no_samples, packed, unpacked
 
 # A document takes a GPU a second, and writing all of them anew takes as long.
 SAVE_SECONDS = 10
@@ -90,7 +89,9 @@ class Record:
                 old = json.loads(path.read_text())
                 self.quick = old["quick"]
                 self.parts = old["parts"]
-                self._samples = {key(row): row for row in old["rows"]}
+                self._samples = {
+                    key(row): {**row, "samples": unpacked(row["samples"])} for row in old["rows"]
+                }
             except (ValueError, KeyError, TypeError) as error:
                 raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
             if quick is not None and self.quick != quick:
@@ -144,9 +145,8 @@ class Record:
             samples = row["samples"]
             if graded:
                 samples["exact"] += "01"[outcome.exact]
-            samples["logprob"].append(three_digits(outcome.logprob))
-            samples["kl"].append(three_digits(outcome.kl))
-            samples["erased"].append(round(outcome.erased, 2))
+            for name in NUMBERS:
+                samples[name].append(half(getattr(outcome, name)))
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -158,8 +158,7 @@ class Record:
 
     def _row(self, task: str, length: int, reading: Reading, model: str) -> dict[str, Any]:
         head = {"task": task, "length": length, **reading._asdict(), "model": model}
-        empty = {"exact": "", "logprob": [], "kl": [], "erased": []}
-        return self._samples.setdefault(key(head), head | {"samples": empty})
+        return self._samples.setdefault(key(head), head | {"samples": no_samples()})
 
     @property
     def content(self) -> dict[str, Any]:
@@ -168,8 +167,11 @@ class Record:
         return {"what": WHAT, "quick": self.quick, "parts": self.parts, "rows": rows}
 
     def save(self) -> None:
+        content = self.content
+        for row in content["rows"]:
+            row["samples"] = packed(row["samples"])
         with replacing(self.path) as draft:
-            draft.write_text(dumps(self.content))
+            draft.write_text(dumps(content))
         self._saved, self._unsaved = time.monotonic(), False
 
     def flush(self) -> None:
@@ -185,7 +187,7 @@ WHAT = {
     "erased": "share of the prompt's tokens that no head of any layer keeps",
     "low, high": "95 % interval of the paired difference to all KV in the same turn: of exact in points "
     "(Tango) where answers can be exact, else of kl (Student)",
-    "samples": "the same of every document, in order; exact as one digit each",
+    "samples": f"the same of every document, in order; {HOW}",
 }
 
 
@@ -195,48 +197,6 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("task", "length", "turn", "method", "allocator", "budget", "model"))
-
-
-def figures(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Means of a row's samples, and the interval of what it loses against ``theirs``."""
-    graded = bool(ours["exact"])
-    lost = paired(ours, theirs, "exact" if graded else "kl")
-    return {
-        "exact": percent(ours["exact"]) if graded else None,
-        "logprob": round(fmean(ours["logprob"]), 4),
-        "kl": round(fmean(ours["kl"]), 5),
-        "erased": round(fmean(ours["erased"]), 4),
-        "low": finite(lost.low),
-        "high": finite(lost.high),
-        "prompts": len(ours["kl"]),
-    }
-
-
-def paired(ours: dict[str, Any], theirs: dict[str, Any], figure: str) -> Difference:
-    """Difference of two rows' samples of the same documents, as many as both have; exact in points."""
-    count = min(len(ours["kl"]), len(theirs["kl"]))
-    mine, other = ours[figure][:count], theirs[figure][:count]
-    if figure != "exact":
-        return difference(mine, other)
-    found = difference_of_shares(right(mine), right(other))
-    return Difference(*(100 * value for value in found))
-
-
-def right(exact: str) -> list[bool]:
-    return [digit == "1" for digit in exact]
-
-
-def percent(exact: str) -> float:
-    return round(100 * exact.count("1") / len(exact), 2)
-
-
-def finite(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 5)
-
-
-def three_digits(value: float) -> float:
-    """There are tens of thousands of samples, and their file lies in the repository."""
-    return float(f"{value:.3g}")
 
 
 def dumps(content: dict[str, Any]) -> str:

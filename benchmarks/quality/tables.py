@@ -73,9 +73,9 @@ def replay(part: dict[str, Any]) -> str:
     """One line: how far the server kept, and said, what the reference does."""
     said = part["replay"]
     line = f"{part['name']}: of {said['cells']:,} cells that the server kept the reference keeps "
-    line += f"{said['equal'] / said['cells']:.4%}"
-    if "gap" in said:
-        line += f"; the scores of the others differ by {said['gap']:.1e} at most"
+    line += (
+        f"{said['equal'] / said['cells']:.4%}; the scores of the others differ by {said['gap']:.1e} at most"
+    )
     if "answers" in said:
         line += f"; {said['answers_equal']} of {said['answers']} answers are judged alike"
     return line

@@ -1,5 +1,6 @@
 """All figures of all chips, with their targets: the long table of ``benchmarks/README.md``."""
 
+import re
 from typing import Any
 
 from benchmarks.checks.rows import Row
@@ -11,9 +12,9 @@ from benchmarks.tables.cells import FIGURES, beside, table
 from benchmarks.tables.results import checks, commit, origin, serving, sides
 
 HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
-
-
 CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
+# Other than the defaults.
+METHOD_FLAG = re.compile(r"--laprox-\S+ \S+")
 
 
 def blocks() -> dict[str, str]:
@@ -71,7 +72,8 @@ def checked(content: dict[str, Any]) -> str:
         part = content["parts"][row["check"]]
         backends = ", ".join(f"{server} {name}" for server, name in part.get("attention_backend", {}).items())
         first = number == 0 or content["rows"][number - 1]["check"] != row["check"]
-        about = f"{backends or 'not recorded'}; {commit(part)}" if first else ""
+        flags = "".join(f"; {flag}" for flag in METHOD_FLAG.findall(part["command"]))
+        about = f"{backends or 'not recorded'}{flags}; {commit(part)}" if first else ""
         shown = Row(*(row[key] for key in ("check", "what", "value", "unit", "least", "most")))
         missed = " **missed**" if row["met"] is False else ""
         value = shown.number(shown.value)

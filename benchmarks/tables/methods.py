@@ -5,7 +5,8 @@ from typing import Any
 
 from benchmarks.quality.comparisons import difference, later_and_first, together
 from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
-from benchmarks.quality.record import FIRST, percent, row_of
+from benchmarks.quality.record import FIRST, row_of
+from benchmarks.quality.samples import percent
 from benchmarks.quality.tables import Rows, cell, kept, share
 from benchmarks.tables.cells import table
 from benchmarks.tables.results import TablesError, origin

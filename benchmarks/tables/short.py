@@ -1,41 +1,17 @@
-"""The figures of README and docs: few, one for each thing a user would ask, where LaProx loses among them."""
+"""The figures of README and docs, page by page."""
 
-import json
-from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.serving.record import RATIOS, by_workload
-from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
+from benchmarks.quality.record import Record
 from benchmarks.tables.ablation import ablation
-from benchmarks.tables.cells import FIGURES, beside, table
+from benchmarks.tables.cells import table
 from benchmarks.tables.methods import methods, other_tasks
 from benchmarks.tables.quality import markdown
-from benchmarks.tables.results import (
-    RESULTS,
-    Side,
-    TablesError,
-    checks,
-    commit,
-    kernels,
-    origin,
-    serving,
-    sides,
-)
+from benchmarks.tables.results import RESULTS, checks, commit, kernels
+from benchmarks.tables.speed import against_stock, headline
 
-# Cards of the record: of each the one with most rows on the backends that servers take by themselves.
-CHIP, CHECKS_CHIP, KERNELS_CHIP = "h200", "h100", "h200"
-SPEED = "output_tok_s"
-SHOWN = (
-    ("b-full", (SPEED,)),
-    ("f", (SPEED, "ttft_p50")),
-    ("q", (SPEED, "ttft_p50")),
-    ("c-open", (SPEED,)),
-    ("d", (SPEED, "ttft_p50")),
-    ("ttft", ("ttft_p50",)),
-    ("lone-1k", ("ttft_p50",)),
-    ("short-1k", (SPEED,)),
-    ("e", (SPEED,)),
-)
+# Cards of the record.
+CHECKS_CHIP = KERNELS_CHIP = "h100"
 HISTORIES = (1024, 8192, 32768, 131072)
 
 
@@ -44,8 +20,7 @@ def readme() -> dict[str, str]:
 
 
 def of_quality() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / "quality.json").read_text())
-    return content
+    return Record(RESULTS / "quality.json", None).content
 
 
 def on_a_gpu() -> dict[str, str]:
@@ -56,101 +31,6 @@ def quality() -> dict[str, str]:
     content = of_quality()
     found = {"methods": methods(content), "others": other_tasks(content)}
     return {"needles": needles(), **found, "ablation": ablation()}
-
-
-def rows() -> dict[str, dict[str, Any]]:
-    """Rows with figures of both sides."""
-    found = by_workload(serving()[CHIP]["rows"])
-    return {name: row for name, row in found.items() if row[STOCK] and row[LAPROX]}
-
-
-def backends(row: dict[str, Any]) -> str:
-    return f"{row[STOCK]['attention_backend']} / {row[LAPROX]['attention_backend']}"
-
-
-def headline() -> str:
-    if (row := rows().get("f")) is None:
-        raise TablesError(
-            f"the results of {CHIP} have no row f of stock and LaProx, which the headline is of"
-        )
-    stock, laprox = row[STOCK], row[LAPROX]
-    turns = len(laprox["ttft_p50_by_turn"])
-    return (
-        f"On an {CHIP.upper()}, keeping {BUDGET * 100:g} % of each prompt, against stock SGLang "
-        f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
-        f"{laprox['requests'] // turns} agents of {turns} turns run at "
-        f"**{row['ratio'][SPEED]:.2f} times** the tokens per second and hold "
-        f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,};\n"
-        f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long. "
-        "[More figures, and where it loses](#speed)."
-    )
-
-
-def against_stock() -> str:
-    shown = {name: row for name, row in rows().items() if name in dict(SHOWN)}
-    lines = []
-    for name, figures in SHOWN:
-        for number, figure in enumerate(figures if name in shown else ()):
-            row, unit = shown[name], FIGURES[figure]
-            cells = [unit.text(row[server].get(figure)) for server in (STOCK, LAPROX)]
-            first = (f"({name}) {row['what']}", backends(row)) if number == 0 else ("", "")
-            lines.append((*first, unit.label, *cells, beside(row, RATIOS[STOCK], figure)))
-    head = ("workload", "attention backends", "figure", "stock", "LaProx", "LaProx / stock")
-    about = (
-        f"Llama-3.1-8B shapes with random weights, bf16, budget {BUDGET * 100:g} %, one "
-        f"{serving()[CHIP]['chip']}, the same requests at the same times, each server with the backend named "
-        f"(stock / LaProx). **Bold: LaProx is behind.** Of a row that was run several times a ratio is the "
-        f"median. {origin(sides(shown.values()))}."
-    )
-    about = " ".join(filter(None, (about, faster(), against_fp8())))
-    return about + "\n\n" + table(head, lines, right=3)
-
-
-def faster() -> str | None:
-    """Rows in which stock, told to take another backend, has a higher speed than with its own choice."""
-    own = by_workload(serving()[CHIP]["rows"])
-    found = []
-    for row in serving()[CHIP]["rows"]:
-        stock, usual = row[STOCK], own[row["workload"]]
-        if stock and row["workload"] in dict(SHOWN) and usual[LAPROX] and usual[STOCK]:
-            speed, laprox = stock.get(SPEED) or 0, usual[LAPROX].get(SPEED)
-            if speed > (usual[STOCK].get(SPEED) or 0):
-                text = f"({row['workload']}) {FIGURES[SPEED].text(speed)} on {stock['attention_backend']}"
-                found.append((f"{text}, LaProx / that {laprox / speed:.2f}", stock))
-    if not found:
-        return None
-    told, made = zip(*found, strict=True)
-    return (
-        f"In some rows stock is faster if told to take another backend than its default, "
-        f"{FIGURES[SPEED].label}: {'; '.join(told)} ({when(made)})."
-    )
-
-
-def against_fp8() -> str | None:
-    """LaProx beside stock with fp8 KV, on the first card where both were measured."""
-    for content in serving().values():
-        found = by_workload(content["rows"])
-        both = [(name, row) for name, _ in SHOWN if (row := found.get(name)) and row.get(FP8) and row[LAPROX]]
-        if both:
-            told = "; ".join(beside_fp8(name, row) for name, row in both)
-            one = both[0][1]
-            return (
-                f"Stock with fp8 KV on {one[FP8]['attention_backend']}, for the fa3 at hand has no kernels "
-                f"for it ({when(row[FP8] for _, row in both)}), and LaProx on "
-                f"{one[LAPROX]['attention_backend']} ({when(row[LAPROX] for _, row in both)}), both on "
-                f"{content['chip']}, {FIGURES[SPEED].label}: {told}."
-            )
-    return None
-
-
-def beside_fp8(name: str, row: dict[str, Any]) -> str:
-    fp8, laprox = (FIGURES[SPEED].text(row[server][SPEED]) for server in (FP8, LAPROX))
-    return f"({name}) {fp8} and {laprox}, LaProx / fp8 {beside(row, RATIOS[FP8], SPEED)}"
-
-
-def when(parts: Iterable[Side]) -> str:
-    """Days and commits of parts."""
-    return ", ".join(sorted({f"{part['date']}, commit {commit(part)}" for part in parts}))
 
 
 def pruning() -> str:

@@ -35,7 +35,7 @@ def verdict(
     ratio = stock.step_bytes / laprox.step_bytes
     if load.output < SHORT_ANSWER:
         lines.append(
-            f"No gain by speed: scoring a prompt takes about as long as 6 decode steps over it, and answers "
+            f"No gain by speed: scoring a prompt takes about as long as 5 decode steps over it, and answers "
             f"have {load.output} tokens."
         )
     elif ratio >= FASTER:

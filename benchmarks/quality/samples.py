@@ -1,0 +1,83 @@
+"""What every document gave to a row, as the results file holds it, and the figures that come of it."""
+
+import math
+import struct
+from base64 import b64decode, b64encode
+from statistics import fmean
+from typing import Any
+
+from benchmarks.quality.intervals import Difference, difference, difference_of_shares
+
+Samples = dict[str, Any]
+# Of one document each: a digit in ``exact``, where answers can be exact, and numbers in the others.
+NUMBERS = ("logprob", "kl", "erased")
+HOW = "exact as one digit each, the others as float16, little-endian, in base64"
+
+
+def no_samples() -> Samples:
+    return {"exact": "", **{name: [] for name in NUMBERS}}
+
+
+def half(value: float) -> float:
+    """As the file has it: there are tens of thousands of them, and it lies in the repository."""
+    return unpack(pack([value]))[0]
+
+
+def pack(values: list[float]) -> str:
+    return b64encode(struct.pack(f"<{len(values)}e", *values)).decode()
+
+
+def unpack(text: str) -> list[float]:
+    """
+    Raises:
+        ValueError, TypeError: it is not what ``pack`` gives.
+    """
+    raw = b64decode(text, validate=True)
+    if len(raw) % 2:
+        raise ValueError("half of a float16")
+    return list(struct.unpack(f"<{len(raw) // 2}e", raw))
+
+
+def packed(samples: Samples) -> Samples:
+    return {**samples, **{name: pack(samples[name]) for name in NUMBERS}}
+
+
+def unpacked(samples: Samples) -> Samples:
+    return {**samples, **{name: unpack(samples[name]) for name in NUMBERS}}
+
+
+def figures(ours: Samples, theirs: Samples) -> dict[str, Any]:
+    """Means of a row's samples, and the interval of what it loses against ``theirs``."""
+    graded = bool(ours["exact"])
+    lost = paired(ours, theirs, "exact" if graded else "kl")
+    return {
+        "exact": percent(ours["exact"]) if graded else None,
+        "logprob": round(fmean(ours["logprob"]), 4),
+        "kl": round(fmean(ours["kl"]), 5),
+        "erased": round(fmean(ours["erased"]), 4),
+        "low": finite(lost.low),
+        "high": finite(lost.high),
+        "prompts": len(ours["kl"]),
+    }
+
+
+def paired(ours: Samples, theirs: Samples, figure: str) -> Difference:
+    """Difference of two rows' samples of the same documents, as many as both have; exact in points."""
+    count = min(len(ours["kl"]), len(theirs["kl"]))
+    mine, other = ours[figure][:count], theirs[figure][:count]
+    if figure != "exact":
+        return difference(mine, other)
+    found = difference_of_shares(right(mine), right(other))
+    return Difference(*(100 * value for value in found))
+
+
+def right(exact: str) -> list[bool]:
+    return [digit == "1" for digit in exact]
+
+
+def percent(exact: str) -> float:
+    return round(100 * exact.count("1") / len(exact), 2)
+
+
+def finite(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 5)
