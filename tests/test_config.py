@@ -144,7 +144,7 @@ def test_bad_length_is_refused(options, flag):
         ({"floor": math.nan}, "floor nan must be a share"),
         ({"floor": True}, "floor True must be a share"),
         ({"floor": "0.5"}, "floor '0.5' must be a share"),
-        ({"pooling": "mean"}, "pooling 'mean' is not known; give one of average, max, chunk"),
+        ({"pooling": "mean"}, "pooling 'mean' is not known; give one of average, triangle, max, chunk"),
         ({"pooling": "max", "pooling_kernel": 8}, "pooling-kernel 8 must be odd: max slides"),
         ({"pooling": "chunk", "pooling_kernel": 0}, "pooling-kernel 0"),
         ({"scorer": "keydiff", "pooling": "chunk"}, "does nothing, as scorer keydiff"),

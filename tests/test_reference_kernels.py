@@ -28,7 +28,19 @@ def dot(a: list[float], b: list[float]) -> float:
 class ScoreCase:
     """One request in one layer of a pool of two, with an explicit W_O of every query head."""
 
-    def __init__(self, seed, window=3, heads=2, group=2, n=23, start=0, sinks=0, pooling=3, dim=4, hidden=5):
+    def __init__(
+        self,
+        seed,
+        window=3,
+        heads=2,
+        group=2,
+        n=23,
+        start=0,
+        sinks=0,
+        pooling=("average", 3),
+        dim=4,
+        hidden=5,
+    ):
         rng = torch.Generator().manual_seed(seed)
         self.__dict__.update(window=window, heads=heads, group=group, n=n, start=start, sinks=sinks)
         self.__dict__.update(pooling=pooling, dim=dim, scale=0.7)
@@ -63,10 +75,13 @@ class ScoreCase:
                     projected = [dot(v[i][head], column) for column in zip(*w_o[query_head], strict=True)]
                     raw[head][i] += attention * math.sqrt(dot(projected, projected)) / self.group
         first, last = self.start + self.sinks, self.n - self.window
-        reach = self.pooling // 2
+        kind, width = self.pooling
+        reach = width // 2
+        weights = {d: reach + 1 - abs(d) if kind == "triangle" else 1 for d in range(-reach, reach + 1)}
         pooled = [
             [
-                sum(raw[head][j] for j in range(i - reach, i + reach + 1) if first <= j < last) / self.pooling
+                sum(w * raw[head][i + d] for d, w in weights.items() if first <= i + d < last)
+                / sum(weights.values())
                 for i in range(first, last)
             ]
             for head in range(self.heads)
@@ -76,22 +91,23 @@ class ScoreCase:
         return [[*protected[0], *(x / total for x in line), *protected[1]] for line in pooled]
 
 
-@pytest.mark.parametrize("pooling", [1, 3, 7, 41])
+@pytest.mark.parametrize("width", [1, 3, 7, 41])
+@pytest.mark.parametrize("kind", ["average", "triangle"])
 @pytest.mark.parametrize(
     "shape",
     [{}, {"start": 5}, {"sinks": 2}, {"start": 4, "sinks": 2}, {"start": 19}, {"window": 1},
      {"window": 8, "heads": 1, "group": 4}, {"heads": 3, "group": 1}, {"heads": 1, "group": 3, "start": 7}],
     ids=str,
 )  # fmt: skip
-def test_score_equals_the_method_written_out(shape, pooling, seed):
-    case = ScoreCase(seed, pooling=pooling, **shape)
+def test_score_equals_the_method_written_out(shape, kind, width, seed):
+    case = ScoreCase(seed, pooling=(kind, width), **shape)
     for got, expected in zip(case.run(), case.brute_force(), strict=True):
         assert got == pytest.approx(expected, rel=2e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize(("start", "sinks"), [(0, 0), (0, 4), (3, 1), (10, 0)])
 def test_candidates_sum_to_one_and_the_protected_stand_above_all(start, sinks, seed):
-    case = ScoreCase(seed, start=start, sinks=sinks, n=60, pooling=7)
+    case = ScoreCase(seed, start=start, sinks=sinks, n=60, pooling=("average", 7))
     scores = torch.tensor(case.run())
     private = case.n - start
     protected = torch.zeros(private, dtype=torch.bool)
@@ -153,7 +169,7 @@ def test_select_is_one_top_k_over_the_whole_model(kind, seed):
 
 def test_score_and_select_equal_flatten_normalise_top_k(seed):
     """Algorithm 2 on top of Algorithm 1, over layers of very different size."""
-    cases = [ScoreCase(seed + i, n=30, pooling=7, sinks=2) for i in range(3)]
+    cases = [ScoreCase(seed + i, n=30, pooling=("average", 7), sinks=2) for i in range(3)]
     cases[1].projection *= 1000
     got = torch.tensor([case.run() for case in cases])
     expected = [case.brute_force() for case in cases]

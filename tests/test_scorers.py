@@ -55,14 +55,15 @@ def test_every_scorer_with_every_allocator_and_pooling(name, kind, allocator, se
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 15])
-def test_laprox_layer_by_layer_is_the_kernel(width, seed):
+@pytest.mark.parametrize("kind", ["average", "triangle"])
+def test_laprox_layer_by_layer_is_the_kernel(kind, width, seed):
     for variant in range(8):
         case = random_case(seed + variant)
         expected = case.unwritten()
-        kernels.score(
-            case.queries, *case.pool, case.row, case.start, case.gram, case.scale, case.sinks, width, expected
-        )
-        torch.testing.assert_close(ranked(case, "laprox", Pooling("average", width)), expected)
+        pooling = Pooling(kind, width)
+        given = case.queries, *case.pool, case.row, case.start, case.gram, case.scale, case.sinks
+        kernels.score(*given, pooling, expected)
+        torch.testing.assert_close(ranked(case, "laprox", pooling), expected)
 
 
 def window_attention(prompt: Prompt, q_head: int) -> torch.Tensor:
@@ -164,8 +165,12 @@ def test_pooling(kind, width, count, seed):
     for head in range(2):
         for i in range(count):
             first = i // width * width if kind == "chunk" else i - width // 2
-            near = [float(scores[head, j]) for j in range(first, first + width) if 0 <= j < count]
+            places = [j for j in range(first, first + width) if 0 <= j < count]
+            near = [float(scores[head, j]) for j in places]
+            reach = width // 2 + 1
+            weighed = [(reach - abs(i - j)) * value for j, value in zip(places, near, strict=True)]
             expected = {"average": sum(near) / width, "max": max(near), "chunk": sum(near) / len(near)}
+            expected["triangle"] = sum(weighed) / reach**2
             assert float(got[head, i]) == pytest.approx(expected[kind], rel=1e-5)
 
 

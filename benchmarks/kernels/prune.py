@@ -20,7 +20,7 @@ from laprox_sglang.scorers.allocators import keep
 
 # What is served where nothing else is asked for.
 DEFAULTS = Config()
-SINKS, WIDTH = DEFAULTS.sink_tokens, DEFAULTS.pooling_kernel
+SINKS, POOLING = DEFAULTS.sink_tokens, DEFAULTS.method.pooling
 
 # Every timed function is called before its loop goes on.
 # ruff: noqa: B023
@@ -48,10 +48,10 @@ def bench_score(bench: Bench) -> None:
         out = torch.empty(LAYERS, HEADS, tokens, device="cuda")
 
         def all_layers() -> None:
-            kernels.score(queries, keys, values, row, 0, gram, SCALE, SINKS, WIDTH, out)
+            kernels.score(queries, keys, values, row, 0, gram, SCALE, SINKS, POOLING, out)
 
         def reference_layer() -> None:
-            given = (queries[:1], keys, values, row, 0, gram[:1], SCALE, SINKS, WIDTH, out[:1])
+            given = (queries[:1], keys, values, row, 0, gram[:1], SCALE, SINKS, POOLING, out[:1])
             kernels.reference.score(*given)
 
         ms = bench.time(all_layers)
@@ -137,7 +137,7 @@ def bench_prune(bench: Bench) -> None:
         packing = CELLS * size * 2 * 2 * CELL_BYTES + indices
 
         def score() -> None:
-            kernels.score(queries, keys, values, slots, 0, gram, SCALE, SINKS, WIDTH, scores)
+            kernels.score(queries, keys, values, slots, 0, gram, SCALE, SINKS, POOLING, scores)
 
         def select() -> tuple[torch.Tensor, torch.Tensor]:
             return keep(scores, size, DEFAULTS.method.allocation, SINKS + window)

@@ -85,6 +85,12 @@ def with_windows(*windows: int | str) -> dict[str, Method]:
 WINDOWS = with_windows(8, 16, 24, 32, 48)
 # The default's is of two lengths: it may be small where the view is.
 SMALL = with_windows(8, 16, 24, AUTO)
+# Neighbours that are further away may weigh less. All else as served.
+POOLINGS: dict[str, Method] = {
+    **{f"average {width}": Config(pooling="average", pooling_kernel=width) for width in (7, 15)},
+    **{f"triangle {width}": Config(pooling="triangle", pooling_kernel=width) for width in (15, 19)},
+    **{f"{name} 7": BASELINES[name] for name in ("snapkv", "ada-kv")},
+}
 # multi_news: the suite takes the documents before.
 NEWS = 100
 
@@ -152,6 +158,23 @@ def windows(session: Session) -> list[Part]:
     return found
 
 
+def poolings(session: Session) -> list[Part]:
+    """How the scores of neighbours are weighed, on texts of every kind; without --data not on multi_news."""
+    shorter, longer = (
+        part(
+            *(session, "needles by pooling", length, True),
+            *(tasks.needles(session, length, session.count(5, 200), ABLATION_SEED + length), POOLINGS),
+        )
+        for length in (1024, 2048)
+    )
+    prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
+    found = [shorter, part(session, "prose by pooling", 2048, False, prose, POOLINGS), longer]
+    if session.data is not None:
+        news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
+        found.append(part(session, "multi_news by pooling", tasks.LONGEST, False, news, POOLINGS))
+    return found
+
+
 def small(session: Session) -> list[Part]:
     """Prompts so short that a window may fill their views."""
     found = []
@@ -164,7 +187,10 @@ def small(session: Session) -> list[Part]:
     return found
 
 
-TASKS = {"needles": needles, "prose": prose, "multi_news": multi_news, "windows": windows, "small": small}
+TASKS = {
+    **{"needles": needles, "prose": prose, "multi_news": multi_news},
+    **{"windows": windows, "small": small, "poolings": poolings},
+}
 
 
 def part(

@@ -18,4 +18,4 @@ class Method(NamedTuple):
     @property
     def fused(self) -> bool:
         """Whether ``laprox_kernels.score`` computes these scores; all else is torch, on any device."""
-        return self.scorer is laprox and self.pooling.kind == "average"
+        return self.scorer is laprox and self.pooling.kind in ("average", "triangle")

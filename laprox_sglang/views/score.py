@@ -53,7 +53,7 @@ class Scoring:
         if self._method.fused:
             kernels.score(
                 queries, self._keys, self._values, row, plan.start, self._gram, self._scale, plan.sinks,
-                self._method.pooling.width, out=out,
+                self._method.pooling, out=out,
             )  # fmt: skip
         else:
             rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)

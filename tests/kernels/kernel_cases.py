@@ -160,9 +160,11 @@ def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, 
             logits[position > torch.arange(n - window, n, device=row.device)[:, None]] = float("-inf")
             columns, projected = logits.softmax(dim=-1)[:, candidates], v @ output[member].double()
             raw[head] += columns.norm(dim=0) * projected.norm(dim=1) / group
-    reach = pooling // 2
+    kind, width = pooling
+    reach = width // 2
+    weights = [reach + 1 - abs(i - reach) if kind == "triangle" else 1 for i in range(width)]
     padded = torch.nn.functional.pad(raw, (reach, reach))
-    pooled = sum(padded[:, shift : shift + count] for shift in range(pooling)) / pooling
+    pooled = sum(weight * padded[:, i : i + count] for i, weight in enumerate(weights)) / sum(weights)
     scores = torch.full((heads, n - start), float("inf"), dtype=torch.float64, device=row.device)
     scores[:, sinks : sinks + count] = pooled / pooled.sum()
     return scores

@@ -25,6 +25,7 @@ BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
 MEMBERS = 2  # query heads of a program: 1 or 2
 POOL_BLOCK = 1024
 MAX_SPLITS = 64
+KINDS = ("average", "triangle")
 LOG2E = 1.4426950408889634
 
 
@@ -37,7 +38,7 @@ def score(
     gram: torch.Tensor,
     scale: float,
     sinks: int,
-    pooling: int,
+    pooling: tuple[str, int],
     out: torch.Tensor,
 ) -> None:
     """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
@@ -52,8 +53,11 @@ def score(
     group, length = q_heads // heads, n - start
     if not 1 <= window <= min(MAX_WINDOW, n):
         raise Unsupported(f"score: window {window} of {n} positions (served: 1 to {MAX_WINDOW}, within them)")
-    if pooling % 2 == 0:
-        raise Unsupported(f"score: pooling {pooling} (served: odd)")
+    kind, width = pooling
+    if kind not in KINDS or width % 2 == 0:
+        raise Unsupported(
+            f"score: pooling {kind} over {width} (served: {' and '.join(KINDS)} over odd widths)"
+        )
     expected = (layers, q_heads, dim, dim)
     if tuple(gram.shape) != expected:
         raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)})")
@@ -81,7 +85,7 @@ def score_layers(
     gram: torch.Tensor,
     scale: float,
     sinks: int,
-    pooling: int,
+    pooling: tuple[str, int],
     out: torch.Tensor,
     members: int,
     parts: int,
@@ -124,6 +128,8 @@ def score_layers(
         gram_scale = torch.ones(layers, dtype=torch.float32, device=device)
         gram = gram.to(dtype).contiguous()
     strides = keys.stride(0), keys.stride(2)
+    kind, width = pooling
+    pooled = {"POOLING": width, "TRIANGLE": kind == "triangle"}
     if count:
         sizes = {"GROUP": group, "WINDOW": padded, "DIM": dim, "PRECISION": precision(dtype)}
         rows_kernel[(splits, all_heads, m_blocks)](
@@ -138,10 +144,9 @@ def score_layers(
         contribution_kernel[(blocks, all_heads, parts)](
             queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
             first, count, window, *queries.stride()[:2], *strides, *strides, scale * LOG2E,
-            HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, POOLING=pooling, STAGES=STAGES, num_warps=WARPS,
-            **sizes,
+            HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
         contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
-        HEADS=heads, PARTS=parts, POOLING=pooling, BLOCK=POOL_BLOCK,
+        HEADS=heads, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
     )  # fmt: skip

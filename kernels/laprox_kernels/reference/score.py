@@ -13,15 +13,15 @@ def score(
     gram: torch.Tensor,
     scale: float,
     sinks: int,
-    pooling: int,
+    pooling: tuple[str, int],
     out: torch.Tensor,
 ) -> None:
     """Scores of the cells of one request behind column ``start``, comparable over the whole model.
 
     Per query head, ``‖A[:, i]‖₂ · ‖v_i W_O‖₂`` with A the attention of the last W queries over the
-    whole causal context; the mean over a KV head's query heads; average pooling over the candidates;
-    divided by the layer's sum. Protected cells (the last W positions and the first ``sinks``) get +inf,
-    so that a top-K keeps them.
+    whole causal context; the mean over a KV head's query heads; pooled over the candidates; divided
+    by the layer's sum. Protected cells (the last W positions and the first ``sinks``) get +inf, so that
+    a top-K keeps them.
 
     Args:
         queries: ``[L, W, Hq, D]``, the last W queries of every layer after RoPE.
@@ -31,7 +31,8 @@ def score(
         gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head.
         scale: factor of the attention logits.
         sinks: number of positions protected from ``start`` on.
-        pooling: odd width of the average pooling.
+        pooling: its kind and its odd width. ``average`` weighs all neighbours alike, ``triangle`` the
+            less the further away they are; beyond the candidates there is nothing, which counts as 0.
         out: float32 ``[L, H, P]``, contiguous, written whole.
     """
     for layer in range(len(queries)):
@@ -50,7 +51,7 @@ def score_layer(
     gram: torch.Tensor,
     scale: float,
     sinks: int,
-    pooling: int,
+    pooling: tuple[str, int],
     out: torch.Tensor,
 ) -> None:
     """``score`` of one layer: every argument without its L."""
@@ -71,7 +72,17 @@ def score_layer(
     # Rounding can push a vanishing quadratic form below zero.
     contribution = (attention.norm(dim=2) * projected.clamp_min_(0).sqrt_()).mean(dim=1)
     candidates = contribution[:, sinks : n - start - window]
-    pooled = F.avg_pool1d(candidates[None], pooling, stride=1, padding=pooling // 2)[0]
+    pooled = pool(candidates, *pooling)
     total = pooled.sum()
     out.fill_(float("inf"))
     out[:, sinks : n - start - window] = torch.where(total == 0, 0.0, pooled / total)
+
+
+def pool(scores: torch.Tensor, kind: str, width: int) -> torch.Tensor:
+    """Pools ``[H, C]`` over its C positions; see ``score``."""
+    reach = width // 2
+    weights = torch.ones(width, device=scores.device)
+    if kind == "triangle":
+        weights = reach + 1 - (torch.arange(width, device=scores.device) - reach).abs()
+    neighbours = F.pad(scores, (reach, reach)).unfold(1, width, 1)
+    return (neighbours * weights).sum(-1) / weights.sum()
