@@ -467,7 +467,7 @@ def test_readme_part_has_a_column_for_every_turn(tmp_path):
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
     # What is not the default of today is said.
-    assert lines[0].endswith("; not with today's defaults, but window 32.")
+    assert lines[0].endswith(". Not with today's defaults, but window 32.")
     assert len(lines) <= 23
 
 

@@ -237,7 +237,7 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
         max_running_requests=1, max_total_tokens=None, max_prefill_tokens=n, chunked_prefill_size=n,
         prefill_max_requests=1,
     )  # fmt: skip
-    config = Config(scorer=name, window=window, pooling="average" if name != "laprox" else "max")
+    config = Config(scorer=name, window=window, **({"pooling": "max"} if name == "laprox" else {}))
     reserved = needs(config, model, args, 2, 2**40)["layer by layer"]
     print(f"{name}: {used.peak / 1e6:.1f} MB of {reserved / 1e6:.1f}")
     assert n * heads * dim * 8 < used.peak <= reserved

@@ -88,7 +88,7 @@ SMALL = with_windows(8, 16, 24, AUTO)
 # Neighbours that are further away may weigh less. All else as served.
 POOLINGS: dict[str, Method] = {
     **{f"average {width}": Config(pooling="average", pooling_kernel=width) for width in (7, 15)},
-    **{f"triangle {width}": Config(pooling="triangle", pooling_kernel=width) for width in (15, 19)},
+    **{f"triangle {width}": Config(pooling="triangle", pooling_kernel=width) for width in (15, 19, 23)},
     **{f"{name} 7": BASELINES[name] for name in ("snapkv", "ada-kv")},
 }
 # multi_news: the suite takes the documents before.
@@ -159,16 +159,20 @@ def windows(session: Session) -> list[Part]:
 
 
 def poolings(session: Session) -> list[Part]:
-    """How the scores of neighbours are weighed, on texts of every kind; without --data not on multi_news."""
-    shorter, longer = (
-        part(
-            *(session, "needles by pooling", length, True),
-            *(tasks.needles(session, length, session.count(5, 200), ABLATION_SEED + length), POOLINGS),
+    """How the scores of neighbours are weighed."""
+    return [
+        part(session, "needles by pooling", length, True, cases, POOLINGS)
+        for length, cases in (
+            (length, tasks.needles(session, length, session.count(5, 200), ABLATION_SEED + length))
+            for length in (1024, 2048)
         )
-        for length in (1024, 2048)
-    )
+    ]
+
+
+def diffuse(session: Session) -> list[Part]:
+    """The same where an answer draws on all of a text; without --data not on multi_news."""
     prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
-    found = [shorter, part(session, "prose by pooling", 2048, False, prose, POOLINGS), longer]
+    found = [part(session, "prose by pooling", 2048, False, prose, POOLINGS)]
     if session.data is not None:
         news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
         found.append(part(session, "multi_news by pooling", tasks.LONGEST, False, news, POOLINGS))
@@ -189,7 +193,7 @@ def small(session: Session) -> list[Part]:
 
 TASKS = {
     **{"needles": needles, "prose": prose, "multi_news": multi_news},
-    **{"windows": windows, "small": small, "poolings": poolings},
+    **{"windows": windows, "small": small, "poolings": poolings, "diffuse": diffuse},
 }
 
 

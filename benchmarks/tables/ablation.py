@@ -7,6 +7,7 @@ from benchmarks.quality.record import row_of
 from benchmarks.quality.tables import cell, share
 from benchmarks.tables.cells import table
 from benchmarks.tables.results import RESULTS, origin
+from laprox_sglang.options.server import POOLING, POOLING_KERNEL
 
 BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
 TASK, LENGTHS = "needles", (2048, 1024)
@@ -27,14 +28,26 @@ SHOWN = {
 }
 WINDOWS = {f"window {window}": f"window of {window}" for window in (8, 16, 24, 32, 48)}
 WINDOWS["window auto"] = "**24, or 8 for small views**"
-BY_WINDOW = {
-    ("later needles", 1024): "a later question, 1,024 tokens",
-    ("prose by window", 2048): "prose, 2,048 tokens",
-    ("small views", 512): "small views, needles in 512 tokens",
-    ("small views, later", 512): "small views, a later question, 512 tokens",
-    ("small views", 1024): "small views, needles in 1,024 tokens",
-    ("small views, later", 1024): "small views, a later question, 1,024 tokens",
+POOLINGS = {
+    f"{kind} {width}": f"{'an' if kind == 'average' else 'a'} {kind} over {width}"
+    for kind, widths in (("average", (7, 15)), ("triangle", (15, 19, 23)))
+    for width in widths
 }
+POOLINGS[f"{POOLING} {POOLING_KERNEL}"] = f"**a {POOLING} over {POOLING_KERNEL}**"
+POOLINGS |= {"snapkv 7": "SnapKV, an average over 7", "ada-kv 7": "Ada-KV, an average over 7"}
+# Task, length, what the page calls it, settings.
+OTHERS = (
+    ("needles by pooling", 1024, "pooled by, needles in 1,024 tokens", POOLINGS),
+    ("needles by pooling", 2048, "pooled by, needles in 2,048 tokens", POOLINGS),
+    ("prose by pooling", 2048, "pooled by, prose, 2,048 tokens", POOLINGS),
+    ("multi_news by pooling", 3072, "pooled by, multi_news", POOLINGS),
+    ("later needles", 1024, "a later question, 1,024 tokens", WINDOWS),
+    ("prose by window", 2048, "prose, 2,048 tokens", WINDOWS),
+    ("small views", 512, "small views, needles in 512 tokens", WINDOWS),
+    ("small views, later", 512, "small views, a later question, 512 tokens", WINDOWS),
+    ("small views", 1024, "small views, needles in 1,024 tokens", WINDOWS),
+    ("small views, later", 1024, "small views, a later question, 1,024 tokens", WINDOWS),
+)
 
 
 def ablation() -> str:
@@ -44,7 +57,7 @@ def ablation() -> str:
             about(content["parts"]),
             *(answers(content["rows"], length) for length in LENGTHS),
             divergence(content["rows"]),
-            *(by_window(content["rows"], *of, name) for of, name in BY_WINDOW.items()),
+            *(other(content["rows"], *of) for of in OTHERS),
         ]
     )
 
@@ -52,11 +65,12 @@ def ablation() -> str:
 def about(parts: list[dict[str, Any]]) -> str:
     counts = ", ".join(f"{part['prompts']} of {part['name'].removeprefix('ablation ')}" for part in parts)
     return (
-        f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled over 15 "
-        "positions, with a window of 32, where nothing else is said; bold are the defaults, but for the "
-        "window. Of needles the answers that are exact in every token, in per cent, and the 95 % interval of "
-        "the paired difference to all KV in points; of multi_news and prose the KL to all KV over 48 tokens "
-        f"that follow (less is better), and its 95 % interval. {origin(parts)}."
+        f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled by an "
+        "average over 15 positions, with a window of 32, where nothing else is said; bold are the defaults, "
+        "but for window and pooling; where poolings are compared all else is as served. Of needles the "
+        "answers that are exact in every token, in per cent, and the 95 % interval of the paired difference "
+        "to all KV in points; of multi_news and prose the KL to all KV over 48 tokens that follow (less is "
+        f"better), and its 95 % interval. {origin(parts)}."
     )
 
 
@@ -74,9 +88,9 @@ def divergence(rows: list[dict[str, Any]]) -> str:
     return table((f"{SUMMARY}, kept:", *map(share, BUDGETS)), settings(of), right=len(BUDGETS))
 
 
-def by_window(rows: list[dict[str, Any]], task: str, length: int, name: str) -> str:
+def other(rows: list[dict[str, Any]], task: str, length: int, name: str, shown: dict[str, str]) -> str:
     of = [row for row in rows if (row["task"], row["length"]) == (task, length)]
-    return table((f"{name}, kept:", *map(share, BUDGETS)), settings(of, WINDOWS), right=len(BUDGETS))
+    return table((f"{name}, kept:", *map(share, BUDGETS)), settings(of, shown), right=len(BUDGETS))
 
 
 def settings(rows: list[dict[str, Any]], shown: dict[str, str] = SHOWN) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from benchmarks.quality.record import FIRST, row_of
 from benchmarks.quality.samples import percent
 from benchmarks.quality.tables import Rows, cell, kept, share
 from benchmarks.tables.cells import table
+from benchmarks.tables.quality import unlike_today
 from benchmarks.tables.results import TablesError, origin
 
 NEEDLES = "needles"
@@ -47,7 +48,7 @@ def methods(content: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{answers_of(whole)} Those of all KV and of laprox are the server's, the others are simulated. "
-            f"{replayed(parts)}",
+            f"{replayed(parts)}{unlike_today(parts)}",
             answers(first),
             "Paired differences in points, 95 %:",
             table(("kept:", *map(share, budgets)), rivals, right=len(budgets)),
@@ -62,7 +63,7 @@ def other_tasks(content: dict[str, Any]) -> str:
     parts = [part for part in content["parts"] if not of_needles(part)]
     if not parts:
         raise TablesError("quality.json has no other task than needles")
-    found = [f"{parts[0]['chip']}, {origin(parts)}."]
+    found = [f"{parts[0]['chip']}, {origin(parts)}.{unlike_today(parts)}"]
     first = [row for row in together(content["rows"]) if row["turn"] == FIRST and row["task"] != NEEDLES]
     for task in dict.fromkeys(row["task"] for row in first):
         rows = [row for row in first if row["task"] == task]

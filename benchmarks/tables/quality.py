@@ -24,13 +24,13 @@ def markdown(content: dict[str, Any]) -> str:
         f"{rows[0]['model']}; facts in {rows[0]['length']} tokens of real prose, one question to each of "
         f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
         f"difference to all KV in points (`python -m benchmarks.quality`). {parts[0]['chip']}, "
-        f"{origin(parts)}{unlike_today(parts)}."
+        f"{origin(parts)}.{unlike_today(parts)}"
     )
     return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
 
 
 def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
-    """Options that documents were read with and that are not the defaults of today."""
+    """A sentence on options that documents were read with and that are not the defaults of today, if any."""
     defaults = Config()
     other = {
         f"{name.replace('_', ' ')} {value}"
@@ -38,7 +38,7 @@ def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
         for name, value in part["served"].items()
         if name != "budget" and value != getattr(defaults, name)
     }
-    return f"; not with today's defaults, but {', '.join(sorted(other))}" if other else ""
+    return f" Not with today's defaults, but {', '.join(sorted(other))}." if other else ""
 
 
 WHAT_IS_WHAT = (
