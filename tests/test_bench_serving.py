@@ -342,8 +342,7 @@ def test_skewed_values_make_heads_keep_uneven_numbers():
     hidden_states = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(1))
     values = torch.stack([hidden_states @ weight.float().T for weight in weights.values()])
     scores = values.view(layers, tokens, heads, size).norm(dim=-1).transpose(1, 2)
-    pooled = Config().pooling_kernel
-    scores = torch.nn.functional.avg_pool1d(scores, pooled, 1, pooled // 2)
+    scores = torch.stack([Config().method.pooling(layer) for layer in scores])
     mean = tokens // 20
     cells, _ = keep(scores.contiguous(), mean, Config().method.allocation, 0)
     kept = torch.zeros(scores.numel(), dtype=torch.bool).index_fill(0, cells, True).view_as(scores)

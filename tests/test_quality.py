@@ -124,7 +124,7 @@ def test_a_sample_has_three_digits(value):
     assert samples.half(value) == pytest.approx(value, rel=1e-3, abs=1e-7)
 
 
-@pytest.mark.parametrize("kl", [[0.25], "AA==", "no base64", None])
+@pytest.mark.parametrize("kl", [[0.25], "AA==", "no base64", None, "", "AAAAAA=="])
 def test_samples_that_are_not_packed_are_refused(kl, tmp_path):
     path = tmp_path / "quality.json"
     record = Record(path, quick=True)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, long, results, short, speed
+from benchmarks.tables import cells, long, pages, results, speed
 from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
 
 ROOT = Path(__file__).parents[1]
@@ -46,27 +46,35 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
     record = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table)
     record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
     with pytest.raises(results.TablesError, match="no row f"):
-        short.readme()
+        pages.readme()
     for server, (backend, tokens) in speeds.items():
         record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
         record.put(table["profile"], server, {"syncs": 1}, backend)
     shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
-    blocks = short.readme()
+    blocks = pages.readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
     assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 |" in blocks["serving"]
     assert blocks["serving"].count("fp8 KV on flashinfer, for the fa3 at hand") == 1
     assert "output tokens/s: (f) 200 and 150, LaProx / fp8 **0.75**." in blocks["serving"]
     assert "In some rows" not in blocks["serving"]
-    assert "Only on" not in blocks["serving"]
-    another = Record(tmp_path / "serving-another.json", False, table)
-    for server, first in (("stock", 10.0), ("laprox", 12.0)):
-        another.put(table["lone-300"], server, {"ttft_p50": first}, "fa3")
-    told = "300 in, pruned: time to first token, median 10.0 ms, 12.0 ms, **1.20** ("
-    assert told in short.readme()["serving"] and "| (lone-300)" not in short.readme()["serving"]
+    assert "On another card only" not in blocks["serving"]
+    for chip, name in (("another", "lone-300"), ("third", "short-1k")):
+        other = Record(tmp_path / f"serving-{chip}.json", False, table)
+        for server, figure in (("stock", 10.0), ("laprox", 12.0)):
+            other.put(table[name], server, {"ttft_p50": figure, "output_tok_s": 10 * figure}, "fa3")
+    told = pages.readme()["serving"]
+    assert (
+        "300 in, pruned (" in told
+        and "time to first token, median 10.0 ms, 12.0 ms, **1.20**; (short" in told
+    )
+    assert (
+        "output tokens/s 100, 120, 1.20 and time to first token, median 10.0 ms, 12.0 ms, **1.20**." in told
+    )
+    assert "| (lone-300)" not in told
     forced = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table, "flashinfer")
     forced.put(table["f"], "stock", f | {"output_tok_s": 125.0}, "flashinfer")
     told = "output tokens/s: (f) 125 on flashinfer, LaProx / that 1.20 ("
-    assert told in short.readme()["serving"]
+    assert told in pages.readme()["serving"]
     assert "(e)" not in blocks["serving"]
     everything = long.blocks()["all"]
     assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4

@@ -27,6 +27,7 @@ from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
 from laprox_patches.output import attach_facts
 from laprox_sglang.cache.tree import without
+from laprox_sglang.options.server import POOLING_KERNEL
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.state import view_of
 from test_memory_properties import check
@@ -111,7 +112,7 @@ def kept_alone(tokens=PROMPT, config=CONFIG, **options) -> tuple[list[int], list
     [
         CONFIG,
         replace(CONFIG, min_tokens=2, window=1, sink_tokens=0),
-        replace(CONFIG, scorer="criticalkv", pooling_kernel=15),
+        replace(CONFIG, scorer="criticalkv", pooling_kernel=POOLING_KERNEL),
         replace(CONFIG, allocator="model", floor=0.0),
         replace(CONFIG, floor=0.5),
     ],
@@ -128,7 +129,7 @@ def test_what_a_gpu_compiles_at_the_start_runs(config):
 @pytest.mark.parametrize("allocator", ["layer", "uniform"])
 def test_every_scorer_prunes_and_frees(scorer, allocator):
     """By the torch path, in chunks, with a prefix that stays dense, over slots that are read meanwhile."""
-    config = replace(KEEPING, scorer=scorer, allocator=allocator, pooling_kernel=15)
+    config = replace(KEEPING, scorer=scorer, allocator=allocator, pooling_kernel=POOLING_KERNEL)
     scheduler = Scheduler(38, config=config)
     req = scheduler.arrive(PROMPT[:30], 4)
     prefill(scheduler, 13)

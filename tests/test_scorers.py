@@ -225,9 +225,10 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
             given = queries.float(), *(x.float() for x in pool)
             yield Prompt(layer, *given, gram, 0.1, 0, 4, 1500, lambda: weights.float())
 
+    config = Config(scorer=name, window=window, **({"pooling": "max"} if name == "laprox" else {}))
     out = torch.empty((layers, heads, n))
     with Peak() as used:
-        rank(prompts(), SCORERS[name], Pooling(), out)
+        rank(prompts(), SCORERS[name], config.method.pooling, out)
     model = SimpleNamespace(
         num_hidden_layers=layers, num_attention_heads=q_heads, head_dim=dim, context_len=n,
         hidden_size=hidden, get_num_kv_heads=lambda tp: heads,
@@ -237,7 +238,6 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
         max_running_requests=1, max_total_tokens=None, max_prefill_tokens=n, chunked_prefill_size=n,
         prefill_max_requests=1,
     )  # fmt: skip
-    config = Config(scorer=name, window=window, **({"pooling": "max"} if name == "laprox" else {}))
     reserved = needs(config, model, args, 2, 2**40)["layer by layer"]
     print(f"{name}: {used.peak / 1e6:.1f} MB of {reserved / 1e6:.1f}")
     assert n * heads * dim * 8 < used.peak <= reserved

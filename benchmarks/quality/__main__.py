@@ -1,8 +1,7 @@
 """What pruning costs in quality: real weights, real texts, the real server, and what other methods keep.
 
     python -m benchmarks.quality [PART ...] [--quick] [--model PATH] [--data DIR] [--json FILE]
-    python -m benchmarks.quality ablation [needles|prose|multi_news|windows|small|poolings|diffuse ...]
-                                          [--data DIR]
+    python -m benchmarks.quality ablation [needles|prose|multi_news|windows|small|poolings ...] [--data DIR]
 
 needles    facts in prose: the first turn on the server, and by all methods (1K and 2K tokens)
 turns      a later question: on the server, over pruned KV, and of a document pruned before any question

@@ -159,20 +159,12 @@ def windows(session: Session) -> list[Part]:
 
 
 def poolings(session: Session) -> list[Part]:
-    """How the scores of neighbours are weighed."""
-    return [
-        part(session, "needles by pooling", length, True, cases, POOLINGS)
-        for length, cases in (
-            (length, tasks.needles(session, length, session.count(5, 200), ABLATION_SEED + length))
-            for length in (1024, 2048)
-        )
-    ]
-
-
-def diffuse(session: Session) -> list[Part]:
-    """The same where an answer draws on all of a text; without --data not on multi_news."""
+    """How the scores of neighbours are weighed, on texts of every kind; without --data not on multi_news."""
     prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
     found = [part(session, "prose by pooling", 2048, False, prose, POOLINGS)]
+    for length in (1024, 2048):
+        cases = tasks.needles(session, length, session.count(5, 200), ABLATION_SEED + length)
+        found.append(part(session, "needles by pooling", length, True, cases, POOLINGS))
     if session.data is not None:
         news = tasks.others(session, "longbench/multi_news", session.count(2, 60), skip=NEWS)
         found.append(part(session, "multi_news by pooling", tasks.LONGEST, False, news, POOLINGS))
@@ -192,8 +184,12 @@ def small(session: Session) -> list[Part]:
 
 
 TASKS = {
-    **{"needles": needles, "prose": prose, "multi_news": multi_news},
-    **{"windows": windows, "small": small, "poolings": poolings, "diffuse": diffuse},
+    "needles": needles,
+    "prose": prose,
+    "multi_news": multi_news,
+    "windows": windows,
+    "small": small,
+    "poolings": poolings,
 }
 
 

@@ -20,7 +20,8 @@ def no_samples() -> Samples:
 
 def half(value: float) -> float:
     """As the file has it: there are tens of thousands of them, and it lies in the repository."""
-    return unpack(pack([value]))[0]
+    (kept,) = struct.unpack("<e", struct.pack("<e", value))
+    return float(kept)
 
 
 def pack(values: list[float]) -> str:
@@ -43,7 +44,15 @@ def packed(samples: Samples) -> Samples:
 
 
 def unpacked(samples: Samples) -> Samples:
-    return {**samples, **{name: unpack(samples[name]) for name in NUMBERS}}
+    """
+    Raises:
+        ValueError, TypeError, KeyError: these are not what ``packed`` gives, or not of the same documents.
+    """
+    found = {**samples, **{name: unpack(samples[name]) for name in NUMBERS}}
+    counts = {len(found[name]) for name in NUMBERS} | ({len(found["exact"])} if found["exact"] else set())
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError("samples of different numbers of documents")
+    return found
 
 
 def figures(ours: Samples, theirs: Samples) -> dict[str, Any]:

@@ -12,15 +12,16 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness.provenance import ROOT
+from benchmarks.quality.record import RecordError
 from benchmarks.serving import plots
-from benchmarks.tables import long, short
+from benchmarks.tables import long, pages
 from benchmarks.tables.results import RESULTS, TablesError, serving
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 PAGES = {
-    Path("README.md"): short.readme,
-    Path("docs/on-a-gpu.md"): short.on_a_gpu,
-    Path("docs/quality.md"): short.quality,
+    Path("README.md"): pages.readme,
+    Path("docs/on-a-gpu.md"): pages.on_a_gpu,
+    Path("docs/quality.md"): pages.quality,
     Path("benchmarks/README.md"): long.blocks,
 }
 
@@ -50,7 +51,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
         text = (root / page).read_text()
         try:
             new = filled(text, blocks())
-        except TablesError as error:
+        except (TablesError, RecordError) as error:
             print(f"tables: {page}: {error}", file=sys.stderr)
             return 2
         if check and new != text:

@@ -13,8 +13,8 @@ from benchmarks.tables.results import checks, commit, origin, serving, sides
 
 HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
 CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
-# Other than the defaults.
-METHOD_FLAG = re.compile(r"--laprox-\S+ \S+")
+# Of a server, with its value, where it has one.
+FLAG = re.compile(r"--laprox-[\w-]+(?:[ =](?!-)\S+)?")
 
 
 def blocks() -> dict[str, str]:
@@ -72,10 +72,10 @@ def checked(content: dict[str, Any]) -> str:
         part = content["parts"][row["check"]]
         backends = ", ".join(f"{server} {name}" for server, name in part.get("attention_backend", {}).items())
         first = number == 0 or content["rows"][number - 1]["check"] != row["check"]
-        flags = "".join(f"; {flag}" for flag in METHOD_FLAG.findall(part["command"]))
-        about = f"{backends or 'not recorded'}{flags}; {commit(part)}" if first else ""
+        about = f"{backends or 'not recorded'}; {commit(part)}" if first else ""
         shown = Row(*(row[key] for key in ("check", "what", "value", "unit", "least", "most")))
         missed = " **missed**" if row["met"] is False else ""
         value = shown.number(shown.value)
         lines.append((row["check"] if first else "", row["what"], value, shown.limit() + missed, about))
-    return f"### {content['chip']}\n\n{table(CHECKS_HEAD, lines)}"
+    commands = " ".join(part["command"] for part in content["parts"].values())
+    return f"### {', '.join([content['chip'], *FLAG.findall(commands)])}\n\n{table(CHECKS_HEAD, lines)}"

@@ -23,7 +23,7 @@ def serving() -> dict[str, dict[str, Any]]:
 
 
 def checks() -> dict[str, dict[str, Any]]:
-    """Contents of the checks' results by chip."""
+    """Contents of the checks' results by file: ``h100``, and what else was checked."""
     return contents("checks", read_checks)
 
 

@@ -69,7 +69,7 @@ def against_stock() -> str:
         f"(stock / LaProx). **Bold: LaProx is behind.** Of a row that was run several times a ratio is the "
         f"median. {origin(sides(shown.values()))}."
     )
-    about = " ".join(filter(None, (about, faster(), against_fp8(), elsewhere(shown))))
+    about = " ".join(filter(None, (about, faster(), against_fp8(), on_other_cards(shown))))
     return about + "\n\n" + table(head, lines, right=3)
 
 
@@ -110,23 +110,17 @@ def against_fp8() -> str | None:
     return None
 
 
-def elsewhere(shown: Mapping[str, Any]) -> str | None:
-    """Rows that are to be shown and were measured on another card only."""
+def on_other_cards(shown: Mapping[str, Any]) -> str | None:
+    """Rows that are to be shown and were measured on other cards only."""
+    left, told = [name for name, _ in SHOWN if name not in shown], []
     for content in serving().values():
         found = by_workload(content["rows"])
-        both = {
-            name: row
-            for name, _ in SHOWN
-            if name not in shown and (row := found.get(name)) and row[STOCK] and row[LAPROX]
-        }
-        if both:
-            told = "; ".join(f"({name}) {row['what']}: {in_words(name, row)}" for name, row in both.items())
-            made = when(side for row in both.values() for side in (row[STOCK], row[LAPROX]))
-            return (
-                f"Only on {content['chip']} ({backends(next(iter(both.values())))}; {made}): {told} "
-                f"(stock, LaProx, LaProx / stock)."
-            )
-    return None
+        both = {name: row for name in left if (row := found.get(name)) and row[STOCK] and row[LAPROX]}
+        for name, row in both.items():
+            left.remove(name)
+            made = f"{content['chip']}, {backends(row)}; {when((row[STOCK], row[LAPROX]))}"
+            told.append(f"({name}) {row['what']} ({made}): {in_words(name, row)}")
+    return f"On another card only (stock, LaProx, LaProx / stock): {'; '.join(told)}." if told else None
 
 
 def in_words(name: str, row: dict[str, Any]) -> str:

@@ -15,10 +15,12 @@ from laprox_kernels.dispatch import (
     select,
 )
 from laprox_kernels.gpu.support import MAX_WINDOW, SCORE_BYTES, Unsupported
+from laprox_kernels.pooling import POOLINGS
 from laprox_kernels.rows import Rows
 
 __all__ = [
     "MAX_WINDOW",
+    "POOLINGS",
     "SCORE_BYTES",
     "Rows",
     "Unsupported",

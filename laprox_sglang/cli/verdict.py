@@ -2,7 +2,7 @@
 
 from laprox_sglang.cli.card import Card
 from laprox_sglang.cli.side import Side
-from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load
+from laprox_sglang.views.capacity import REASONS, SCORING_STEPS, SHORT_ANSWER, Hold, Load
 
 # Decode steps that are shorter by less than this are not worth a view.
 FASTER = 1.1
@@ -35,8 +35,8 @@ def verdict(
     ratio = stock.step_bytes / laprox.step_bytes
     if load.output < SHORT_ANSWER:
         lines.append(
-            f"No gain by speed: scoring a prompt takes about as long as 5 decode steps over it, and answers "
-            f"have {load.output} tokens."
+            f"No gain by speed: scoring a prompt takes about as long as {SCORING_STEPS} decode steps over "
+            f"it, and answers have {load.output} tokens."
         )
     elif ratio >= FASTER:
         lines.append(

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from laprox_kernels import POOLINGS
 from laprox_sglang.scorers.allocators import Allocation
 from laprox_sglang.scorers.laprox import laprox
 from laprox_sglang.scorers.pooling import Pooling
@@ -18,4 +19,4 @@ class Method(NamedTuple):
     @property
     def fused(self) -> bool:
         """Whether ``laprox_kernels.score`` computes these scores; all else is torch, on any device."""
-        return self.scorer is laprox and self.pooling.kind in ("average", "triangle")
+        return self.scorer is laprox and self.pooling.kind in POOLINGS

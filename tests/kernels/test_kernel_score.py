@@ -9,7 +9,7 @@ from laprox_kernels.gpu import score as module
 from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu.support import Unsupported
 
-AVERAGE, TRIANGLE = ("average", 15), ("triangle", 15)
+AVERAGE, TRIANGLE = ("average", 15), ("triangle", 19)
 # layers, heads, group, dim, window, positions, start, sinks, pooling
 CASES = [
     (2, 2, 2, 64, 8, 300, 0, 4, AVERAGE), (3, 1, 3, 64, 5, 200, 61, 0, ("average", 1)),
@@ -83,13 +83,13 @@ def test_however_many_layers_a_launch_serves(seed, dtype, monkeypatch):
         launches.clear()
         monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
         outs[at_once] = unwritten(3, 2, n)
-        score(queries, keys, values, row, 0, gram, 0.1, 4, AVERAGE, outs[at_once])
+        score(queries, keys, values, row, 0, gram, 0.1, 4, TRIANGLE, outs[at_once])
         assert launches == expected
     for layer in range(3):
         one = slice(layer, layer + 1)
         pool = keys[:, one].contiguous(), values[:, one].contiguous()
         alone = unwritten(1, 2, n)
-        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, AVERAGE, alone)
+        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, TRIANGLE, alone)
         assert torch.equal(alone[0], outs[1][layer])
     assert torch.equal(outs[3], outs[40])
     for at_once in (2, 3):
@@ -107,7 +107,7 @@ def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
         # Far beyond what float16 holds, one way and the other.
         sized = gram * torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1, 1)
         outs.append(unwritten(3, 2, n))
-        score(queries, keys, values, row, 0, sized, 0.1, 4, AVERAGE, outs[-1])
+        score(queries, keys, values, row, 0, sized, 0.1, 4, TRIANGLE, outs[-1])
         sums = outs[-1][:, :, 4:82].double().sum((1, 2))
         torch.testing.assert_close(sums, torch.ones_like(sums), rtol=1e-5, atol=0)
     torch.testing.assert_close(*outs, rtol=1e-6, atol=0)
@@ -116,12 +116,13 @@ def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
 def test_all_protected_and_worthless_values(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     gram = gram_of(output)
-    out = unwritten(3, 2, 9)
-    score(queries, keys, values, row, 91, gram, 0.1, 4, AVERAGE, out)
-    assert out.isinf().all()
+    for version in (score, reference.score):
+        out = unwritten(3, 2, 9)
+        version(queries, keys, values, row, 91, gram, 0.1, 4, TRIANGLE, out)
+        assert out.isinf().all()
     values[:, 1] = 0
     out = unwritten(3, 2, 100)
-    score(queries, keys, values, row, 0, gram, 0.1, 4, AVERAGE, out)
+    score(queries, keys, values, row, 0, gram, 0.1, 4, TRIANGLE, out)
     assert (out[1, :, 4:92] == 0).all()
     assert (out[::2, :, 4:92] > 0).all()
 
@@ -130,7 +131,7 @@ def test_nan_stays_visible_in_its_layer(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     values[row[50], 2, 1] = float("nan")
     out = torch.zeros((3, 2, 100), device=DEVICE)
-    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, AVERAGE, out)
+    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, TRIANGLE, out)
     assert out[2, :, 4:92].isnan().all()
     assert not out[:2].isnan().any()
 
@@ -140,16 +141,18 @@ def test_what_is_not_served_is_named(seed):
     gram, out = gram_of(output), torch.zeros((3, 2, 100), device=DEVICE)
     given = (row, 0, gram, 0.1, 4)
     with pytest.raises(Unsupported, match="window 96"):
-        score(queries.repeat(1, 12, 1, 1), keys, values, *given, AVERAGE, out)
+        score(queries.repeat(1, 12, 1, 1), keys, values, *given, TRIANGLE, out)
     for pooling in (("average", 6), ("max", 7)):
         with pytest.raises(Unsupported, match=f"pooling {pooling[0]} over {pooling[1]}"):
             score(queries, keys, values, *given, pooling, out)
+        with pytest.raises(Unsupported, match=f"pooling {pooling[0]} over {pooling[1]}"):
+            reference.score(queries, keys, values, *given, pooling, out)
     with pytest.raises(Unsupported, match="gram"):
-        score(queries, keys, values, row, 0, gram[0], 0.1, 4, AVERAGE, out)
+        score(queries, keys, values, row, 0, gram[0], 0.1, 4, TRIANGLE, out)
     with pytest.raises(Unsupported, match="out"):
-        score(queries, keys, values, *given, AVERAGE, out[0])
+        score(queries, keys, values, *given, TRIANGLE, out[0])
     with pytest.raises(Unsupported, match="contiguous False"):
-        score(queries, keys[:, ::2], values, *given, AVERAGE, out)
+        score(queries, keys[:, ::2], values, *given, TRIANGLE, out)
 
 
 if GPU:

@@ -19,13 +19,13 @@ from laprox_kernels.gpu.support import (
     power_of_two,
     precision,
 )
+from laprox_kernels.pooling import weights
 
 ROWS_BLOCK, ROWS_WARPS, ROWS_STAGES = 128, 8, 3
 BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
 MEMBERS = 2  # query heads of a program: 1 or 2
 POOL_BLOCK = 1024
 MAX_SPLITS = 64
-KINDS = ("average", "triangle")
 LOG2E = 1.4426950408889634
 
 
@@ -53,11 +53,7 @@ def score(
     group, length = q_heads // heads, n - start
     if not 1 <= window <= min(MAX_WINDOW, n):
         raise Unsupported(f"score: window {window} of {n} positions (served: 1 to {MAX_WINDOW}, within them)")
-    kind, width = pooling
-    if kind not in KINDS or width % 2 == 0:
-        raise Unsupported(
-            f"score: pooling {kind} over {width} (served: {' and '.join(KINDS)} over odd widths)"
-        )
+    weights(*pooling)
     expected = (layers, q_heads, dim, dim)
     if tuple(gram.shape) != expected:
         raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)})")

@@ -86,7 +86,7 @@ def _attention(q, k, normalisers, q_index, window, scale, WINDOW: tl.constexpr, 
 
 
 @triton.jit
-def _windows(candidate, count, POOLING: tl.constexpr, TRIANGLE: tl.constexpr):
+def _share(candidate, count, POOLING: tl.constexpr, TRIANGLE: tl.constexpr):
     """The share of each candidate that is pooled: less than 1 where windows reach beyond the candidates."""
     left = tl.maximum(POOLING // 2 - candidate, 0)
     right = tl.maximum(POOLING // 2 - (count - 1 - candidate), 0)
@@ -145,7 +145,7 @@ def contribution_kernel(
             form = tl.where(form < 0.0, 0.0, form)
             contribution += tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
         tl.store(contributions + candidate, contribution, mask=used)
-        sums += tl.where(used, contribution * _windows(candidate, count, POOLING, TRIANGLE), 0.0)
+        sums += tl.where(used, contribution * _share(candidate, count, POOLING, TRIANGLE), 0.0)
     tl.store(totals + (head * PARTS + part) * tl.num_programs(0) + tl.program_id(0), tl.sum(sums, 0))
 
 

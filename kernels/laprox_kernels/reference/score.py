@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from laprox_kernels.pooling import weights
+
 
 def score(
     queries: torch.Tensor,
@@ -31,8 +33,8 @@ def score(
         gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head.
         scale: factor of the attention logits.
         sinks: number of positions protected from ``start`` on.
-        pooling: its kind and its odd width. ``average`` weighs all neighbours alike, ``triangle`` the
-            less the further away they are; beyond the candidates there is nothing, which counts as 0.
+        pooling: kind and width, as of ``pooling.weights``; beyond the candidates there is nothing, which
+            counts as 0.
         out: float32 ``[L, H, P]``, contiguous, written whole.
     """
     for layer in range(len(queries)):
@@ -80,9 +82,8 @@ def score_layer(
 
 def pool(scores: torch.Tensor, kind: str, width: int) -> torch.Tensor:
     """Pools ``[H, C]`` over its C positions; see ``score``."""
-    reach = width // 2
-    weights = torch.ones(width, device=scores.device)
-    if kind == "triangle":
-        weights = reach + 1 - (torch.arange(width, device=scores.device) - reach).abs()
-    neighbours = F.pad(scores, (reach, reach)).unfold(1, width, 1)
-    return (neighbours * weights).sum(-1) / weights.sum()
+    weighed = torch.tensor(weights(kind, width), dtype=scores.dtype, device=scores.device)
+    if not scores.shape[1]:
+        return scores
+    neighbours = F.pad(scores, (width // 2, width // 2)).unfold(1, width, 1)
+    return (neighbours * weighed).sum(-1) / weighed.sum()
