@@ -160,7 +160,7 @@ def test_what_is_no_method_is_refused(options, said):
 
 def test_a_method_is_what_its_names_say():
     method = Config().method
-    assert method == (SCORERS["laprox"], Pooling("triangle", 19), Allocation("layer", 0.2)) and method.fused
+    assert method == (SCORERS["laprox"], Pooling("average", 15), Allocation("layer", 0.2)) and method.fused
     paper = Config(allocator="model", pooling="average", pooling_kernel=7).method
     assert paper[1:] == (Pooling("average", 7), Allocation("model", 0.0)) and paper.fused
     assert not Config(pooling="max").method.fused and not Config(scorer="snapkv").method.fused
