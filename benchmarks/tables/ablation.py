@@ -64,7 +64,7 @@ def about(parts: list[dict[str, Any]]) -> str:
     return (
         f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled by an "
         "average over 15 positions, with a window of 32, where nothing else is said; bold are the defaults, "
-        "but for window and pooling; where poolings are compared, LaProx is as served in all else, and the "
+        "but for the window; where poolings are compared, LaProx is as served in all else, and the "
         "others are as in their papers. Of needles the answers that are exact in every token, in per cent, "
         "and the 95 % interval of the paired difference to all KV in points; of multi_news and prose the KL "
         f"to all KV over 48 tokens that follow (less is better), and its 95 % interval. {origin(parts)}."

@@ -11,6 +11,7 @@ from launches import TARGETS, instead_of_launching, source, variant
 
 from laprox_kernels import Rows
 from laprox_kernels.gpu import decode, floor, layout, pack, score, select
+from laprox_sglang.options.server import Config
 
 targets = list(TARGETS)
 compiled: set[tuple] = set()
@@ -35,7 +36,7 @@ def run(dtype, heads, group, dim, window):
     queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
     gram = torch.zeros((2, heads * group, dim, dim))
     scores = torch.zeros((2, heads, 512))
-    for pooling in (("average", 7), ("triangle", 19)):
+    for pooling in (Config().method.pooling, ("triangle", 19)):
         score.score(queries, keys, values, slots, 0, gram, 0.1, 4, pooling, scores)
     floor.floor(scores, 32)
     kept = torch.arange(2 * heads * 64)

@@ -8,8 +8,10 @@ from laprox_kernels import reference
 from laprox_kernels.gpu import score as module
 from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu.support import Unsupported
+from laprox_sglang.options.server import Config
 
-AVERAGE, TRIANGLE = ("average", 15), ("triangle", 19)
+AVERAGE, TRIANGLE = Config().method.pooling, ("triangle", 19)
+assert AVERAGE.kind == "average", "the default has to be among the cases"
 # layers, heads, group, dim, window, positions, start, sinks, pooling
 CASES = [
     (2, 2, 2, 64, 8, 300, 0, 4, AVERAGE), (3, 1, 3, 64, 5, 200, 61, 0, ("average", 1)),
@@ -23,6 +25,7 @@ if GPU:
         (3, 8, 1, 64, 32, 4_097, 1, 0, ("triangle", 7)), (2, 8, 4, 128, 32, 33, 0, 0, AVERAGE),
     ]  # fmt: skip
 SMALL = (3, 2, 2, 64, 8)
+POOLINGS = (AVERAGE, TRIANGLE)
 
 
 def inputs(layers, heads, group, dim, window, n, dtype):
@@ -65,8 +68,9 @@ def test_equals_the_definition(seed, case, dtype):
             assert torch.equal(out, again)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_however_many_layers_a_launch_serves(seed, dtype, monkeypatch):
+def test_however_many_layers_a_launch_serves(seed, pooling, dtype, monkeypatch):
     """One layer alone is the same to the bit; more are to rounding: they share the splits of a launch."""
     n, count = 90, 90 - 8 - 4
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
@@ -83,21 +87,22 @@ def test_however_many_layers_a_launch_serves(seed, dtype, monkeypatch):
         launches.clear()
         monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
         outs[at_once] = unwritten(3, 2, n)
-        score(queries, keys, values, row, 0, gram, 0.1, 4, TRIANGLE, outs[at_once])
+        score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, outs[at_once])
         assert launches == expected
     for layer in range(3):
         one = slice(layer, layer + 1)
         pool = keys[:, one].contiguous(), values[:, one].contiguous()
         alone = unwritten(1, 2, n)
-        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, TRIANGLE, alone)
+        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, pooling, alone)
         assert torch.equal(alone[0], outs[1][layer])
     assert torch.equal(outs[3], outs[40])
     for at_once in (2, 3):
         torch.testing.assert_close(outs[at_once], outs[1], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
+def test_every_layer_is_divided_by_its_own_sum(seed, pooling, dtype):
     """Powers of two: what the size of a layer's projection may change is nothing but rounding."""
     n = 90
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
@@ -107,31 +112,33 @@ def test_every_layer_is_divided_by_its_own_sum(seed, dtype):
         # Far beyond what float16 holds, one way and the other.
         sized = gram * torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1, 1)
         outs.append(unwritten(3, 2, n))
-        score(queries, keys, values, row, 0, sized, 0.1, 4, TRIANGLE, outs[-1])
+        score(queries, keys, values, row, 0, sized, 0.1, 4, pooling, outs[-1])
         sums = outs[-1][:, :, 4:82].double().sum((1, 2))
         torch.testing.assert_close(sums, torch.ones_like(sums), rtol=1e-5, atol=0)
     torch.testing.assert_close(*outs, rtol=1e-6, atol=0)
 
 
-def test_all_protected_and_worthless_values(seed):
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_all_protected_and_worthless_values(seed, pooling):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     gram = gram_of(output)
     for version in (score, reference.score):
         out = unwritten(3, 2, 9)
-        version(queries, keys, values, row, 91, gram, 0.1, 4, TRIANGLE, out)
+        version(queries, keys, values, row, 91, gram, 0.1, 4, pooling, out)
         assert out.isinf().all()
     values[:, 1] = 0
     out = unwritten(3, 2, 100)
-    score(queries, keys, values, row, 0, gram, 0.1, 4, TRIANGLE, out)
+    score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, out)
     assert (out[1, :, 4:92] == 0).all()
     assert (out[::2, :, 4:92] > 0).all()
 
 
-def test_nan_stays_visible_in_its_layer(seed):
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_nan_stays_visible_in_its_layer(seed, pooling):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     values[row[50], 2, 1] = float("nan")
     out = torch.zeros((3, 2, 100), device=DEVICE)
-    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, TRIANGLE, out)
+    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, pooling, out)
     assert out[2, :, 4:92].isnan().all()
     assert not out[:2].isnan().any()
 
@@ -141,18 +148,18 @@ def test_what_is_not_served_is_named(seed):
     gram, out = gram_of(output), torch.zeros((3, 2, 100), device=DEVICE)
     given = (row, 0, gram, 0.1, 4)
     with pytest.raises(Unsupported, match="window 96"):
-        score(queries.repeat(1, 12, 1, 1), keys, values, *given, TRIANGLE, out)
+        score(queries.repeat(1, 12, 1, 1), keys, values, *given, AVERAGE, out)
     for pooling in (("average", 6), ("max", 7)):
         with pytest.raises(Unsupported, match=f"pooling {pooling[0]} over {pooling[1]}"):
             score(queries, keys, values, *given, pooling, out)
         with pytest.raises(Unsupported, match=f"pooling {pooling[0]} over {pooling[1]}"):
             reference.score(queries, keys, values, *given, pooling, out)
     with pytest.raises(Unsupported, match="gram"):
-        score(queries, keys, values, row, 0, gram[0], 0.1, 4, TRIANGLE, out)
+        score(queries, keys, values, row, 0, gram[0], 0.1, 4, AVERAGE, out)
     with pytest.raises(Unsupported, match="out"):
-        score(queries, keys, values, *given, TRIANGLE, out[0])
+        score(queries, keys, values, *given, AVERAGE, out[0])
     with pytest.raises(Unsupported, match="contiguous False"):
-        score(queries, keys[:, ::2], values, *given, TRIANGLE, out)
+        score(queries, keys[:, ::2], values, *given, AVERAGE, out)
 
 
 if GPU:
@@ -163,7 +170,7 @@ if GPU:
         assert keys.numel() > 2**31
         row = row[:40_000].clone()
         gram = torch.eye(128, device=DEVICE).expand(32, 32, 128, 128)
-        given = (queries, keys, values, row, 0, gram, 128**-0.5, 4, TRIANGLE)
+        given = (queries, keys, values, row, 0, gram, 128**-0.5, 4, AVERAGE)
         out, expected = unwritten(32, 8, 40_000), unwritten(32, 8, 40_000)
         score(*given, out)
         reference.score(*given, expected)
