@@ -144,7 +144,7 @@ def test_bad_length_is_refused(options, flag):
         ({"floor": math.nan}, "floor nan must be a share"),
         ({"floor": True}, "floor True must be a share"),
         ({"floor": "0.5"}, "floor '0.5' must be a share"),
-        ({"pooling": "mean"}, "pooling 'mean' is not known; give one of average, triangle, max, chunk"),
+        ({"pooling": "mean"}, "pooling 'mean' is not known; give one of average, parabola, max, chunk"),
         ({"pooling": "max", "pooling_kernel": 8}, "pooling-kernel 8 must be odd: max slides"),
         ({"pooling": "chunk", "pooling_kernel": 0}, "pooling-kernel 0"),
         ({"scorer": "keydiff", "pooling": "chunk"}, "does nothing, as scorer keydiff"),
@@ -160,7 +160,7 @@ def test_what_is_no_method_is_refused(options, said):
 
 def test_a_method_is_what_its_names_say():
     method = Config().method
-    assert method == (SCORERS["laprox"], Pooling("average", 15), Allocation("layer", 0.2)) and method.fused
+    assert method == (SCORERS["laprox"], Pooling("parabola", 17), Allocation("layer", 0.2)) and method.fused
     paper = Config(allocator="model", pooling="average", pooling_kernel=7).method
     assert paper[1:] == (Pooling("average", 7), Allocation("model", 0.0)) and paper.fused
     assert not Config(pooling="max").method.fused and not Config(scorer="snapkv").method.fused

@@ -4,6 +4,8 @@ import json
 import random
 import subprocess
 import sys
+import zlib
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,7 +126,10 @@ def test_a_sample_has_three_digits(value):
     assert samples.half(value) == pytest.approx(value, rel=1e-3, abs=1e-7)
 
 
-@pytest.mark.parametrize("kl", [[0.25], "AA==", "no base64", None, "", "AAAAAA=="])
+ODD = b64encode(zlib.compress(b"odd")).decode()
+
+
+@pytest.mark.parametrize("kl", [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])])
 def test_samples_that_are_not_packed_are_refused(kl, tmp_path):
     path = tmp_path / "quality.json"
     record = Record(path, quick=True)
@@ -450,8 +455,10 @@ def test_a_picture_keeps_the_colours_of_its_lines(tmp_path):
 
 def test_lists_are_written_in_a_line_whatever_their_words_are():
     content = {"words": ["a  b", "c]d", "[\n"], "plain": [1.5, 2], "tokens": [" two  blanks", "x, y"]}
+    content["rows"] = [{"task": "}],", "samples": {"exact": "01"}}, {"task": "[\n"}]
     text = dumps(content)
-    assert json.loads(text) == content
+    assert json.loads(text) == content and json.loads(dumps(content | {"rows": []}))["rows"] == []
+    assert '  {"task":"}],","samples":{"exact":"01"}},\n' in text
     assert '"plain": [1.5,2]' in text and '"tokens": [" two  blanks","x, y"]' in text
 
 

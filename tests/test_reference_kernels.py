@@ -77,7 +77,8 @@ class ScoreCase:
         first, last = self.start + self.sinks, self.n - self.window
         kind, width = self.pooling
         reach = width // 2
-        weights = {d: reach + 1 - abs(d) if kind == "triangle" else 1 for d in range(-reach, reach + 1)}
+        places = range(-reach, reach + 1)
+        weights = {d: 1 - (d / (reach + 1)) ** 2 if kind == "parabola" else 1 for d in places}
         pooled = [
             [
                 sum(w * raw[head][i + d] for d, w in weights.items() if first <= i + d < last)
@@ -92,7 +93,7 @@ class ScoreCase:
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 41])
-@pytest.mark.parametrize("kind", ["average", "triangle"])
+@pytest.mark.parametrize("kind", ["average", "parabola"])
 @pytest.mark.parametrize(
     "shape",
     [{}, {"start": 5}, {"sinks": 2}, {"start": 4, "sinks": 2}, {"start": 19}, {"window": 1},

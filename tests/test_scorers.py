@@ -55,7 +55,7 @@ def test_every_scorer_with_every_allocator_and_pooling(name, kind, allocator, se
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 15])
-@pytest.mark.parametrize("kind", ["average", "triangle"])
+@pytest.mark.parametrize("kind", ["average", "parabola"])
 def test_laprox_layer_by_layer_is_the_kernel(kind, width, seed):
     for variant in range(8):
         case = random_case(seed + variant)
@@ -168,9 +168,9 @@ def test_pooling(kind, width, count, seed):
             places = [j for j in range(first, first + width) if 0 <= j < count]
             near = [float(scores[head, j]) for j in places]
             reach = width // 2 + 1
-            weighed = [(reach - abs(i - j)) * value for j, value in zip(places, near, strict=True)]
+            weighed = [(1 - ((i - j) / reach) ** 2) * value for j, value in zip(places, near, strict=True)]
             expected = {"average": sum(near) / width, "max": max(near), "chunk": sum(near) / len(near)}
-            expected["triangle"] = sum(weighed) / reach**2
+            expected["parabola"] = sum(weighed) / sum(1 - (d / reach) ** 2 for d in range(1 - reach, reach))
             assert float(got[head, i]) == pytest.approx(expected[kind], rel=1e-5)
 
 

@@ -1,7 +1,8 @@
 """What pruning costs in quality: real weights, real texts, the real server, and what other methods keep.
 
     python -m benchmarks.quality [PART ...] [--quick] [--model PATH] [--data DIR] [--json FILE]
-    python -m benchmarks.quality ablation [needles|prose|multi_news|windows|small|poolings ...] [--data DIR]
+    python -m benchmarks.quality ablation [needles|prose|multi_news|windows|small|poolings|passcodes ...]
+                                          [--data DIR]
 
 needles    facts in prose: the first turn on the server, and by all methods (1K and 2K tokens)
 turns      a later question: on the server, over pruned KV, and of a document pruned before any question
@@ -97,7 +98,7 @@ def measure(given: argparse.Namespace, record: Record, progress: Progress) -> No
     size = (given.quick, given.prompts, given.data, progress)
     with Session(path, name, *size) as session, Session(MODEL_PATH, "needle-7m", *size) as needle7m:
         if given.ablation:
-            chosen = ablation.parts(given.parts, session)
+            chosen = ablation.parts(given.parts, session, needle7m)
         else:
             chosen = parts(given.parts, session, needle7m)
         try:

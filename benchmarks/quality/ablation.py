@@ -17,6 +17,7 @@ from benchmarks.quality.record import FIRST, Measured
 from benchmarks.quality.session import ABLATION_SEED, Part, Session
 from benchmarks.quality.simulate import simulate
 from benchmarks.quality.turns import APART
+from laprox_sglang.needle import Task
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import AUTO
 
@@ -88,15 +89,19 @@ SMALL = with_windows(8, 16, 24, AUTO)
 # Neighbours that are further away may weigh less. All else as served.
 POOLINGS: dict[str, Method] = {
     **{f"average {width}": Config(pooling="average", pooling_kernel=width) for width in (7, 15)},
-    **{f"triangle {width}": Config(pooling="triangle", pooling_kernel=width) for width in (15, 19, 23)},
+    **{f"parabola {width}": Config(pooling="parabola", pooling_kernel=width) for width in (15, 17, 19)},
     **{f"{name} 7": BASELINES[name] for name in ("snapkv", "ada-kv")},
 }
 # multi_news: the suite takes the documents before.
 NEWS = 100
+PASSCODES = "passcodes"
 
 
-def parts(names: Sequence[str], session: Session) -> list[Part]:
+def parts(names: Sequence[str], session: Session, needle7m: Session) -> list[Part]:
     """The tasks that were asked for, or all whose texts are there.
+
+    Args:
+        needle7m: the model of the passcodes; all else is asked of ``session``'s.
 
     Raises:
         NoPart: there is no task of that name, or its texts are not there.
@@ -107,7 +112,7 @@ def parts(names: Sequence[str], session: Session) -> list[Part]:
         raise NoPart("multi_news is not in the repository: give its folder with --data")
     found = []
     for name in names or [name for name in TASKS if name != "multi_news" or session.data]:
-        found += TASKS[name](session)
+        found += TASKS[name](needle7m if name == PASSCODES else session)
     return found
 
 
@@ -171,6 +176,13 @@ def poolings(session: Session) -> list[Part]:
     return found
 
 
+def passcodes(needle7m: Session) -> list[Part]:
+    """The same of the 7M model, where three of ten sentences are facts like the one that is asked for."""
+    samples = Task(ABLATION_SEED).batch(needle7m.count(5, 300), 1024, fact_share=0.3)
+    cases = [Case("passcode", sample.prompt_ids(), sample.answer_ids()) for sample in samples]
+    return [part(needle7m, "passcodes by pooling", 1024, True, cases, POOLINGS)]
+
+
 def small(session: Session) -> list[Part]:
     """Prompts so short that a window may fill their views."""
     found = []
@@ -190,6 +202,7 @@ TASKS = {
     "windows": windows,
     "small": small,
     "poolings": poolings,
+    PASSCODES: passcodes,
 }
 
 

@@ -200,12 +200,15 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def dumps(content: dict[str, Any]) -> str:
-    """JSON with a line for every innermost list."""
+    """JSON with a line for every innermost list, and for every row."""
 
-    def line(found: re.Match[str]) -> str:
-        return json.dumps(json.loads(found[0]), ensure_ascii=False, separators=(",", ":"))
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
-    return re.sub(r"\[\n[^\[\]{}]*\n *\]", line, json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
+    head = json.dumps(without(content, "rows"), indent=1, ensure_ascii=False)
+    head = re.sub(r"\[\n[^\[\]{}]*\n *\]", lambda found: line(json.loads(found[0])), head).removesuffix("\n}")
+    rows = ",\n  ".join(map(line, content["rows"]))
+    return f'{head},\n "rows": [\n  {rows}\n ]\n}}\n'
 
 
 def row_of(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from laprox_kernels.dispatch import (
     select,
 )
 from laprox_kernels.gpu.support import MAX_WINDOW, SCORE_BYTES, Unsupported
-from laprox_kernels.pooling import POOLINGS
+from laprox_kernels.pooling import POOLINGS, pool
 from laprox_kernels.rows import Rows
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "lengths_of_every_kind",
     "pack",
     "plan_decode",
+    "pool",
     "score",
     "select",
 ]

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 ENVIRONMENT = "LAPROX_CONFIG"
 # A GPU unrolls the pooling; a window wider than this no prompt's end deserves.
 WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
-# Not the paper's: its pooling over 7 loses the ends of long numbers, its one ranking over all layers starves
-# some of them, its window of 32 leaves little of a small budget (benchmarks/results/quality-ablation.json).
-POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "average", 15, "layer", 24
+# Not the paper's: its average over 7 loses the ends of long numbers, and a wider one costs on prose what a
+# parabola does not; its one ranking over all layers starves some of them; its window of 32 leaves little of a
+# small budget (benchmarks/results/quality-ablation.json).
+POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "parabola", 17, "layer", 24
 # A window's tokens are always kept: of 28 slots 24 would leave nothing to be chosen. So views with fewer
 # slots than this beside their sinks have a smaller one.
 SMALL_VIEW, SMALL_WINDOW = 44, 8

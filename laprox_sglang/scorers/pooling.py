@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-KINDS = ("average", "triangle", "max", "chunk")
+from laprox_kernels import POOLINGS, pool
+
+KINDS = (*POOLINGS, "max", "chunk")
 
 
 class Pooling(NamedTuple):
@@ -13,7 +15,7 @@ class Pooling(NamedTuple):
 
     Attributes:
         kind: one of ``KINDS``. ``average`` and ``max`` slide over the positions (SnapKV's code has both),
-            ``triangle`` weighs them the less the further away they are (ours); the positions of a
+            ``parabola`` weighs them the less the further away they are (ours); the positions of a
             ``chunk`` share their mean (after ChunkKV, arXiv 2502.00299, head by head).
         width: in positions; odd where it slides. 1 is no pooling.
     """
@@ -25,13 +27,8 @@ class Pooling(NamedTuple):
         """Pools ``[H, C]`` over its C positions: beyond them there is nothing, which counts as 0."""
         if self.width == 1:
             return scores
-        if self.kind == "average":
-            return F.avg_pool1d(scores, self.width, stride=1, padding=self.width // 2)
-        if self.kind == "triangle":
-            # An average of averages; convolutions would round to TF32 on a GPU.
-            half = self.width // 2 + 1
-            padded = F.pad(scores, (half - 1, half - 1))
-            return F.avg_pool1d(F.avg_pool1d(padded, half, stride=1), half, stride=1)
+        if self.kind in POOLINGS:
+            return pool(scores, *self)
         if self.kind == "max":
             return F.max_pool1d(scores, self.width, stride=1, padding=self.width // 2)
         means = F.avg_pool1d(scores, self.width, stride=self.width, ceil_mode=True)

@@ -40,7 +40,7 @@ HELP = {
     "model, 0.2 with layer",
     "window": "last queries of a prompt that score it; these tokens are always kept: a number, or auto for "
     f"{WINDOW}, or {SMALL_WINDOW} where the view has less than {SMALL_VIEW} slots beside its sinks",
-    "pooling": "how scores are pooled over positions: average, triangle (near ones weigh more), max, or "
+    "pooling": "how scores are pooled over positions: average, parabola (near ones weigh more), max, or "
     "chunk, whose positions share their mean",
     "pooling_kernel": "width of that pooling in positions (odd, but for chunk)",
     "min_tokens": "prompts with fewer tokens behind the dense prefix are left whole",

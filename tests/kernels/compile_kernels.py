@@ -36,7 +36,7 @@ def run(dtype, heads, group, dim, window):
     queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
     gram = torch.zeros((2, heads * group, dim, dim))
     scores = torch.zeros((2, heads, 512))
-    for pooling in (Config().method.pooling, ("triangle", 19)):
+    for pooling in (Config().method.pooling, ("average", 15)):
         score.score(queries, keys, values, slots, 0, gram, 0.1, 4, pooling, scores)
     floor.floor(scores, 32)
     kept = torch.arange(2 * heads * 64)

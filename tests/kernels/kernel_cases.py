@@ -162,7 +162,7 @@ def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, 
             raw[head] += columns.norm(dim=0) * projected.norm(dim=1) / group
     kind, width = pooling
     reach = width // 2
-    weights = [reach + 1 - abs(i - reach) if kind == "triangle" else 1 for i in range(width)]
+    weights = [1 - ((i - reach) / (reach + 1)) ** 2 if kind == "parabola" else 1 for i in range(width)]
     padded = torch.nn.functional.pad(raw, (reach, reach))
     pooled = sum(weight * padded[:, i : i + count] for i, weight in enumerate(weights)) / sum(weights)
     scores = torch.full((heads, n - start), float("inf"), dtype=torch.float64, device=row.device)

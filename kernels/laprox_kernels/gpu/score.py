@@ -125,7 +125,7 @@ def score_layers(
         gram = gram.to(dtype).contiguous()
     strides = keys.stride(0), keys.stride(2)
     kind, width = pooling
-    pooled = {"POOLING": width, "TRIANGLE": kind == "triangle"}
+    pooled = {"POOLING": width, "PARABOLA": kind == "parabola"}
     if count:
         sizes = {"GROUP": group, "WINDOW": padded, "DIM": dim, "PRECISION": precision(dtype)}
         rows_kernel[(splits, all_heads, m_blocks)](

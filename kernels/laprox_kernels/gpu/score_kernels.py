@@ -86,14 +86,20 @@ def _attention(q, k, normalisers, q_index, window, scale, WINDOW: tl.constexpr, 
 
 
 @triton.jit
-def _share(candidate, count, POOLING: tl.constexpr, TRIANGLE: tl.constexpr):
+def _outermost(number, end: tl.constexpr):
+    """Sum of the parabola's ``number`` outermost weights on a side: ``2 · end · u - u²``, u from 1 up."""
+    return number * (number + 1) * (6 * end - 2 * number - 1) // 6
+
+
+@triton.jit
+def _share(candidate, count, POOLING: tl.constexpr, PARABOLA: tl.constexpr):
     """The share of each candidate that is pooled: less than 1 where windows reach beyond the candidates."""
     left = tl.maximum(POOLING // 2 - candidate, 0)
     right = tl.maximum(POOLING // 2 - (count - 1 - candidate), 0)
-    if TRIANGLE:
-        # The weights that are lost are the outermost: 1, 2, 3, …
-        lost = (left * (left + 1) + right * (right + 1)) // 2
-        return 1.0 - lost.to(tl.float32) / ((POOLING // 2 + 1) * (POOLING // 2 + 1))
+    if PARABOLA:
+        end: tl.constexpr = POOLING // 2 + 1
+        lost = (_outermost(left, end) + _outermost(right, end)).to(tl.float32)
+        return 1.0 - lost / (2 * _outermost(end, end) - end * end)
     return 1.0 - (left + right).to(tl.float32) / POOLING
 
 
@@ -102,7 +108,7 @@ def contribution_kernel(
     queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
     first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr, POOLING: tl.constexpr, TRIANGLE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, POOLING: tl.constexpr, PARABOLA: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sum over MEMBERS query heads of a KV head, for every candidate: ``[H, GROUP / MEMBERS, count]``."""
@@ -145,7 +151,7 @@ def contribution_kernel(
             form = tl.where(form < 0.0, 0.0, form)
             contribution += tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
         tl.store(contributions + candidate, contribution, mask=used)
-        sums += tl.where(used, contribution * _share(candidate, count, POOLING, TRIANGLE), 0.0)
+        sums += tl.where(used, contribution * _share(candidate, count, POOLING, PARABOLA), 0.0)
     tl.store(totals + (head * PARTS + part) * tl.num_programs(0) + tl.program_id(0), tl.sum(sums, 0))
 
 
@@ -155,7 +161,7 @@ def contribution_kernel(
 )
 def pool_kernel(
     contributions, totals, out, number, sinks, count, length, out_head,
-    HEADS: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr, TRIANGLE: tl.constexpr,
+    HEADS: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr, PARABOLA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pooling, division by the layer's sum, +inf where protected.
@@ -176,9 +182,11 @@ def pool_kernel(
         of_part = contributions + (head * PARTS + part) * count
         for shift in tl.static_range(POOLING):
             near = candidate + (shift - POOLING // 2)
-            weight = tl.minimum(shift + 1, POOLING - shift) if TRIANGLE else 1
+            away = shift - POOLING // 2
+            weight = (POOLING // 2 + 1) * (POOLING // 2 + 1) - away * away if PARABOLA else 1
             pooled += weight * tl.load(of_part + near, mask=(near >= 0) & (near < count), other=0.0)
-    weights = (POOLING // 2 + 1) * (POOLING // 2 + 1) if TRIANGLE else POOLING
+    end: tl.constexpr = POOLING // 2 + 1
+    weights = 2 * _outermost(end, end) - end * end if PARABOLA else POOLING
     score = tl.where(total == 0.0, 0.0, pooled / weights / total)
     score = tl.where((candidate >= 0) & (candidate < count), score, float("inf"))
     tl.store(out + head * out_head + place, score, mask=place < length)

@@ -1,9 +1,8 @@
 """Contribution of every cell of a prompt to the output of its layer (LaProx, Algorithm 1)."""
 
 import torch
-import torch.nn.functional as F
 
-from laprox_kernels.pooling import weights
+from laprox_kernels.pooling import pool
 
 
 def score(
@@ -78,12 +77,3 @@ def score_layer(
     total = pooled.sum()
     out.fill_(float("inf"))
     out[:, sinks : n - start - window] = torch.where(total == 0, 0.0, pooled / total)
-
-
-def pool(scores: torch.Tensor, kind: str, width: int) -> torch.Tensor:
-    """Pools ``[H, C]`` over its C positions; see ``score``."""
-    weighed = torch.tensor(weights(kind, width), dtype=scores.dtype, device=scores.device)
-    if not scores.shape[1]:
-        return scores
-    neighbours = F.pad(scores, (width // 2, width // 2)).unfold(1, width, 1)
-    return (neighbours * weighed).sum(-1) / weighed.sum()
