@@ -58,7 +58,7 @@ def test_plan(case, expected):
 
 @pytest.mark.parametrize(
     ("slots", "window"),
-    [(28, 8), (47, 8), (48, 24), (900, 24)],
+    [(28, 8), (67, 8), (68, 24), (900, 24)],
 )
 def test_a_small_view_is_not_filled_by_its_window(slots, window):
     assert plan(budget=slots)[2:5] == (slots, 4, window)

@@ -129,13 +129,26 @@ def test_a_sample_has_three_digits(value):
 ODD = b64encode(zlib.compress(b"odd")).decode()
 
 
-@pytest.mark.parametrize("kl", [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])])
-def test_samples_that_are_not_packed_are_refused(kl, tmp_path):
+@pytest.mark.parametrize("graded", [True, False])
+@pytest.mark.parametrize("found", [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])])
+def test_samples_that_are_not_packed_are_refused(found, graded, tmp_path):
+    path = tmp_path / "quality.json"
+    record = Record(path, quick=True)
+    record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, graded, measured(True))
+    content = json.loads(path.read_text())
+    content["rows"][1]["samples"]["logprob"] = found
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="does not hold results of this benchmark"):
+        Record(path, quick=True)
+
+
+@pytest.mark.parametrize("found", [None, {}, {"kl": "x", "erased": 0.5}, {"kl": [1], "erased": 0.5}, "sums"])
+def test_sums_that_are_none_are_refused(found, tmp_path):
     path = tmp_path / "quality.json"
     record = Record(path, quick=True)
     record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
     content = json.loads(path.read_text())
-    content["rows"][1]["samples"]["kl"] = kl
+    content["rows"][1]["samples"]["sums"] = found
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="does not hold results of this benchmark"):
         Record(path, quick=True)

@@ -186,7 +186,9 @@ def passcodes(needle7m: Session) -> list[Part]:
 def small(session: Session) -> list[Part]:
     """Prompts so short that a window may fill their views."""
     found = []
-    for length in (512, 1024):
+    prose = tasks.prose(session, 2048, session.count(2, 60), ABLATION_SEED)
+    found.append(part(session, "small views, prose", 2048, False, prose, SMALL))
+    for length in (512, 1024, 2048):
         first = tasks.needles(session, length, session.count(5, 150), ABLATION_SEED + length)
         found += [
             part(session, "small views", length, True, first, SMALL),

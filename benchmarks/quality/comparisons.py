@@ -73,9 +73,13 @@ def later_and_first(rows: Rows) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 def documents(rows: Sequence[dict[str, Any]], count: int | None = None) -> dict[str, Any]:
     """One row of the documents of several, of each the first ``count``: no figures, the length in words."""
-    samples = {name: values[:count] for name, values in rows[0]["samples"].items()}
-    for row in rows[1:]:
-        samples = {name: samples[name] + more[:count] for name, more in row["samples"].items()}
+    listed = [{name: values for name, values in row["samples"].items() if name != "sums"} for row in rows]
+    samples = {name: values[:count] for name, values in listed[0].items()}
+    for more in listed[1:]:
+        samples = {name: samples[name] + values[:count] for name, values in more.items()}
+    sums = [row["samples"]["sums"] for row in rows if "sums" in row["samples"]]
+    if sums and count is None:
+        samples["sums"] = {name: sum(of[name] for of in sums) for name in sums[0]}
     length = " and ".join(map(lengths, rows))
     head = {name: rows[0][name] for name in HEAD}
     return {**head, "length": length, "samples": samples}

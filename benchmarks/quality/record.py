@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import REVISION, chip, command, today, versions
 from benchmarks.quality.cases import Outcome
-from benchmarks.quality.samples import HOW, NUMBERS, figures, half, no_samples, packed, unpacked
+from benchmarks.quality.samples import HOW, NUMBERS, add, figures, no_samples, packed, unpacked
 
 # A document takes a GPU a second, and writing all of them anew takes as long.
 SAVE_SECONDS = 10
@@ -141,12 +141,9 @@ class Record:
         if measured.shown:
             part["shown"].append(measured.shown)
         for reading, outcome in measured.outcomes.items():
-            row = self._row(task, length, reading, part["model"])
-            samples = row["samples"]
-            if graded:
-                samples["exact"] += "01"[outcome.exact]
-            for name in NUMBERS:
-                samples[name].append(half(getattr(outcome, name)))
+            head = {"task": task, "length": length, **reading._asdict(), "model": part["model"]}
+            row = self._samples.setdefault(key(head), head | {"samples": no_samples(graded)})
+            add(row["samples"], outcome.exact, {name: getattr(outcome, name) for name in NUMBERS})
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -155,10 +152,6 @@ class Record:
         """Adds the parts of another file, none of which is here."""
         self.parts += other.parts
         self._samples |= other._samples
-
-    def _row(self, task: str, length: int, reading: Reading, model: str) -> dict[str, Any]:
-        head = {"task": task, "length": length, **reading._asdict(), "model": model}
-        return self._samples.setdefault(key(head), head | {"samples": no_samples()})
 
     @property
     def content(self) -> dict[str, Any]:

@@ -10,13 +10,32 @@ from typing import Any
 from benchmarks.quality.intervals import Difference, difference, difference_of_shares
 
 Samples = dict[str, Any]
-# Of one document each: a digit in ``exact``, where answers can be exact, and numbers in the others.
+# Of one document each: a digit in ``exact``, where answers can be exact, and numbers in the others. There
+# nothing is paired by what is in SUMMED: of these only sums over all documents are held.
 NUMBERS = ("logprob", "kl", "erased")
-HOW = "exact as one digit each, the others as float16, little-endian, through zlib, in base64"
+SUMMED = ("kl", "erased")
+HOW = "exact as one digit each, the others as float16, little-endian, through zlib, in base64; sums as sums"
 
 
-def no_samples() -> Samples:
-    return {"exact": "", **{name: [] for name in NUMBERS}}
+def no_samples(graded: bool) -> Samples:
+    """
+    Args:
+        graded: whether answers can be exact.
+    """
+    if not graded:
+        return {"exact": "", **{name: [] for name in NUMBERS}}
+    return {"exact": "", "logprob": [], "sums": dict.fromkeys(SUMMED, 0.0)}
+
+
+def add(samples: Samples, exact: bool, numbers: dict[str, float]) -> None:
+    """Adds a document."""
+    for name, value in numbers.items():
+        if name in samples:
+            samples[name].append(half(value))
+        else:
+            samples["sums"][name] = round(samples["sums"][name] + value, 6)
+    if "sums" in samples:
+        samples["exact"] += "01"[exact]
 
 
 def half(value: float) -> float:
@@ -44,7 +63,7 @@ def unpack(text: str) -> list[float]:
 
 
 def packed(samples: Samples) -> Samples:
-    return {**samples, **{name: pack(samples[name]) for name in NUMBERS}}
+    return {**samples, **{name: pack(samples[name]) for name in NUMBERS if name in samples}}
 
 
 def unpacked(samples: Samples) -> Samples:
@@ -52,8 +71,12 @@ def unpacked(samples: Samples) -> Samples:
     Raises:
         ValueError, TypeError, KeyError: these are not what ``packed`` gives, or not of the same documents.
     """
-    found = {**samples, **{name: unpack(samples[name]) for name in NUMBERS}}
-    counts = {len(found[name]) for name in NUMBERS} | ({len(found["exact"])} if found["exact"] else set())
+    graded = "sums" in samples
+    listed = [name for name in NUMBERS if not (graded and name in SUMMED)]
+    found = {**samples, **{name: unpack(samples[name]) for name in listed}}
+    counts = {len(found[name]) for name in (*listed, *(["exact"] if graded else []))}
+    if graded:
+        found["sums"] = {name: float(samples["sums"][name]) for name in SUMMED}
     if len(counts) != 1 or counts == {0}:
         raise ValueError("samples of different numbers of documents")
     return found
@@ -63,20 +86,24 @@ def figures(ours: Samples, theirs: Samples) -> dict[str, Any]:
     """Means of a row's samples, and the interval of what it loses against ``theirs``."""
     graded = bool(ours["exact"])
     lost = paired(ours, theirs, "exact" if graded else "kl")
+
+    def mean(name: str) -> float:
+        return fmean(ours[name]) if name in ours else ours["sums"][name] / len(ours["exact"])
+
     return {
         "exact": percent(ours["exact"]) if graded else None,
-        "logprob": round(fmean(ours["logprob"]), 4),
-        "kl": round(fmean(ours["kl"]), 5),
-        "erased": round(fmean(ours["erased"]), 4),
+        "logprob": round(mean("logprob"), 4),
+        "kl": round(mean("kl"), 5),
+        "erased": round(mean("erased"), 4),
         "low": finite(lost.low),
         "high": finite(lost.high),
-        "prompts": len(ours["kl"]),
+        "prompts": len(ours["logprob"]),
     }
 
 
 def paired(ours: Samples, theirs: Samples, figure: str) -> Difference:
     """Difference of two rows' samples of the same documents, as many as both have; exact in points."""
-    count = min(len(ours["kl"]), len(theirs["kl"]))
+    count = min(len(ours["logprob"]), len(theirs["logprob"]))
     mine, other = ours[figure][:count], theirs[figure][:count]
     if figure != "exact":
         return difference(mine, other)
