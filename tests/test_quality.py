@@ -154,6 +154,16 @@ def test_sums_that_are_none_are_refused(found, tmp_path):
         Record(path, quick=True)
 
 
+def test_rows_of_other_documents_are_not_paired(tmp_path):
+    record = Record(tmp_path / "quality.json", quick=True)
+    part = record.part("needles 100", "tiny", OPTIONS)
+    record.add(part, "needles", 100, True, measured(True))
+    with pytest.raises(AssertionError, match="of every document before"):
+        record.add(part, "needles", 100, True, Measured({all_kv("later"): outcome(True)}))
+    with pytest.raises(ValueError, match="2 documents beside 3"):
+        samples.paired({"exact": "10"}, {"exact": "101"}, "exact")
+
+
 def test_not_every_document_is_written_at_once_and_none_is_lost(tmp_path):
     path = tmp_path / "quality.json"
     record = Record(path, quick=True)

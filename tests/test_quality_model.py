@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from benchmarks.quality import first
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.cases import outcomes
+from benchmarks.quality.cases import Case, outcomes
 from benchmarks.quality.methods import BASELINES, Chooser, allocator, plan_of
 from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
-from benchmarks.quality.served import compare
+from benchmarks.quality.served import Reply, compare
 from benchmarks.quality.simulate import simulate
 from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import Config
@@ -163,6 +164,20 @@ def test_scores_are_reused_only_where_they_are_the_same(model, sample):
         chooser = Chooser(model, prefix)
         chooser.cells(config, 0.4)
         assert torch.equal(chooser.cells(config, BUDGET), Chooser(model, prefix).cells(config, BUDGET))
+
+
+def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample):
+    """Of a document that is too short for some budget every budget has a reading: rows face each other."""
+    prompt, answer = sample.prompt_ids(), sample.answer_ids()
+    cells = Chooser(model, model.prefill(prompt)).cells(Config(), BUDGET)
+    replies = {None: Reply(answer, None), BUDGET: Reply(answer, cells), 0.4: Reply(answer, None)}
+    session = SimpleNamespace(model=model, served=Config(budget=0.5))
+    measured = first.read(session, Case("passcode", prompt, answer), replies, True, {})
+    served = {r.budget: outcome for r, outcome in measured.outcomes.items() if r.method == "laprox"}
+    assert set(served) == {BUDGET, 0.4} and served[0.4].kl == served[0.4].erased == 0
+    assert (
+        served[BUDGET].kl > 0 and measured.replay["cells"] == cells.sum() and measured.replay["answers"] == 3
+    )
 
 
 def test_simulation_names_its_readings(model, sample):

@@ -50,11 +50,14 @@ def read(
     measured = Measured(simulate(session.model, prefix, [], case.answer, FIRST, methods, BUDGETS))
     chooser = Chooser(session.model, prefix)
     pruned = {budget: reply.cells for budget, reply in replies.items() if reply.cells is not None}
-    replayed = outcomes(session.model, prefix, [], case.answer, list(pruned.values()))
-    for budget, outcome in zip([None, *pruned], replayed, strict=True):
-        reading = all_kv(FIRST)
+    whole, *others = outcomes(session.model, prefix, [], case.answer, list(pruned.values()))
+    replayed = dict(zip(pruned, others, strict=True))
+    for budget in replies:
+        # A prompt that was left whole reads all KV at that budget.
+        outcome, reading = replayed.get(budget, whole), all_kv(FIRST)
         if budget is not None:
             reading = Reading(FIRST, SERVED, allocator(session.served), budget)
+        if budget is not None and budget in pruned:
             measured.count(compare(pruned[budget], chooser, session.served, budget))
         if graded:
             exact = replies[budget].ids == case.answer

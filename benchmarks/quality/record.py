@@ -144,6 +144,8 @@ class Record:
             head = {"task": task, "length": length, **reading._asdict(), "model": part["model"]}
             row = self._samples.setdefault(key(head), head | {"samples": no_samples(graded)})
             add(row["samples"], outcome.exact, {name: getattr(outcome, name) for name in NUMBERS})
+            # A reading that a document lacks would shift those behind it, and nobody would see.
+            assert len(row["samples"]["logprob"]) == part["prompts"], f"{reading} of every document before"
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()

@@ -102,9 +102,14 @@ def figures(ours: Samples, theirs: Samples) -> dict[str, Any]:
 
 
 def paired(ours: Samples, theirs: Samples, figure: str) -> Difference:
-    """Difference of two rows' samples of the same documents, as many as both have; exact in points."""
-    count = min(len(ours["logprob"]), len(theirs["logprob"]))
-    mine, other = ours[figure][:count], theirs[figure][:count]
+    """Difference of two rows' samples of the same documents; exact in points.
+
+    Raises:
+        ValueError: they are not of as many documents.
+    """
+    mine, other = ours[figure], theirs[figure]
+    if len(mine) != len(other):
+        raise ValueError(f"{len(mine)} documents beside {len(other)}: these are not the same ones")
     if figure != "exact":
         return difference(mine, other)
     found = difference_of_shares(right(mine), right(other))

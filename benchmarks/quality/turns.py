@@ -60,8 +60,10 @@ def read(session: Session, made: Needles, document: Document, first: str, second
         exact = reply.ids == later.answer
         measured.count({"answers": 1, "answers_equal": exact == outcome.exact})
         reading = all_kv(LATER)
-        if budget is not None and reply.cells is not None:
+        if budget is not None:
+            # A prompt that was left whole reads all KV at that budget.
             reading = Reading(LATER, SERVED, allocator(session.served), budget)
+        if budget is not None and reply.cells is not None:
             measured.count(compare(reply.cells, Chooser(model, history), session.served, budget))
         measured.outcomes[reading] = outcome._replace(exact=exact)
     return measured

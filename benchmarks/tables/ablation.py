@@ -45,6 +45,9 @@ OTHERS = (
     ("small views, later", 512, "small views, a later question, 512 tokens", WINDOWS),
     ("small views", 1024, "small views, needles in 1,024 tokens", WINDOWS),
     ("small views, later", 1024, "small views, a later question, 1,024 tokens", WINDOWS),
+    ("small views", 2048, "small views, needles in 2,048 tokens", WINDOWS),
+    ("small views, later", 2048, "small views, a later question, 2,048 tokens", WINDOWS),
+    ("small views, prose", 2048, "small views, prose, 2,048 tokens", WINDOWS),
 )
 
 

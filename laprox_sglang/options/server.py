@@ -32,8 +32,8 @@ WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
 # parabola does not; its one ranking over all layers starves some of them; its window of 32 leaves little of a
 # small budget (benchmarks/results/quality-ablation.json).
 POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "parabola", 17, "layer", 24
-# A window's tokens are always kept: of 28 slots 24 would leave nothing to be chosen, of 51 half. So views with
-# fewer slots than this beside their sinks have a smaller one.
+# A window's tokens are always kept: of 28 slots 24 would leave nothing to be chosen, of 51 half. So views
+# with fewer slots than this beside their sinks have a smaller one.
 SMALL_VIEW, SMALL_WINDOW = 64, 8
 SINK_TOKENS = 4
 
