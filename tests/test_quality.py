@@ -126,6 +126,7 @@ def test_a_sample_has_three_digits(value):
     assert samples.half(value) == pytest.approx(value, rel=1e-3, abs=1e-7)
 
 
+OTHER = Reading(FIRST, "another", "layer", 0.1)
 ODD = b64encode(zlib.compress(b"odd")).decode()
 
 
@@ -158,8 +159,19 @@ def test_rows_of_other_documents_are_not_paired(tmp_path):
     record = Record(tmp_path / "quality.json", quick=True)
     part = record.part("needles 100", "tiny", OPTIONS)
     record.add(part, "needles", 100, True, measured(True))
-    with pytest.raises(AssertionError, match="of every document before"):
-        record.add(part, "needles", 100, True, Measured({all_kv("later"): outcome(True)}))
+    before = json.loads((tmp_path / "quality.json").read_text())
+    for found in ({all_kv(FIRST): outcome(True)}, measured(True).outcomes | {OTHER: outcome(True)}):
+        with pytest.raises(RecordError, match="lacks readings of those before it, or has others"):
+            record.add(part, "needles", 100, True, Measured(found))
+    assert part["prompts"] == 1
+    record.flush()
+    assert json.loads((tmp_path / "quality.json").read_text()) == before
+    row_of(before["rows"], method="laprox")["samples"] |= {
+        "exact": "11", "logprob": samples.pack([0.5, 0.25]),
+    }  # fmt: skip
+    (tmp_path / "quality.json").write_text(json.dumps(before))
+    with pytest.raises(RecordError, match="different numbers of them"):
+        Record(tmp_path / "quality.json", quick=True)
     with pytest.raises(ValueError, match="2 documents beside 3"):
         samples.paired({"exact": "10"}, {"exact": "101"}, "exact")
 

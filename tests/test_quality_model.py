@@ -173,6 +173,9 @@ def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample):
     replies = {None: Reply(answer, None), BUDGET: Reply(answer, cells), 0.4: Reply(answer, None)}
     session = SimpleNamespace(model=model, served=Config(budget=0.5))
     measured = first.read(session, Case("passcode", prompt, answer), replies, True, {})
+    assert first.read(session, Case("prose", prompt, answer), replies, False, {}).outcomes.keys() == (
+        measured.outcomes.keys()
+    )
     served = {r.budget: outcome for r, outcome in measured.outcomes.items() if r.method == "laprox"}
     assert set(served) == {BUDGET, 0.4} and served[0.4].kl == served[0.4].erased == 0
     assert (

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +92,7 @@ class Record:
                 self._samples = {
                     key(row): {**row, "samples": unpacked(row["samples"])} for row in old["rows"]
                 }
+                check_documents(self._samples.values())
             except (ValueError, KeyError, TypeError) as error:
                 raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None
             if quick is not None and self.quick != quick:
@@ -134,18 +135,29 @@ class Record:
 
         Args:
             graded: whether an answer can be exact in this task.
+
+        Raises:
+            RecordError: it was read in other ways than the documents before it. Nothing is added: a reading
+                that one lacks would shift those behind it.
         """
+        heads = {
+            reading: {"task": task, "length": length, **reading._asdict(), "model": part["model"]}
+            for reading in measured.outcomes
+        }
+        given = {key(head) for head in heads.values()}
+        of = {documents_of(head) for head in heads.values()}
+        known = {each for each, row in self._samples.items() if documents_of(row) in of}
+        if known and known != given:
+            raise RecordError(f"{part['name']}: a document lacks readings of those before it, or has others")
         part["prompts"] += 1
         part |= {"chip": chip(), "versions": versions(), "date": today(), "command": command(), **REVISION}
         merge(part["replay"], measured.replay)
         if measured.shown:
             part["shown"].append(measured.shown)
         for reading, outcome in measured.outcomes.items():
-            head = {"task": task, "length": length, **reading._asdict(), "model": part["model"]}
+            head = heads[reading]
             row = self._samples.setdefault(key(head), head | {"samples": no_samples(graded)})
             add(row["samples"], outcome.exact, {name: getattr(outcome, name) for name in NUMBERS})
-            # A reading that a document lacks would shift those behind it, and nobody would see.
-            assert len(row["samples"]["logprob"]) == part["prompts"], f"{reading} of every document before"
         self._unsaved = True
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -188,6 +200,23 @@ WHAT = {
 
 def without(row: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != name}
+
+
+def documents_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Which documents a row is of."""
+    return tuple(row[name] for name in ("task", "length", "turn", "model"))
+
+
+def check_documents(rows: Iterable[dict[str, Any]]) -> None:
+    """
+    Raises:
+        ValueError: rows of the same documents have different numbers of them.
+    """
+    counts: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        counts.setdefault(documents_of(row), set()).add(len(row["samples"]["logprob"]))
+    if any(len(found) > 1 for found in counts.values()):
+        raise ValueError("rows of the same documents have different numbers of them")
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
