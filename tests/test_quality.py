@@ -130,26 +130,24 @@ OTHER = Reading(FIRST, "another", "layer", 0.1)
 ODD = b64encode(zlib.compress(b"odd")).decode()
 
 
-@pytest.mark.parametrize("graded", [True, False])
-@pytest.mark.parametrize("found", [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])])
-def test_samples_that_are_not_packed_are_refused(found, graded, tmp_path):
+NO_SAMPLES = [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])]
+NO_SUMS = [None, {}, {"kl": "x", "erased": 0.5}, {"kl": [1], "erased": 0.5}, "sums"]
+
+
+@pytest.mark.parametrize(
+    ("graded", "name", "found"),
+    [
+        *((graded, "logprob", found) for graded in (True, False) for found in NO_SAMPLES),
+        *((False, "kl", found) for found in NO_SAMPLES),
+        *((True, "sums", found) for found in NO_SUMS),
+    ],
+)
+def test_samples_that_are_none_are_refused(graded, name, found, tmp_path):
     path = tmp_path / "quality.json"
     record = Record(path, quick=True)
     record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, graded, measured(True))
     content = json.loads(path.read_text())
-    content["rows"][1]["samples"]["logprob"] = found
-    path.write_text(json.dumps(content))
-    with pytest.raises(RecordError, match="does not hold results of this benchmark"):
-        Record(path, quick=True)
-
-
-@pytest.mark.parametrize("found", [None, {}, {"kl": "x", "erased": 0.5}, {"kl": [1], "erased": 0.5}, "sums"])
-def test_sums_that_are_none_are_refused(found, tmp_path):
-    path = tmp_path / "quality.json"
-    record = Record(path, quick=True)
-    record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
-    content = json.loads(path.read_text())
-    content["rows"][1]["samples"]["sums"] = found
+    content["rows"][1]["samples"][name] = found
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="does not hold results of this benchmark"):
         Record(path, quick=True)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from benchmarks.quality import first
+from benchmarks.quality import first, turns
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.cases import Case, outcomes
-from benchmarks.quality.methods import BASELINES, Chooser, allocator, plan_of
+from benchmarks.quality.methods import BASELINES, BUDGETS, Chooser, allocator, plan_of
 from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
+from benchmarks.quality.record import all_kv
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.served import Reply, compare
 from benchmarks.quality.simulate import simulate
@@ -181,6 +182,18 @@ def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample):
     assert (
         served[BUDGET].kl > 0 and measured.replay["cells"] == cells.sum() and measured.replay["answers"] == 3
     )
+
+
+def test_a_later_turn_that_the_server_left_whole_reads_all_kv(model, sample, monkeypatch):
+    prompt, answer = sample.prompt_ids(), sample.answer_ids()
+    case = Case("passcode", prompt, answer, context=len(prompt) - 10)
+    made = SimpleNamespace(case=lambda document, kind: case, bridge=lambda document, *kinds: prompt[-10:])
+    monkeypatch.setattr(turns, "ask", lambda *asked: Reply(answer, None))
+    session = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
+    measured = turns.read(session, made, None, "before", "now")
+    served = {r.budget: o for r, o in measured.outcomes.items() if (r.turn, r.method) == ("later", "laprox")}
+    assert set(served) == {*BUDGETS} and {o.kl for o in served.values()} == {0.0}
+    assert all_kv("later") in measured.outcomes and "cells" not in measured.replay
 
 
 def test_simulation_names_its_readings(model, sample):

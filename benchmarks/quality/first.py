@@ -57,8 +57,8 @@ def read(
         outcome, reading = replayed.get(budget, whole), all_kv(FIRST)
         if budget is not None:
             reading = Reading(FIRST, SERVED, allocator(session.served), budget)
-        if budget is not None and budget in pruned:
-            measured.count(compare(pruned[budget], chooser, session.served, budget))
+            if budget in pruned:
+                measured.count(compare(pruned[budget], chooser, session.served, budget))
         if graded:
             exact = replies[budget].ids == case.answer
             measured.count({"answers": 1, "answers_equal": exact == outcome.exact})

@@ -84,7 +84,7 @@ def unpacked(samples: Samples) -> Samples:
 
 def figures(ours: Samples, theirs: Samples) -> dict[str, Any]:
     """Means of a row's samples, and the interval of what it loses against ``theirs``."""
-    graded = bool(ours["exact"])
+    graded = "sums" in ours
     lost = paired(ours, theirs, "exact" if graded else "kl")
 
     def mean(name: str) -> float:

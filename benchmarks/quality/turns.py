@@ -63,7 +63,7 @@ def read(session: Session, made: Needles, document: Document, first: str, second
         if budget is not None:
             # A prompt that was left whole reads all KV at that budget.
             reading = Reading(LATER, SERVED, allocator(session.served), budget)
-        if budget is not None and reply.cells is not None:
-            measured.count(compare(reply.cells, Chooser(model, history), session.served, budget))
+            if reply.cells is not None:
+                measured.count(compare(reply.cells, Chooser(model, history), session.served, budget))
         measured.outcomes[reading] = outcome._replace(exact=exact)
     return measured

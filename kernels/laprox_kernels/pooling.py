@@ -36,5 +36,5 @@ def pool(scores: torch.Tensor, kind: str, width: int) -> torch.Tensor:
     pooled = torch.zeros_like(scores)
     # One neighbour after another: a convolution would round to TF32 on a GPU.
     for at, weight in enumerate(weighed):
-        pooled += padded[:, at : at + scores.shape[1]] * weight
+        pooled.add_(padded[:, at : at + scores.shape[1]], alpha=weight)
     return pooled / sum(weighed)

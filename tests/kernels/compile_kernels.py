@@ -9,7 +9,7 @@ import torch
 import triton
 from launches import TARGETS, instead_of_launching, source, variant
 
-from laprox_kernels import Rows
+from laprox_kernels import POOLINGS, Rows
 from laprox_kernels.gpu import decode, floor, layout, pack, score, select
 from laprox_sglang.options.server import Config
 
@@ -36,8 +36,8 @@ def run(dtype, heads, group, dim, window):
     queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
     gram = torch.zeros((2, heads * group, dim, dim))
     scores = torch.zeros((2, heads, 512))
-    for pooling in (Config().method.pooling, ("average", 15)):
-        score.score(queries, keys, values, slots, 0, gram, 0.1, 4, pooling, scores)
+    for kind in POOLINGS:
+        score.score(queries, keys, values, slots, 0, gram, 0.1, 4, (kind, Config().pooling_kernel), scores)
     floor.floor(scores, 32)
     kept = torch.arange(2 * heads * 64)
     select.select(scores, len(kept))
