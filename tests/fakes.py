@@ -10,7 +10,7 @@ tell which token, behind which prefix, they belong to.
 import random
 from array import array
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -40,11 +40,12 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 import laprox_patches.step as hooks
 from laprox_patches.leak_check import without_spared
+from laprox_patches.prefix_cache import make_cache
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.cache.tree import make_cache
 from laprox_sglang.options.server import Config
 from laprox_sglang.runtime import Runtime
+from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.state import view_of
 
 # On tensors this small threads only wait for each other.
@@ -132,6 +133,22 @@ class WritingBackend(AttentionBackend):
     forward_decode = forward_extend
 
 
+class RecordingStream(ForwardStream):
+    """Writes down what a stream of a GPU would be asked for: ``"behind"``, and tensors to keep."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "cpu")
+        self.asked = []
+
+    @contextmanager
+    def behind(self):
+        self.asked.append("behind")
+        yield
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        self.asked.append(tensor)
+
+
 class Scheduler(stock.Scheduler):
     """SGLang's scheduler, turn by turn, with the loop that overlaps and the one that does not.
 
@@ -174,7 +191,10 @@ class Scheduler(stock.Scheduler):
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
-        self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
+        self.stream = RecordingStream()
+        self.laprox = Runtime(
+            config, self.model, self.pool, self.rows, 4 * context, torch.float32, self.stream
+        )
         self.backend = with_laprox(stock(self), self.laprox)
         self.backend.init_cuda_graph_state(rows, rows)
         runner = SimpleNamespace(
@@ -233,9 +253,6 @@ class Scheduler(stock.Scheduler):
         self.priority_scheduling_preemption_threshold = 0
 
     def _make_parts(self, tree: str) -> None:
-        self.forward_stream_ctx = nullcontext()
-        self.forward_stream = self.schedule_stream = mock.MagicMock()
-        self.batch_record_buf, self.batch_record_ct = [[]], 0
         self.running_batch = ScheduleBatch(reqs=[])
         self.last_batch = self.chunked_req = None
         self.waiting_queue, self.result_queue = [], deque()

@@ -203,7 +203,7 @@ def test_stages_of_a_gpu_count_when_they_are_over(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.Event", Clock)
     stages = Stages(cuda=True)
     for _ in range(2):
-        stages.begin()
+        stages.start()
         for stage in STAGES:
             stages.done(stage)
     assert stages.seconds() == dict.fromkeys(STAGES, 0.0)

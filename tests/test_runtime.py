@@ -484,13 +484,13 @@ def test_freed_slots_admit_who_waits(overlap):
     scheduler = Scheduler(72, overlap=overlap)
     first, second = scheduler.arrive(PROMPT, 9), scheduler.arrive(OTHER, 9)
     full = []
-    finish = scheduler.laprox.finish
+    finish = scheduler.laprox.finish_prefill
 
     def spy(*args):
         full.append(scheduler.running_batch.batch_is_full)
         return finish(*args)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.step()
     assert full == [True] and not scheduler.running_batch.batch_is_full
     assert view_of(first) is not None and view_of(second) is None
@@ -537,8 +537,8 @@ def test_a_view_that_would_free_nothing_leaves_a_prompt_in_chunks_its_room(tree)
         scheduler = Scheduler(60, config=replace(CONFIG, budget=0.5), tree=tree)
         scheduler.arrive(BODY, 9, enabled=False)
         steps(scheduler, 1)
-        finish = scheduler.laprox.finish
-        scheduler.laprox.finish = lambda tree, reserve, stream, rest=rest, to=finish: to(tree, rest, stream)
+        finish = scheduler.laprox.finish_prefill
+        scheduler.laprox.finish_prefill = lambda cache, reserve, rest=rest, to=finish: to(cache, rest)
         req = scheduler.arrive(BODY, 9)
         steps(scheduler, 1)
         reasons.append(req.laprox.outcome.plan.reason)
@@ -548,13 +548,13 @@ def test_a_view_that_would_free_nothing_leaves_a_prompt_in_chunks_its_room(tree)
 def test_what_a_prompt_in_chunks_still_needs_is_reserved():
     scheduler = Scheduler(200)
     reserves = []
-    finish = scheduler.laprox.finish
+    finish = scheduler.laprox.finish_prefill
 
-    def spy(tree, reserve, stream):
+    def spy(cache, reserve):
         reserves.append(reserve)
-        return finish(tree, reserve, stream)
+        return finish(cache, reserve)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.arrive(PROMPT[:10])
     scheduler.arrive(OTHER)
     prefill(scheduler, 25)
@@ -601,13 +601,13 @@ def test_prompts_of_one_batch_take_their_views_from_each_other(tree, overlap):
     """All room is taken before anything is packed: slots of the second are what the first is packed from."""
     scheduler = Scheduler(2 * N + 12, tree=tree, overlap=overlap)
     reqs = [scheduler.arrive(PROMPT, 3), scheduler.arrive(OTHER, 3)]
-    sources, finish = [], scheduler.laprox.finish
+    sources, finish = [], scheduler.laprox.finish_prefill
 
     def spy(*args):
         sources.append([set(scheduler.rows[req.kv.req_pool_idx, :N].tolist()) for req in reqs])
         return finish(*args)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.step()
     check(scheduler)
     taken = set(scheduler.rows[reqs[1].kv.req_pool_idx, : view_of(reqs[1]).slots].tolist())
@@ -813,25 +813,16 @@ def test_who_waits_for_the_reads_of_a_prefill_waits_for_its_packing(overlap):
     assert runner.shared_read_done_event is event
 
 
-@EVERY_LOOP
-def test_slots_of_a_view_are_kept_alive_for_the_other_stream(overlap):
-    scheduler = Scheduler(200, overlap=overlap)
-    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(OTHER)]
-    prefill(scheduler)
-    (recorded,) = scheduler.batch_record_buf
-    rows = [scheduler.rows[req.kv.req_pool_idx, : view_of(req).slots].tolist() for req in reqs]
-    assert [slots.tolist() for slots in recorded] == (rows if overlap else [])
-
-
-def test_packing_waits_for_what_the_schedule_has_enqueued():
+def test_views_are_packed_on_the_forward_stream_from_slots_that_it_keeps():
     scheduler = Scheduler(200, overlap=True)
-    order = []
-    scheduler.forward_stream.wait_stream.side_effect = lambda stream: order.append(stream)
+    order = scheduler.stream.asked
     make_view = scheduler.laprox.pruner.make_view
     scheduler.laprox.pruner.make_view = lambda *args: order.append("pack") or make_view(*args)
-    scheduler.arrive(PROMPT)
-    scheduler.step()
-    assert order == [scheduler.schedule_stream, "pack"]
+    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(OTHER)]
+    prefill(scheduler)
+    said = [entry if isinstance(entry, str) else entry.tolist() for entry in order]
+    first, second = (view_of(req).own.tolist() for req in reqs)
+    assert said == ["behind", first, "pack", second, "pack"]
 
 
 # What a decode step reads.

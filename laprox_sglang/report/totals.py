@@ -65,25 +65,25 @@ class Totals:
     view_slots: int = 0
     spared_slots: int = 0
 
-    def add_prune(self, view: View, freed: int, staged: bool) -> None:
+    def add_prune(self, freed: int, staged: bool) -> None:
         self.prunes += 1
         self.staged += staged
         self.slots_freed += freed
         self.slots_taken += max(0, -freed)
-        self._hold(view, 1)
 
-    def add_released(self, how: str, view: View | None) -> None:
+    def exchange(self, before: View | None, view: View | None) -> None:
+        """A request reads ``view`` where it read ``before``."""
+        for changed, sign in ((before, -1), (view, 1)):
+            if changed is not None:
+                self.views += sign
+                self.view_slots += sign * changed.slots
+                self.spared_slots += sign * changed.spared
+
+    def add_released(self, how: str) -> None:
         """Counts a request whose slots are being given back."""
         self.released[how] += 1
         # Such a request is not heard of again.
         self.finished["aborted"] += how == "aborted_mid_prefill"
-        if view is not None:
-            self._hold(view, -1)
-
-    def _hold(self, view: View, sign: int) -> None:
-        self.views += sign
-        self.view_slots += sign * view.slots
-        self.spared_slots += sign * view.spared
 
     def add_finished(self, said: Mapping[str, Any], held: int) -> None:
         """Counts a request that ended, by its facts, and the slots it referred to at its last step."""

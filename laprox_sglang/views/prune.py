@@ -100,7 +100,7 @@ class Pruner:
         kept, cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
         columns[plan.start : plan.start + plan.slots] = slots.int()
         columns[plan.start + plan.slots : plan.end] = 0
-        return View.of(plan, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
+        return View.of(plan, slots, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
 
     def _pack(
         self,
@@ -114,7 +114,7 @@ class Pruner:
         """The kept cells, offsets of each (layer, head) among them, and their positions."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
-        self.stages.begin()
+        self.stages.start()
         self._scoring.run(queries[:, -plan.window :], row, plan, scores)
         self.stages.done("score")
         kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + plan.window)

@@ -23,12 +23,12 @@ class Stages:
         self._laps: deque[Lap] = deque()
         self._last: Any = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._collect()
         self._last = self._now()
 
     def done(self, stage: str) -> None:
-        """What was enqueued since ``begin``, or since the last stage, was ``stage``."""
+        """What was enqueued since ``start``, or since the last stage, was ``stage``."""
         before, self._last = self._last, self._now()
         if self._cuda:
             self._laps.append((stage, before, self._last))

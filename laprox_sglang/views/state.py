@@ -1,12 +1,11 @@
 """What LaProx knows of one request, from the first look at it on (``req.laprox``)."""
 
 from dataclasses import dataclass
-from typing import Any
-
 import torch
 
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
+from laprox_sglang.ports import Req
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
 
@@ -30,15 +29,14 @@ class RequestState:
     outcome: "Outcome | None" = None
     held: int = 0
 
-    def settle(self, plan: Plan, view: View | None = None) -> None:
-        """The prefill has come to this."""
-        self.plan, self.view, self.queries = plan, view, None
-        self.outcome = Outcome(plan, view)
+    def settle(self, plan: Plan) -> None:
+        """The prefill is over, and this is what its prompt came to."""
+        self.plan, self.queries = plan, None
+        self.outcome = Outcome(plan, self.view)
 
-    def release(self, held: int) -> None:
-        """Forgets the slots, which the caller gives back."""
+    def release(self) -> None:
+        """The slots have been given back."""
         self.plan = self.view = self.queries = None
-        self.held = held
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Outcome:
         return self.view is not None or not self.plan.pruned
 
 
-def state_of(req: Any) -> RequestState:
+def state_of(req: Req) -> RequestState:
     """State of an SGLang ``Req``."""
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None:
@@ -62,13 +60,13 @@ def state_of(req: Any) -> RequestState:
     return state
 
 
-def view_of(req: Any) -> View | None:
+def view_of(req: Req) -> View | None:
     """View of an SGLang ``Req``, if it reads one."""
     state: RequestState | None = getattr(req, "laprox", None)
     return state.view if state else None
 
 
-def plan_of(req: Any, config: Config) -> Plan:
+def plan_of(req: Req, config: Config) -> Plan:
     """Plan of an SGLang ``Req`` that waits or is being prefilled; the same until it gives back its slots."""
     state = state_of(req)
     # Not the length of the ids to match, nor that of the chunk at hand: stale here, cut short there.

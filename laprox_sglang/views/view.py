@@ -35,14 +35,14 @@ class HostCopy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Packed cells that stand for the columns [start, end) of a request, in ``slots`` slots.
+    """Packed cells that stand for the columns [start, end) of a request, in m slots of its own.
 
-    The slots are named by columns [start, start + slots) of the request's row; the columns from there
+    The slots are named by columns [start, start + m) of the request's row; the columns from there
     to ``end`` are zero, and the dense tail of generated tokens follows from ``end``.
 
     Attributes:
         start, end: logical columns that the view stands for.
-        slots: number of slots m.
+        own: int64 ``[m]``, its slots. The row says the same, but is written on the forward stream.
         layers: number of layers L.
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
         host_counts: ``cu_cells``, and the number of tokens that some cell is of, for the report.
@@ -51,7 +51,7 @@ class View:
 
     start: int
     end: int
-    slots: int
+    own: torch.Tensor
     layers: int
     table: torch.Tensor
     host_counts: HostCopy
@@ -61,6 +61,7 @@ class View:
     def of(
         cls,
         plan: Plan,
+        own: torch.Tensor,
         layers: int,
         cu_cells: torch.Tensor,
         tokens: torch.Tensor,
@@ -69,16 +70,22 @@ class View:
         """The view that ``plan`` and its selection come to; enqueued, nothing is waited for.
 
         Args:
+            own: int64 ``[m]``, the slots that the cells were packed into.
             tokens: int64 ``[]``, number of tokens that some cell is of.
         """
         numbers = cu_cells.new_empty(SPAN + len(cu_cells) + 1)
         # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
-        for place, number in enumerate((plan.start, plan.slots, plan.end)):
+        for place, number in enumerate((plan.start, len(own), plan.end)):
             numbers[place].fill_(number)
         numbers[SPAN:-1] = cu_cells
         numbers[-1] = tokens
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, plan.slots, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
+        return cls(plan.start, plan.end, own, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
+
+    @property
+    def slots(self) -> int:
+        """Number of its slots m."""
+        return len(self.own)
 
     @property
     def cu_cells(self) -> torch.Tensor:
@@ -100,6 +107,6 @@ class View:
         assert 0 <= self.start < self.start + self.slots < self.end <= row.numel()
         assert int(self.cu_cells[0]) == 0 and int(self.cu_cells[-1]) == self.slots * cells
         assert bool((self.cu_cells.diff() >= 0).all())
-        held = row[self.start : self.start + self.slots]
-        assert bool((held > 0).all()) and held.unique().numel() == self.slots
+        assert bool((self.own > 0).all()) and self.own.unique().numel() == self.slots
+        assert torch.equal(row[self.start : self.start + self.slots].long(), self.own)
         assert not bool(row[self.start + self.slots : self.end].any())

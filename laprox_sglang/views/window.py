@@ -30,7 +30,7 @@ class Window:
         self._parts: list[Part] = []
         self._buffer: torch.Tensor | None = None
 
-    def begin(self, parts: list[Part]) -> None:
+    def expect(self, parts: list[Part]) -> None:
         self._parts = parts
         self._buffer = None
 
@@ -49,7 +49,7 @@ class Window:
         # One launch a layer, however many prompts there are.
         torch.cat([queries[part.tokens] for part in self._parts], out=self._buffer[layer])
 
-    def end(self, head_dim: int) -> None:
+    def hand_over(self, head_dim: int) -> None:
         """Gives every request its queries ``[L, ≤ W, Hq, D]``, together with those of earlier chunks."""
         if self._buffer is not None:
             saved = self._buffer.view(*self._buffer.shape[:2], -1, head_dim)
@@ -62,4 +62,4 @@ class Window:
                     # The rest comes in the next chunk: what it waits with must not hold all of the buffer.
                     queries = queries.clone()
                 part.state.queries = queries
-        self.begin([])
+        self.expect([])

@@ -4,6 +4,7 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
@@ -14,6 +15,7 @@ from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
 from laprox_sglang.runtime import Runtime
+from laprox_sglang.streams import ForwardStream
 from laprox_sglang.scorers import BadScorer
 from laprox_sglang.views.capacity import expectation
 
@@ -27,7 +29,7 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
     longest = min(runner.model_config.context_len, pool.size)
     try:
-        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype)
+        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype, forward_stream(runner))
     except UnsupportedModel as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
@@ -39,6 +41,12 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
         raise SystemExit(f"laprox: {shown(error)}") from None
     logger.info(start_line(config, runner, backend))
     return with_laprox(backend, runtime)
+
+
+def forward_stream(runner: Any) -> ForwardStream:
+    """Without overlap scheduling SGLang makes the stream as well, and launches nothing on it."""
+    overlap = not resolved_view(runner.server_args).disable_overlap_schedule
+    return ForwardStream(runner.forward_stream if overlap else None, runner.device)
 
 
 def start_line(config: Config, runner: Any, backend: Any) -> str:
