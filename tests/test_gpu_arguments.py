@@ -10,6 +10,11 @@ import triton
 from sglang.srt.arg_groups import model_override_base
 from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.model_executor.runner import decode_cuda_graph_runner
+from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
+from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_attention_variant
 from sglang.srt.runtime_context import override_platform
 from sglang.srt.server_args import ServerArgs
 
@@ -17,6 +22,7 @@ from laprox_kernels import SCORE_BYTES, Unsupported, check_serving, lengths_of_e
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
+from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.refusals import check_arguments
 from laprox_sglang.options.request import Options
@@ -208,16 +214,43 @@ def test_without_the_flag_nothing_is_chosen(monkeypatch):
     assert args == ServerArgs(model_path=str(MODEL_PATH)) and not hasattr(args, "_laprox")
 
 
-def test_graph_families_follow_the_batch():
-    runner = SimpleNamespace(attn_backend=SimpleNamespace(laprox=SimpleNamespace(decode=SimpleNamespace())))
+class GraphRunner(DecodeCudaGraphRunner):
+    """SGLang's own loop over what is captured, and its own choice of a graph; nothing is captured."""
+
+    def __init__(self, backend: AttentionBackend) -> None:
+        self.attn_backend, self.attention_graph_variants = backend, None
+        self.capture_bs, self.compile_bs, self.record_nolora_graph = [1, 2], (), False
+        self.model_runner = SimpleNamespace(device="cuda", gpu_id=0, model=None)
+        self.captured_req_width, self._profiler, self.captured = 1, None, []
+
+    def capture_one_shape(self, size, *given):
+        self.captured.append((size, get_capture_attention_variant()))
+
+
+def graph_runner(backend: AttentionBackend, monkeypatch) -> GraphRunner:
+    runner = GraphRunner(backend)
+    monkeypatch.setattr(decode_cuda_graph_runner, "get_available_gpu_memory", lambda *a, **kw: 1.0)
+    monkeypatch.setattr(
+        decode_cuda_graph_runner, "get_parallel", lambda: SimpleNamespace(tp_rank=1, tp_group=None)
+    )
     decode_graphs.capture_both(runner)
-    assert runner.record_nolora_graph
-    labels = set()
-    for compressed in (True, False):
-        runner.attn_backend.laprox.decode.compressed = compressed
-        labels.add(decode_graphs.family(None, runner, None))
-    # The labels under which SGLang captures; without adapters it captures neither.
-    assert labels == {"lora", "nolora"}
+    runner._capture_one_stream()
+    return runner
+
+
+def test_graph_families_follow_the_batch(monkeypatch):
+    laprox = SimpleNamespace(decode=SimpleNamespace(compressed=True))
+    runner = graph_runner(with_laprox(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), laprox), monkeypatch)
+    assert runner.captured == [(2, "compressed"), (2, "whole"), (1, "compressed"), (1, "whole")]
+    assert runner._resolve_attention_variant(None, 2) == "compressed"
+    laprox.decode.compressed = False
+    assert runner._resolve_attention_variant(None, 2) == "whole"
+
+
+def test_graphs_of_a_backend_that_is_not_ours_stay_as_they_are(monkeypatch):
+    """A draft worker's, say."""
+    runner = graph_runner(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), monkeypatch)
+    assert runner.captured == [(2, None), (1, None)]
 
 
 def test_what_no_kernel_serves_is_named_before_anything_is_served():
