@@ -220,7 +220,7 @@ class GraphRunner(DecodeCudaGraphRunner):
     def __init__(self, backend: AttentionBackend) -> None:
         self.attn_backend, self.attention_graph_variants = backend, None
         self.capture_bs, self.compile_bs, self.record_nolora_graph = [1, 2], (), False
-        self.model_runner = SimpleNamespace(device="cuda", gpu_id=0, model=None)
+        self.model_runner = SimpleNamespace(device="cuda", gpu_id=0, model=torch.nn.Identity())
         self.captured_req_width, self._profiler, self.captured = 1, None, []
 
     def capture_one_shape(self, size, *given):
