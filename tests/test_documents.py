@@ -41,7 +41,10 @@ ROOMS = {
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    """Counted in characters: a bound on lines alone is kept by writing longer lines."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text) <= 12_500
+    assert [line for line in text.splitlines() if len(line) > 150] == []
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
