@@ -88,8 +88,8 @@ def not_measured(parts: list[Side]) -> list[str]:
     if any(public(used.get(package, ())) != {version} for package, version in installed.items()):
         told.append(
             f"**What `pip install` brings has no figure on a GPU yet**: {in_words(installed)}, and SGLang's "
-            f"prefix tree in Rust. All figures are of {in_words({name: used[name] for name in STACK})}, and the "
-            "tree in Python, on both sides."
+            f"prefix tree in Rust. All figures are of {in_words({name: used[name] for name in STACK})}, and "
+            "the tree in Python, on both sides."
         )
     return told
 
