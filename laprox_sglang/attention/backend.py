@@ -9,8 +9,8 @@ from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_lora
 import laprox_kernels as kernels
 from laprox_sglang.runtime import Runtime
 
-# SGLang can capture every decode graph twice, once with adapters. LaProx refuses adapters and takes
-# the two families for its own: batches with a compressed row, and batches without one.
+# SGLang can capture every decode graph twice, with LoRA adapters and without. LaProx refuses adapters and
+# uses the two families for batches with a compressed row and batches without one.
 COMPRESSED, STOCK = "lora", "nolora"
 
 

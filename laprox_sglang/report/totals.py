@@ -75,7 +75,7 @@ class Totals:
     def add_released(self, how: str, view: View | None) -> None:
         """Counts a request whose slots are being given back."""
         self.released[how] += 1
-        # Such a request is not heard of again.
+        # A request that is aborted amid its prefill never reaches ``add_finished``, so it is counted here.
         self.finished["aborted"] += how == "aborted_mid_prefill"
         if view is not None:
             self._hold(view, -1)
@@ -95,7 +95,7 @@ class Totals:
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]
             shares = said["layer_share"]
-            # A share is a quotient of whole numbers, so this is the number again.
+            # A share is a layer's cells over all cells, so the product is that whole number again.
             self.kept_cells.update(
                 {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
             )

@@ -45,12 +45,14 @@ def finish(self: Any, batch: Any, laprox: Runtime) -> None:
     slots = laprox.finish(self.tree_cache, promised(self, batch), partial(forward_stream, self))
     if not slots:
         return
-    # Stock clears this only when a request leaves: admission would sit on what can be had now.
+    # Stock clears this flag only when a request ends. A view has just freed slots, so others may be let in
+    # now.
     self.running_batch.batch_is_full = False
-    # Rows are written behind the forward pass: whoever waits for its reads waits for all of it.
+    # The rows of req_to_token change after the forward pass, so the event that says "its reads are done"
+    # comes too early for this step. Without it SGLang waits for the whole pass.
     self.tp_worker.last_shared_read_runner.shared_read_done_event = None
     if self.enable_overlap:
-        # Kept for two steps, as SGLang keeps what its own streams share.
+        # These tensors are used on two streams; SGLang keeps such tensors alive for two steps, and so do we.
         self.batch_record_buf[self.batch_record_ct] += slots
 
 
