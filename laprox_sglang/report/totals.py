@@ -95,7 +95,7 @@ class Totals:
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]
             shares = said["layer_share"]
-            # A share is a layer's cells over all cells, so the product is that whole number again.
+            # A share is a quotient of whole numbers, so this is the number again.
             self.kept_cells.update(
                 {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
             )

@@ -21,8 +21,7 @@ def rank(layers: Iterable[Prompt], scorer: Scorer, pooling: Pooling, out: torch.
     """
     for prompt in layers:
         rank_layer(prompt, scorer, pooling, out[prompt.layer])
-        # Without this two layers would be in memory at once: the loop makes the next before it drops this
-        # one.
+        # The next one is made before the loop lets go of this one.
         del prompt
 
 
@@ -34,6 +33,6 @@ def rank_layer(prompt: Prompt, scorer: Scorer, pooling: Pooling, out: torch.Tens
     # A scorer may give +inf to what it wants kept before all else.
     total = scores.masked_fill(scores == float("inf"), 0).sum()
     out.fill_(float("inf"))
-    # A layer whose scores are all 0 would become NaN here; it keeps its zeros.
+    # Where all is 0, all stays 0.
     ranked = (scores / total).masked_fill_((total == 0) & (scores == 0), 0)
     out[:, prompt.sinks : len(out[0]) - prompt.window] = ranked

@@ -173,8 +173,7 @@ def check_served(config: Config, args: Any, model: Any) -> None:
         if args.dp_size > 1:
             raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
         check_endpoint(config.events, config.events_public)
-    # The model is checked first: for other kinds of models SGLang chooses other attention backends, and the
-    # message should name the model.
+    # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args)
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:

@@ -119,7 +119,7 @@ def _decode_kernel(
     counter = tl.arange(0, UNIT_BLOCK)
     first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
-    # A program beyond the last tile has nothing to read; the merge counts programs in the same way.
+    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
     programs = tl.minimum(tl.num_programs(0), total)
     if program >= programs:
         return
@@ -189,8 +189,7 @@ def _decode_kernel(
                 final = output.to(out.dtype.element_ty)
                 tl.store(out + target[:, None] + channel[None, :], final, mask=own)
             else:
-                # A piece's place is unique: from one piece to the next the program, the unit or both go up by
-                # one.
+                # Of the programs and units in order, one or both grow from piece to piece.
                 piece = ((program + unit) * GROUP + member).to(tl.int64)
                 tl.store(pieces + piece[:, None] * DIM + channel[None, :], output, mask=own)
                 tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)

@@ -123,7 +123,7 @@ def _compact_kernel(
         ties += tl.sum(equal, 0)
         place += tl.sum(one, 0)
     if program == 0:
-        # The end of this group's last head. The next group writes the same number there, as its beginning.
+        # Where the next group begins, which says the same.
         tl.store(cu_cells + cells, (group + 1) * k)
 
 
