@@ -32,6 +32,7 @@ ELSEWHERE = {
     "pytest": "make test runs all of them",
     "python -m benchmarks.quality": "test_server_quality, in small",
     "python -m benchmarks.checks": "on a GPU; test_check_serving has its parts",
+    "python -m sglang_router.launch_router": "test_examples, over two servers; test_documents has its flags",
     "python -m benchmarks.serving": "on a GPU; test_bench_serving has its parts",
     "from laprox_sglang.scorers import find": "test_add_a_scorer, which gives it layers and scores",
 }

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from benchmarks.serving.figures import COUNTED
+
+# Characters of a line of prose.
+WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,18 @@ def beside(row: dict[str, Any], ratios: str, figure: str) -> str:
     value = row.get(ratios, {}).get(figure)
     if value is None or more is None:
         return ""
+    return ratio_text(value, more)
+
+
+def ratio_text(value: float, more: bool) -> str:
+    """A ratio, bold where LaProx is behind; near 1 with a digit more, which shows on which side it is."""
     text = f"{value:.3f}" if 0.95 < value < 1.05 else f"{value:.2f}"
-    return bold(text, float(text) < 1 if more else float(text) > 1)
+    return bold(text, is_behind(float(text), more))
+
+
+def is_behind(ratio: float, more: bool) -> bool:
+    """Whether LaProx has less of what is better, or more of what is worse."""
+    return ratio < 1 if more else ratio > 1
 
 
 def bold(text: str, behind: bool) -> str:
@@ -73,3 +87,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) ->
     """Markdown; the last ``right`` columns are aligned to the right."""
     marks = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *rows])
+
+
+def wrapped(text: str, first: str = "", then: str = "") -> str:
+    """A paragraph in lines that begin with ``first`` and ``then``."""
+    return fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -5,10 +5,12 @@ from typing import Any
 from benchmarks.quality.record import Record
 from benchmarks.tables.ablation import ablation
 from benchmarks.tables.cells import table
+from benchmarks.tables.headline import headline
 from benchmarks.tables.methods import methods, other_tasks
 from benchmarks.tables.quality import markdown
 from benchmarks.tables.results import RESULTS, checks, commit, kernels
-from benchmarks.tables.speed import against_stock, headline
+from benchmarks.tables.sources import sources
+from benchmarks.tables.speed import against_stock
 
 # Cards of the record.
 CHECKS_CHIP = KERNELS_CHIP = "h100"
@@ -16,7 +18,13 @@ HISTORIES = (1024, 8192, 32768, 131072)
 
 
 def readme() -> dict[str, str]:
-    return {"headline": headline(), "serving": against_stock(), "quality": markdown(of_quality())}
+    content = of_quality()
+    return {
+        "headline": headline(),
+        "serving": against_stock(),
+        "quality": markdown(content),
+        "sources": sources(content),
+    }
 
 
 def of_quality() -> dict[str, Any]:

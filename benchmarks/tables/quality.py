@@ -7,13 +7,12 @@ from benchmarks.quality.comparisons import together
 from benchmarks.quality.methods import SERVED
 from benchmarks.quality.record import FIRST, LATER, OVER_PRUNED, UNKNOWN, row_of
 from benchmarks.quality.tables import Rows, cell, kept
-from benchmarks.tables.results import origin
+from benchmarks.tables.cells import wrapped
 from laprox_sglang.options.server import Config
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The README's part: first turn, later turn and question unknown, side by side."""
-    parts = [part for part in content["parts"] if part["name"].startswith(("needles", "turns"))]
     rows = together([row for row in content["rows"] if row["task"] == "needles"])
     head = "| kept | " + " | ".join(TITLES.values()) + " |\n|---|" + "---|" * len(TITLES)
     lines = [head, line(rows, "all KV", 1.0)]
@@ -23,10 +22,14 @@ def markdown(content: dict[str, Any]) -> str:
     about = (
         f"{rows[0]['model']}; facts in {rows[0]['length']} tokens of real prose, one question to each of "
         f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
-        f"difference to all KV in points (`python -m benchmarks.quality`). {parts[0]['chip']}, "
-        f"{origin(parts)}.{unlike_today(parts)}"
+        f"difference to all KV in points (`python -m benchmarks.quality`)."
     )
-    return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
+    return "\n".join([wrapped(about), "", *lines, "", wrapped(WHAT_IS_WHAT)])
+
+
+def parts_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of the record that the README's table is made of."""
+    return [part for part in content["parts"] if part["name"].startswith(("needles", "turns"))]
 
 
 def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
@@ -43,7 +46,7 @@ def unlike_today(parts: Sequence[dict[str, Any]]) -> str:
 
 WHAT_IS_WHAT = (
     "The first two columns are answers of the real server: every later turn is a first turn over exact "
-    "history. The other two are simulated, and are\nwhat others do: a cache that is itself pruned and then "
+    "history. The other two are simulated, and are what others do: a cache that is itself pruned and then "
     "asked again, or pruned before it is asked. Not proven: other models, other tasks, longer prompts."
 )
 TITLES = {

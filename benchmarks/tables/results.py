@@ -48,18 +48,28 @@ def origin(parts: Iterable[Side]) -> str:
     parts = list(parts)
     dates = sorted({part["date"] for part in parts})
     commits = sorted({commit(part) for part in parts})
-    versions: dict[str, set[str]] = {}
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return f"{days}, commit {', '.join(commits)}; {versions(parts)}"
+
+
+def when(parts: Iterable[Side]) -> str:
+    """Days and commits of parts."""
+    return "; ".join(sorted({f"{part['date']}, commit {commit(part)}" for part in parts}))
+
+
+def versions(parts: Iterable[Side]) -> str:
+    """What parts were measured with, package by package."""
+    return ", ".join(f"{package} {', '.join(sorted(found))}" for package, found in packages(parts).items())
+
+
+def packages(parts: Iterable[Side]) -> dict[str, set[str]]:
+    """The versions of each package that parts were measured with; of our own the commit says more."""
+    told: dict[str, set[str]] = {}
     for part in parts:
         for package, version in part["versions"].items():
-            versions.setdefault(package, set()).add(version)
-    told = [
-        f"{package} {', '.join(sorted(found))}"
-        for package, found in versions.items()
-        if package != "laprox-sglang" and found != {"absent"}
-    ]
-    return (
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit {', '.join(commits)}; {', '.join(told)}"
-    )
+            if package != "laprox-sglang" and version != "absent":
+                told.setdefault(package, set()).add(version)
+    return told
 
 
 def commit(part: Side) -> str:

@@ -51,7 +51,7 @@ class DecodeBatch:
             self._longest = max(slots)
 
     def begin_capture(self, compressed: bool) -> None:
-        """Takes the dummy rows of a graph's capture: no request, and buffers of either family."""
+        """Takes the dummy rows of a graph's capture, which belong to no request."""
         self.forget()
         self.compressed = compressed
 
@@ -61,7 +61,7 @@ class DecodeBatch:
         self.rows = self.plan = None
 
     def compile(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Runs a step without a graph: one of any batch, length and layer later finds it compiled.
+        """Runs one step without a graph, so that its kernel is compiled for every batch, length and layer.
 
         Args:
             queries: ``[1, Hq, D]``, of any content.

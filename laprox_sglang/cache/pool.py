@@ -39,7 +39,7 @@ class LaproxKVPool(MHATokenToKVPool):
 
     def _init_data_ptrs_and_strides(self) -> None:
         super()._init_data_ptrs_and_strides()
-        # Stock takes the stride from the shape; here a slot of one layer is followed by the next layer.
+        # Stock computes the stride from one layer's shape. In this pool a slot is followed by its next layer.
         self.data_strides = torch.tensor(
             [x.stride(0) * x.dtype.itemsize for x in self._slot_move_pointer_buffers()], device=self.device
         )

@@ -7,9 +7,9 @@ from typing import Any
 
 from laprox_sglang.options.values import ConfigError
 
-# By device. What SGLang itself chooses on an A100, H100 or H200 is among them.
+# Served backends by device; the one that SGLang chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
-# What to give in place of another. SGLang runs fa3 on compute capabilities 8 and 9, so not on a B200.
+# What the message of a refused backend suggests. SGLang runs fa3 on compute capabilities 8 and 9 only.
 BACKENDS_IN_WORDS = {
     "cpu": "torch_native",
     "cuda": "flashinfer or triton (or fa3, on an A100, H100 or H200)",
@@ -71,7 +71,7 @@ REFUSALS = (
     Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
     Refusal("--tensor-parallel-size", above_one("tp_size"), ONE_RANK),
     Refusal("--pipeline-parallel-size", above_one("pp_size"), ONE_RANK),
-    # Resolved, --enable-dp-attention is off and this is what it asked for.
+    # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
     Refusal("--attention-data-parallel-size", above_one("attn_dp_size"), ONE_RANK),
     Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
     Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
@@ -145,7 +145,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     """
     if args.device not in ATTENTION_BACKENDS:
         raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
-    # First: one that is not served may have brought other arguments with it, as a page size.
+    # Checked first: SGLang may have set other arguments, such as a page size, because of the backend.
     check_attention_backends(args)
     for refusal in REFUSALS:
         if refusal.applies(args):

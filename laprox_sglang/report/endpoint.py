@@ -43,7 +43,7 @@ def check_tcp(endpoint: str, host: str, port: str, public: bool) -> None:
             "127.0.0.1, or add --laprox-events-public"
         )
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as trial:
-        # As libzmq does: what a dead server left behind does not count as taken.
+        # libzmq sets this option too: a port that a server has just let go of counts as free.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((str(address), int(port)))

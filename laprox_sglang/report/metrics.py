@@ -241,7 +241,7 @@ class Metrics:
                 if metric.is_counter:
                     child.inc(number - (before or 0))
                 else:
-                    # A gauge that was never set is not there, so zero is said as well.
+                    # A gauge with labels appears in /metrics only once it was set, so zeros are set as well.
                     child.set(number)
                 self._said[key] = number
 

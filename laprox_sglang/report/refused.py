@@ -23,7 +23,7 @@ class Refused:
         Args:
             labels: of SGLang's metrics of this process.
         """
-        # Late: see ``metrics``.
+        # Imported late for the reason given in ``report/metrics.py``.
         import prometheus_client
 
         counter = prometheus_client.Counter(self.NAME, self.HELP, [*labels, "fault"])

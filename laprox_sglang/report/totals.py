@@ -82,7 +82,7 @@ class Totals:
     def add_released(self, how: str) -> None:
         """Counts a request whose slots are being given back."""
         self.released[how] += 1
-        # Such a request is not heard of again.
+        # A request that is aborted amid its prefill never reaches ``add_finished``, so it is counted here.
         self.finished["aborted"] += how == "aborted_mid_prefill"
 
     def add_finished(self, said: Mapping[str, Any], held: int) -> None:

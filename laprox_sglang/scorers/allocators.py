@@ -18,7 +18,7 @@ class Allocation(NamedTuple):
     floor: float
 
 
-# The floors are defaults. Uniform: a floor of all there is leaves nothing to compete for.
+# The second number is the default floor. With a floor of 1 every head keeps its average: nothing competes.
 ALLOCATORS = {
     "model": Allocation("model", 0.0),  # LaProx, Algorithm 2
     "layer": Allocation("layer", 0.2),  # Ada-KV (arXiv 2407.11550), its safeguard

@@ -68,7 +68,7 @@ class Prompt:
         queries = (self.queries * self.scale).unflatten(1, (heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
         logits = torch.bmm(queries, self.keys.permute(1, 2, 0)).view(-1, window, n)
         future = torch.ones((window, window), dtype=torch.bool, device=logits.device).triu_(1)
-        # A view: only the window itself lies ahead of any of its queries.
+        # In place, through a slice: only positions of the window can lie in the future of one of its queries.
         logits[..., n - window :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)
 

@@ -71,7 +71,8 @@ class Pruner:
         compete = cells if self._allocation.scope == "model" else self._heads
         for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
-            # Kept cells are a multiple of 16, or they are not.
+            # Triton compiles anew for a number of kept cells that is a multiple of 16: try one of either
+            # kind.
             kinds = product(self._config.windows, (1, min(16, tokens)), (False, True), (False, True))
             for window, slots, staged, positions in kinds:
                 plan = Plan(0, tokens, slots, 0, window, None)

@@ -77,7 +77,7 @@ class Scoring:
         """A scorer of somebody else fails here, and not at the first prompt."""
         length, device = config.min_tokens, self._keys.device
         heads, dim = self._keys.shape[2:]
-        # Of its own: what is sampled later must not depend on it.
+        # A generator of its own, so that the global one, which samples tokens later, stays as it was.
         generator = torch.Generator(device).manual_seed(0)
         queries = torch.randn((config.longest_window, self.q_heads, dim), generator=generator, device=device)
         keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)

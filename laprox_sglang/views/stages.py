@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 STAGES = ("score", "select", "pack")
-# A stage, and what lies before and behind it.
+# A stage, and the events recorded before and after it.
 Lap = tuple[str, torch.cuda.Event, torch.cuda.Event]
 
 

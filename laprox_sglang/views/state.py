@@ -69,7 +69,7 @@ def view_of(req: Req) -> View | None:
 def plan_of(req: Req, config: Config) -> Plan:
     """Plan of an SGLang ``Req`` that waits or is being prefilled; the same until it gives back its slots."""
     state = state_of(req)
-    # Not the length of the ids to match, nor that of the chunk at hand: stale here, cut short there.
+    # SGLang's other lengths do not do: that of the ids to match may be old, that of the chunk is shorter.
     end = len(req.origin_input_ids) + len(req.output_ids)
     if state.plan is None or state.plan.end != end:
         assert state.view is None, "a request that reads a view is planned anew"

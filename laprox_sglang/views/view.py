@@ -6,7 +6,7 @@ import torch
 
 from laprox_sglang.views.plan import Plan
 
-# Numbers of a view's table before its offsets of cells.
+# A view's table begins with this many numbers (start, slots, end); offsets of cells follow.
 SPAN = 3
 
 
@@ -74,7 +74,8 @@ class View:
             tokens: int64 ``[]``, number of tokens that some cell is of.
         """
         numbers = cu_cells.new_empty(SPAN + len(cu_cells) + 1)
-        # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
+        # ``fill_`` does not wait for the device; assigning a Python number, or making a tensor of some,
+        # would.
         for place, number in enumerate((plan.start, len(own), plan.end)):
             numbers[place].fill_(number)
         numbers[SPAN:-1] = cu_cells

@@ -59,7 +59,8 @@ class Window:
                 if part.state.queries is not None:
                     queries = torch.cat([part.state.queries, queries], dim=1)
                 elif part.length < self._length:
-                    # The rest comes in the next chunk: what it waits with must not hold all of the buffer.
+                    # The rest comes with the next chunk. A copy, since a slice would keep the whole buffer
+                    # alive until then.
                     queries = queries.clone()
                 part.state.queries = queries
         self.expect([])

@@ -75,7 +75,7 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        # The floor's depends on the allocator, as its own help says.
+        # The floor has no single default: it depends on the allocator, as its help says.
         by_default = "" if field.name == "floor" else f" (default {default or 'off'})"
         help_text = f"{HELP[field.name]}{by_default}".replace("%", "%%")
         kind: dict[str, Any] = {"type": str if field.name in TEXTS else int}
@@ -98,7 +98,7 @@ def read_flags(args: Namespace) -> Config | None:
             raise ConfigError(f"{flags} without --enable-laprox does nothing: add it, or leave these out")
         return None
     config = Config(**given | {name: PARSERS[name](given[name]) for name in PARSERS if name in given})
-    # A command line that is parsed again finds what it has set itself.
+    # The same command line may be parsed twice; the second time this variable was set by the first.
     if os.environ.get(ENVIRONMENT, config.to_json()) != config.to_json():
         raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
     return config
@@ -112,7 +112,7 @@ def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) 
     if config is not None:
         os.environ[ENVIRONMENT] = config.to_json()
     server_args = original(cls, args)
-    # What is refused later, of a command line, ends in one line and no traceback.
+    # So that later refusals end in one line for the person at the command line, without a traceback.
     server_args._laprox_command_line = True
     return server_args
 

@@ -14,14 +14,14 @@ from laprox_patches.step import runtime
 from laprox_sglang.report.events import Publisher
 from laprox_sglang.report.totals import Pool
 
-# Of a busy scheduler; one that becomes idle says what has changed at once.
+# How often a busy scheduler publishes; one that becomes idle does so at once.
 SECONDS = 0.1
 
 
 def begin(result: None, self: Any) -> None:
     """Opens what is written to; SGLang has made its own metrics, and said where values are kept."""
     laprox = runtime(self)
-    # Where prometheus_client keeps values is decided when it is imported: after SGLang has said where.
+    # prometheus_client decides on import where it keeps values, so SGLang has to set that first.
     if self.metrics_reporter.current_scheduler_metrics_enabled:
         from laprox_sglang.report.metrics import Metrics
 

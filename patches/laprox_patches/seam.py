@@ -41,7 +41,7 @@ def verify(seams: Iterable[Seam]) -> None:
     for seam in seams:
         try:
             target = pkgutil.resolve_name(seam.target)
-            # A class method comes bound; its hook sits on the function below.
+            # A class method is looked up as a bound method; the hook wraps the function inside.
             function = inspect.unwrap(getattr(target, "__func__", target))
             signature = inspect.signature(function)
         except (ImportError, AttributeError, TypeError, ValueError) as error:

@@ -43,10 +43,12 @@ def run_batch(
         # launches before it looks at the prefill's result, already reads the views.
         written = laprox.finish_prefill(tree, promised(self, batch))
         if written:
-            # Rows are written behind the forward pass: whoever waits for its reads waits for all of it.
+            # The rows of req_to_token change after the forward pass, so the event that says "its reads are
+            # done" comes too early for this step. Without it SGLang waits for the whole pass.
             self.model_worker.last_shared_read_runner.shared_read_done_event = None
     if tree.grew:
-        # Stock clears this only when a request leaves: admission would sit on what can be had now.
+        # Stock clears this flag only when a request ends. Slots have just become free, so others may be let
+        # in now.
         self.running_batch.batch_is_full = tree.grew = False
     return result
 

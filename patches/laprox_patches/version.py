@@ -18,7 +18,7 @@ from laprox_patches.seam import SeamError
 
 SERVED = "0.5.23"
 
-# What laprox_sglang and the hooks read or override, by class.
+# Attributes of SGLang's classes that laprox_sglang and the hooks read or override.
 RELIED_ON: Mapping[str, str] = {
     "sglang.srt.managers.schedule_batch.ReqKvInfo": (
         "req_pool_idx cache_protected_len kv_committed_len kv_allocated_len holds_kv"

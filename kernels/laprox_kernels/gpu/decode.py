@@ -140,7 +140,7 @@ def _decode_kernel(
         HEADS, PARTS,
     )  # fmt: skip
     while tile < stop:
-        # What describes the next unit is under way while this one is read.
+        # Loads what describes the next unit now, so that it arrives while this unit is computed.
         next_end, next_begin, next_cell, next_cell_end, next_count, next_start = _unit(
             ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer,
             unit + 1, units, HEADS, PARTS,
@@ -220,7 +220,8 @@ def _merge_kernel(
             parts += (until > begin).to(tl.int32)
             begin = until
         if parts == 1:
-            # The decode kernel has written the output. What comes next waits for this kernel alone.
+            # The decode kernel has written the output itself. It must still be waited for: the next kernel
+            # waits for this one only.
             if DEPENDENT:
                 gdc_wait()
             return
@@ -234,7 +235,8 @@ def _merge_kernel(
         if end > begin:
             start = _program_of(begin, total, programs) + unit
             last = _program_of(end - 1, total, programs) + unit
-            # Up to here nothing comes from the decode kernel; from here on past L1, where old pieces may lie.
+            # The pieces are the first thing read of the decode kernel's output, so it is waited for here.
+            # They are loaded past L1 (.cg), which may still hold the pieces of an earlier layer.
             if DEPENDENT:
                 gdc_wait()
             for first in range(start, last + 1, BLOCK):
@@ -276,7 +278,8 @@ def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Ten
     """
     batch, segments = rows.cu_cells.shape[:2]
     units = batch * heads * (1 + segments)
-    # Every layer begins at 16 bytes: Triton would compile decode anew where one does not.
+    # Every layer's part begins at a multiple of 16 bytes; for one that did not Triton would compile decode
+    # anew.
     aligned = triton.cdiv(units, 4) * 4
     ends = torch.empty((layers, aligned), dtype=torch.int32, device=rows.slots.device)[:, :units]
     if units:

@@ -28,7 +28,8 @@ def _save_kernel(
     tl.store(saved_values + target, tl.load(values + source, mask=used[:, None]), mask=used[:, None])
 
 
-# The number of cells is a multiple of L·H in every call: specialized, it costs no recompilation, and pays.
+# ``number`` may be specialized: it is a multiple of L·H in every call, so it causes no recompilation, and the
+# kernel is faster for it.
 @triton.jit(do_not_specialize=["length"], do_not_specialize_on_alignment=["slots", "view"])
 def _pack_kernel(
     keys, values, saved_keys, saved_values, slots, kept, view, positions, number, length,

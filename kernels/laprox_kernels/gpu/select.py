@@ -153,7 +153,8 @@ def select(scores: torch.Tensor, k: int, groups: int = 1) -> tuple[torch.Tensor,
     blocks = triton.cdiv(number, COMPACTION_BLOCK)
     programs = programs_of(number)
     stretch = triton.cdiv(blocks, programs)
-    # The host's k goes to the device with the zeros: as an argument, 1 and multiples of 16 would recompile.
+    # k is written behind the histograms instead of being an argument: Triton would compile anew for a k of 1
+    # and for multiples of 16.
     histograms = torch.zeros(groups * 4 * 256 + 1, dtype=torch.int32, device=device)
     wanted = histograms[-1:]
     wanted.fill_(k)
