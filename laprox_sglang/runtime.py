@@ -92,11 +92,6 @@ class Runtime:
         for chunk in self._last:
             tree.publish(chunk.req)
 
-    @property
-    def packs(self) -> bool:
-        """Whether views are packed behind the prefill at hand."""
-        return bool(self._last)
-
     def observe(self, layer: int, queries: torch.Tensor) -> None:
         """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE."""
         self._window.save(layer, queries)
@@ -123,12 +118,12 @@ class Runtime:
             self._window.end(self._head_dim)
             for chunk, room in zip(chunks, opened, strict=True):
                 self._make_view(chunk, room)
-        return [room.slots for room in opened if room is not None]
+        return [room.slots for room in opened if isinstance(room, Opened)]
 
-    def _make_view(self, chunk: Chunk, room: Opened | None) -> None:
+    def _make_view(self, chunk: Chunk, room: Opened | str) -> None:
         state, plan = chunk.state, chunk.plan
-        if room is None:
-            state.settle(plan.whole("no_room"))
+        if isinstance(room, str):
+            state.settle(plan.whole(room))
             return
         assert state.queries is not None
         view = self.pruner.make_view(

@@ -27,5 +27,5 @@ class Tree(Protocol):
     def publish(self, req: Any) -> None:
         """Puts a prompt into the tree whose last chunk is about to be computed."""
 
-    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | None:
-        """Takes slots for a view; None if that would cost more than it frees and there is no room."""
+    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | str:
+        """Takes slots for a view; where that cannot be, why the prompt is left whole."""
