@@ -62,7 +62,7 @@ def test_the_endpoint_of_every_replica_is_looked_at(tmp_path) -> None:
     with pytest.raises(ConfigError, match="events_dp2 is there and is no socket"):
         check_served(Config(events=endpoint), SimpleNamespace(dp_size=3), None)
     # The third would have port 65536.
-    with pytest.raises(ConfigError, match="tcp://127.0.0.1:65536 is no IP address and port"):
+    with pytest.raises(ConfigError, match=r"tcp://127\.0\.0\.1:65536 is no IP address and port"):
         check_served(Config(events="tcp://127.0.0.1:65534"), SimpleNamespace(dp_size=3), None)
 
 

@@ -18,9 +18,7 @@ REQUESTS, CONTEXT = 10_000, 4096
 def manager(config: Config, preferred: Any = None) -> Any:
     """What checks requests in a server's front."""
     arguments = SimpleNamespace(_laprox=config)
-    return SimpleNamespace(
-        server_args=arguments, preferred_sampling_params=preferred, enable_metrics=False
-    )
+    return SimpleNamespace(server_args=arguments, preferred_sampling_params=preferred, enable_metrics=False)
 
 
 def fault_of(front: Any, custom_params: Any) -> str | None:

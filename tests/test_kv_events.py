@@ -1,4 +1,4 @@
-"""SGLang's KV events (``--kv-events-config``): what they say is held is what the tree holds, after every step.
+"""SGLang's KV events (``--kv-events-config``): what they say is held is what the tree holds, at every step.
 
 Whoever routes by them sees exact prompts; views and what is generated over them are in no node of the tree.
 """
@@ -23,10 +23,12 @@ class Listener:
 
     def hear(self, event) -> None:
         if isinstance(event, BlockStored):
-            [block] = event.block_hashes
-            assert block not in self.held, "stored twice"
-            self.held[block] = (*self.held.get(event.parent_block_hash, ()), *event.token_ids)
-            self.stored += 1
+            before = self.held.get(event.parent_block_hash, ())
+            # A node of the tree at a time, a block for each of its tokens.
+            for block, token in zip(event.block_hashes, event.token_ids, strict=True):
+                assert block not in self.held, "stored twice"
+                before = self.held[block] = (*before, token)
+                self.stored += 1
         elif isinstance(event, BlockRemoved):
             for block in event.block_hashes:
                 del self.held[block]

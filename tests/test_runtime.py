@@ -1007,7 +1007,7 @@ def test_requests_are_counted_by_what_became_of_them():
     assert (totals["requests"], totals["pruned"], totals["unpruned"]) == (2, 1, {"disabled": 1})
     assert totals["slots_held"] == pruned.laprox.held + whole.laprox.held
     assert pruned.laprox.held in range(pruned_slots + 3, pruned_slots + 6)
-    # One entry for each that has ended, however many tokens it has; the dropped one was counted when released.
+    # One entry for each that has ended, however many tokens it has. The dropped one was counted before.
     assert said["other"] == [1, 2, 3] and [len(facts) for facts in said["laprox"]] == [1, 0, 1]
     assert said["laprox"][0][0]["pruned"] and not said["laprox"][2][0]["pruned"]
 
