@@ -98,11 +98,6 @@ class Runtime:
         for chunk in self._last:
             cache.publish(chunk.req)
 
-    @property
-    def packs(self) -> bool:
-        """Whether views are packed behind the prefill at hand."""
-        return bool(self._last)
-
     def observe(self, layer: int, queries: torch.Tensor) -> None:
         """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE."""
         self._window.save(layer, queries)
@@ -124,11 +119,11 @@ class Runtime:
         with self._stream.behind():
             self._window.hand_over(self._head_dim)
             for chunk, room in zip(chunks, opened, strict=True):
-                if room is None:
-                    chunk.state.settle(chunk.plan.whole("no_room"))
+                if isinstance(room, str):
+                    chunk.state.settle(chunk.plan.whole(room))
                 else:
                     self._make_view(chunk, room, cache)
-        return any(room is not None for room in opened)
+        return any(isinstance(room, Opened) for room in opened)
 
     def _make_view(self, chunk: Chunk, room: Opened, cache: Cache) -> None:
         state, plan = chunk.state, chunk.plan

@@ -156,6 +156,7 @@ class Scheduler(stock.Scheduler):
         tree: which of ``TREES``.
         graphs: decode as graphs are replayed.
         stock: makes the attention backend that LaProx is put in front of.
+        kv_events: as with ``--kv-events-config``; ``tree_cache.take_events`` has them.
 
     Attributes:
         tree: as given.
@@ -175,17 +176,18 @@ class Scheduler(stock.Scheduler):
         seed=0,
         graphs=False,
         stock=WritingBackend,
+        kv_events=False,
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
         self.arrived, self.prefilled, self.decoded, self.no_room = [], [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
-        self._make_memory(size, rows, context, config, tree, stock)
+        self._make_memory(size, rows, context, config, tree, stock, kv_events)
         self._set_options(overlap, context)
         self._make_parts(tree)
 
-    def _make_memory(self, size, rows, context, config, tree, stock) -> None:
+    def _make_memory(self, size, rows, context, config, tree, stock, kv_events) -> None:
         self.pool = LaproxKVPool(size, 1, torch.float32, HEADS, DIM, LAYERS, "cpu", False)
         self.token_to_kv_pool_allocator = TokenToKVPoolAllocator(size, torch.int64, "cpu", self.pool, False)
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
@@ -209,6 +211,7 @@ class Scheduler(stock.Scheduler):
             self.token_to_kv_pool_allocator,
             1,
             tree_core_backend="rust" if tree == "off" else tree,
+            enable_kv_cache_events=kv_events,
         )
         self.tree_cache = make_cache(
             SimpleNamespace(

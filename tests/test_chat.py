@@ -88,9 +88,7 @@ def test_a_template_that_does_not_render_instructions_alone_is_served(caplog):
 )
 def test_instructions_become_a_number_of_the_request(server, asked, keep):
     config = Config(keep_prefix=server)
-    manager = SimpleNamespace(
-        server_args=SimpleNamespace(_laprox=config), preferred_sampling_params=None, context_len=1000
-    )
+    manager = SimpleNamespace(server_args=SimpleNamespace(_laprox=config), preferred_sampling_params=None)
     given = {"temperature": 0, "custom_params": {"other": 1}}
     if asked is not None:
         given["custom_params"]["laprox"] = asked

@@ -195,8 +195,8 @@ def test_every_method_is_there() -> None:
 def facts_known() -> set[str]:
     plan = Plan(0, 10, 10, 0, 1, "short")
     whole = request_facts(Outcome(plan, None), 10, 0, False)
-    counts = SimpleNamespace(tolist=lambda: [0, 4, 4], tobytes=bytes)
-    view = SimpleNamespace(host_counts=counts, heads=1, positions=counts)
+    counts = SimpleNamespace(there=True, tolist=lambda: [0, 4, 4], tobytes=bytes)
+    view = SimpleNamespace(host_counts=counts, kept_cells=4, heads=1, positions=counts)
     return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, 0, True)}
 
 

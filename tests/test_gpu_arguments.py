@@ -29,6 +29,7 @@ from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
+from laprox_sglang.views.plan import make_plan
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,
@@ -101,11 +102,12 @@ def test_a_prompt_is_no_longer_than_the_pool():
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, args, 2, available)
-        # A request may ask for a number of tokens: 2 % of the context, be it 66 % of its prompt.
-        Options(budget=656).check(Config(budget=0.02), LLAMA.context_len)
-        assert small["packing"] == 656 * cell
+        # What a request asks for beyond the server's share of its prompt it does not get.
+        config = Config(budget=0.05)
+        most = make_plan(config, Options(budget=656), 1000, 9).slots
+        assert needs(config, LLAMA, args, 2, available)["packing"] == 50 * cell == most * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
-        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 1000 * cell
+        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 200 * cell
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])

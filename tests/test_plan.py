@@ -10,6 +10,8 @@ from laprox_sglang.options.values import AUTO, SYSTEM
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)
+# What a request asks for is not cut.
+ALL = Config(budget=1.0)
 REASONS = {None, "disabled", "uncacheable", "no_decode", "short", "within_budget"}
 
 
@@ -42,11 +44,11 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"new_tokens": 1}, (0, 1000, 1000, 4, "no_decode")),
         ({"new_tokens": 0}, (0, 1000, 1000, 4, "no_decode")),
         ({"new_tokens": 2}, (0, 1000, 100, 4, None)),
-        ({"budget": 1}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 1.0}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 1000}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 999}, (0, 1000, 999, 4, None)),
-        ({"budget": 999 / 1000}, (0, 1000, 999, 4, None)),
+        ({"budget": 1, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 1.0, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 1000, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 999, "config": ALL}, (0, 1000, 999, 4, None)),
+        ({"budget": 999 / 1000, "config": ALL}, (0, 1000, 999, 4, None)),
         ({"budget": 2}, (0, 1000, 28, 4, None)),
         ({"budget": 1e-9, "keep_prefix": 10}, (10, 1000, 24, 0, None)),
     ],
@@ -61,10 +63,10 @@ def test_plan(case, expected):
     [(28, 8), (67, 8), (68, 24), (900, 24)],
 )
 def test_a_small_view_is_not_filled_by_its_window(slots, window):
-    assert plan(budget=slots)[2:5] == (slots, 4, window)
+    assert plan(budget=slots, config=ALL)[2:5] == (slots, 4, window)
     # What somebody asks for they get.
-    assert plan(budget=slots, config=Config(budget=0.1, window=24)).window == 24
-    assert plan(budget=slots, config=Config(budget=0.1, window=3)).window == 3
+    assert plan(budget=slots, config=Config(budget=1.0, window=24)).window == 24
+    assert plan(budget=slots, config=Config(budget=1.0, window=3)).window == 3
 
 
 def test_a_request_overrides_the_server_and_none_does_not():
@@ -73,6 +75,18 @@ def test_a_request_overrides_the_server_and_none_does_not():
     assert plan(config=config, keep_prefix=0)[:3] == (0, 1000, 500)
     assert plan(config=config, keep_prefix=SYSTEM)[:3] == (0, 1000, 500)
     assert plan(config=config, budget=0.1)[:3] == (100, 1000, 90)
+
+
+@pytest.mark.parametrize("server", [0.1, 2000, 1.0])
+@pytest.mark.parametrize("asked", [13_107, 2, 0.05, 0.5, 1.0, 1])
+@pytest.mark.parametrize("end", [1000, 13_107, 131_072])
+def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
+    """13,107 tokens are a tenth of 131,072, and all of a prompt that is no longer than that."""
+    config = Config(budget=server)
+    made = plan(end=end, config=config, budget=asked)
+    alone = [plan(end=end, config=Config(budget=budget)).slots for budget in (server, asked)]
+    assert made.slots == min(alone)
+    assert (server, asked, end) != (0.1, 13_107, 13_107) or made.slots == 1311
 
 
 def test_a_prompt_that_is_left_whole_after_all():

@@ -126,6 +126,14 @@ def test_values_of_zero_score_zero(seed):
     assert bool((candidates == 0).all())
 
 
+def test_a_form_that_rounding_pushed_below_zero_counts_as_zero(seed):
+    case = ScoreCase(seed)
+    out = torch.full((2, case.heads, case.n), 99.0)
+    gram = -1e-9 * torch.eye(case.dim).expand(2, case.heads * case.group, -1, -1)
+    score(case.all_queries, *case.pool, case.row, 0, gram, case.scale, 0, case.pooling, out)
+    assert bool((out[..., : case.n - case.window] == 0).all())
+
+
 def test_score_does_not_see_other_slots(seed):
     case = ScoreCase(seed, start=4)
     expected = case.run()
@@ -274,6 +282,17 @@ def test_decode_equals_dense_attention_with_a_mask(group, segments, variant, see
     for layer in range(case.layers):
         got = decode(case.queries, case.keys, case.values, layer, case.rows(), 0.6)
         torch.testing.assert_close(got.double(), case.dense_attention(layer), atol=1e-5, rtol=1e-4)
+
+
+def test_decode_does_not_see_other_slots(seed):
+    """Slot 0 among them, where padding is written to: rows that are shorter than the longest name it."""
+    case = DecodeCase(seed, group=2, segments=2)
+    expected = [decode(case.queries, case.keys, case.values, i, case.rows(), 0.6) for i in range(case.layers)]
+    others = sorted(set(range(len(case.keys))) - {slot for line in case.slots for slot in line if slot})
+    case.keys[others] = case.values[others] = math.nan
+    for layer, before in enumerate(expected):
+        after = decode(case.queries, case.keys, case.values, layer, case.rows(), 0.6)
+        assert torch.equal(after, before)
 
 
 @pytest.mark.parametrize("dense", [0, 3])

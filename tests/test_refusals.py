@@ -78,7 +78,7 @@ RESOLVED_AWAY = {"enable_dp_attention": "--attention-data-parallel-size"}
 # What was found not to be servable when SGLang was read, by attribute.
 NOT_SERVED = """
 speculative_algorithm disaggregation_mode disaggregation_decode_enable_offload_kvcache
-enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend kv_events_config
+enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
 enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths

@@ -40,8 +40,6 @@ POOL, BUDGET, CHUNK, TOKENS = 2600, 0.2, 128, 12
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 SECONDS = 120
 FUZZED = 300
-# Of the 7M model.
-CONTEXT = 32_768
 # A plugin of SGLang's. Once the file is there, the next prompt's cells are packed, and that is the end.
 FATAL = """
 import os, signal
@@ -336,7 +334,7 @@ def test_random_options_are_served_or_a_clean_400(operator: Operator, seed: int,
     server, draw = operator.server, random.Random(seed)
     before = operator.wait_idle()
     # The same check as in the server says what is to be expected of it.
-    front = manager(Config(budget=BUDGET), context=CONTEXT)
+    front = manager(Config(budget=BUDGET))
     texts = [prompt(draw, 300) for _ in range(4)]
     asked: list[Any] = []
     while len(asked) < FUZZED:

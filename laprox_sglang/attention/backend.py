@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from sglang.srt.layers.attention.base_attn_backend import SharedReadEnds
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_attention_variant
 
@@ -37,16 +36,6 @@ class LaproxAttention(AttentionBackend):
     """Mixin in front of a stock backend. A batch without a compressed row is served by stock alone."""
 
     laprox: Runtime
-
-    def shared_read_ends(self, fm: ForwardMode) -> SharedReadEnds:
-        # Packing writes rows and slots behind the forward: the schedule stream waits for all of it,
-        # whatever the stock backend declares of its own reads.
-        return SharedReadEnds.UNKNOWN if self.laprox.packs else super().shared_read_ends(fm)
-
-    def _snapshot_prefill_shared_reads(self, forward_batch: ForwardBatch, *, num_qo_tokens: int) -> SharedReadEnds:
-        if self.laprox.packs:
-            return SharedReadEnds.UNKNOWN
-        return super()._snapshot_prefill_shared_reads(forward_batch, num_qo_tokens=num_qo_tokens)
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         super().init_cuda_graph_state(max_bs, max_num_tokens)

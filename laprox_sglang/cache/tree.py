@@ -88,36 +88,47 @@ class LaproxCache(UnifiedRadixCache):
         """Slots that a request can have: those that nobody holds, and the evictable ones."""
         return self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
 
-    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | None:
+    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | str:
         """Takes slots for a view, and moves the request's lock up to where it begins.
 
         Args:
             reserve: slots that must be left beside the view.
 
         Returns:
-            None, and nothing has changed, where others hold the prompt as well, so that the view would free
-            less than it takes, and the pool has no room for that.
+            Where the prompt must be left whole, which it then is, the reason: ``no_room`` if others hold it
+            as well, so that the view would free less than it takes, and the pool has no room for that;
+            ``not_in_tree`` if the tree does not hold all of it, so that its slots are not the tree's to free.
         """
         before = self.free_slots()
         if self.disable:
-            self._free_columns(req, plan)
-        elif not self._move_lock(req, plan, reserve):
-            return None
+            # Nobody else reads them: a part of its own slots is the view's, over which it is packed.
+            own = self._columns(req)[plan.start : plan.end].long()
+            self.token_to_kv_pool_allocator.free(own[plan.slots :])
+            self.grew = True
+            return Opened(own[: plan.slots], True, self.free_slots() - before)
+        reason = self._move_lock(req, plan, reserve)
+        if reason is not None:
+            return reason
         allocator = self.token_to_kv_pool_allocator
-        # What is evicted, or was freed just now, may be what the view is packed from.
-        staged = self.disable or allocator.available_size() < plan.slots
+        # What is evicted may be what the view is packed from.
+        staged = allocator.available_size() < plan.slots
         evict_from_tree_cache(self, plan.slots)
         slots = allocator.alloc(plan.slots)
-        assert slots is not None, "no room for a view, though it was counted"
+        if slots is None:
+            self._take_back(req, plan)
+            return "no_room"
         self.grew = True
         return Opened(slots, staged, self.free_slots() - before)
 
-    def _free_columns(self, req: Req, plan: Plan) -> None:
-        row = self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
-        self.token_to_kv_pool_allocator.free(row[plan.start : plan.end].long())
+    def _columns(self, req: Req) -> torch.Tensor:
+        """int32 ``[context]``, slot of each logical column of the request's row."""
+        return self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
 
-    def _move_lock(self, req: Req, plan: Plan, reserve: int) -> bool:
+    def _move_lock(self, req: Req, plan: Plan, reserve: int) -> str | None:
+        """Why the lock could not be moved; None if it was."""
         start = self._node_at(req, plan.start)
+        if start is None or req.kv.cache_protected_len < plan.end:
+            return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
         evictable = self.evictable_size()
         self.unlock(req.lock)
@@ -125,17 +136,35 @@ class LaproxCache(UnifiedRadixCache):
         if own < plan.slots and self.free_slots() < plan.slots + reserve:
             req.lock = self.lock(deep)
             self.unlock(upper)
-            return False
+            return "no_room"
         req.lock, req.last_node, req.kv.cache_protected_len = upper, start, plan.start
-        return True
+        return None
 
-    def _node_at(self, req: Req, length: int) -> Node:
-        """The node that ends behind ``length`` tokens of the prompt; the tree holds them."""
+    def _node_at(self, req: Req, length: int) -> Node | None:
+        """The node that ends behind ``length`` tokens of the prompt; None if the tree does not hold them."""
         if length == 0:
             return self.root_node_handle(req.extra_key)
         match = super().match_prefix(MatchPrefixParams(key=self._key(req, length)))
-        assert match.device_prefix_len == length, "a published prompt is not in the tree"
-        return match.last_device_node
+        return match.last_device_node if match.device_prefix_len == length else None
+
+    def _take_back(self, req: Req, plan: Plan) -> None:
+        """Makes the prompt the request's again: eviction freed less than the tree had counted.
+
+        What was evicted of it is among the free slots, unwritten: nothing has been launched since.
+        """
+        match = super().match_prefix(MatchPrefixParams(key=self._key(req, plan.end)))
+        held, upper = match.device_prefix_len, req.lock
+        req.lock = self.lock(match.last_device_node)
+        self.unlock(upper)
+        req.last_node, req.kv.cache_protected_len = match.last_device_node, held
+        if held == plan.end:
+            return
+        allocator = self.token_to_kv_pool_allocator
+        free, evicted = allocator.alloc(allocator.available_size()), self._columns(req)[held : plan.end]
+        assert free is not None
+        others = free[~torch.isin(free, evicted)]
+        assert len(free) - len(others) == len(evicted), "slots of a prompt were given to somebody else"
+        allocator.free(others)
 
     def exchange(self, req: Req, view: View | None, freed: torch.Tensor | None = None) -> None:
         """Lets a request read ``view`` of its prompt from now on, or none; nothing else assigns a view.
@@ -155,7 +184,8 @@ class LaproxCache(UnifiedRadixCache):
             self._readers[req.kv.req_pool_idx] = state
         if freed is not None:
             self.token_to_kv_pool_allocator.free(freed)
-            self.grew = True
+            # Of a request that ends SGLang knows by itself.
+            self.grew |= view is not None
 
     # It leaves.
 

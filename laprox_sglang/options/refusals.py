@@ -58,7 +58,6 @@ REFUSALS = (
         OTHER_CACHE,
     ),
     Refusal("--enable-kv-cache-sharding", given("enable_kv_cache_sharding"), OTHER_POOL),
-    Refusal("--kv-events-config", given("kv_events_config"), "its events name KV by whole tokens"),
     Refusal("--enable-unified-memory", given("enable_unified_memory"), OTHER_POOL),
     Refusal("--enable-page-major-kv-layout", given("enable_page_major_kv_layout"), OTHER_POOL),
     Refusal("--enable-hisparse", given("enable_hisparse"), OTHER_POOL),

@@ -14,6 +14,7 @@ from laprox_sglang.options.values import (
     budget_slots,
     check_budget,
     check_keep_prefix,
+    counts_tokens,
     shown,
 )
 
@@ -23,8 +24,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         enabled: False leaves the prompt whole.
-        budget, keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number
-            of tokens where the template is at hand.
+        budget: as in ``Config``. Of this and the server's, the smaller counts for each prompt.
+        keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number of tokens
+            where the template is at hand.
         return_kept: report the kept positions of every layer and KV head.
     """
 
@@ -53,15 +55,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             # The message may repeat what a client sent: no line break of his gets into the log.
             raise ConfigError(f"custom_params.laprox: {shown(error)}", "malformed") from None
 
-    def check(self, config: Config, context: int) -> None:
-        """Refuses what a server with ``config`` and ``context`` tokens cannot serve.
+    def check(self, config: Config) -> None:
+        """Refuses what a server with ``config`` cannot serve.
 
         Raises:
-            ConfigError: a bad value, or a budget above what the server was started with.
+            ConfigError: a bad value, or a budget that is above the server's whatever the prompt. A number of
+                tokens and a fraction compare otherwise for each prompt: ``slots`` sees to those.
         """
         if self.budget is not None:
             check_budget(self.budget)
-            if budget_slots(self.budget, context) > budget_slots(config.budget, context):
+            alike = counts_tokens(self.budget) == counts_tokens(config.budget)
+            if alike and self.budget > config.budget:
                 raise ConfigError(
                     f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
                     'for at most that, for "enabled": false, or start the server with a larger '
@@ -88,6 +92,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     f"the server with --laprox-request-options {allowed}",
                     "not_allowed",
                 )
+
+    def slots(self, config: Config, length: int) -> int:
+        """Slots granted to ``length`` tokens of a prompt; a request never gets more than the server gives."""
+        granted = budget_slots(config.budget, length)
+        return granted if self.budget is None else min(granted, budget_slots(self.budget, length))
 
     def keep_prefix_or(self, config: Config) -> KeepPrefix:
         return config.keep_prefix if self.keep_prefix is None else self.keep_prefix

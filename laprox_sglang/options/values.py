@@ -83,10 +83,15 @@ def parse_floor(text: str) -> float:
         raise ConfigError(f"floor {shown(repr(text))} is not a number; give a share, from 0 to 1") from None
 
 
+def counts_tokens(budget: Budget) -> bool:
+    """Whether ``budget`` is a number of tokens; 1 is a fraction, however it is written."""
+    return isinstance(budget, int) and budget > 1
+
+
 def budget_slots(budget: Budget, length: int) -> int:
     """Slots that ``budget`` grants to ``length`` tokens of a prompt."""
-    if isinstance(budget, int) and budget > 1:
-        return min(budget, length)
+    if counts_tokens(budget):
+        return min(int(budget), length)
     # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
     return min(math.ceil(round(budget * length, 6)), length)
 

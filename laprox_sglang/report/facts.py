@@ -11,6 +11,9 @@ def request_facts(
 ) -> dict[str, Any]:
     """Facts about one request; plain numbers, lists and strings.
 
+    Some are counted on the device. Of a request that has ended before its view was made, with its first token
+    say, they are None: the scheduler does not wait for them.
+
     Args:
         prompt_tokens: length of the prompt as it was sent.
         cached_tokens: how much of it came from the prefix cache.
@@ -33,13 +36,14 @@ def request_facts(
     }
     if view is None:
         return facts
+    facts["kept_cells"] = kept = view.kept_cells
+    facts["kept_share"] = plan.slots / plan.length
+    if not view.host_counts.there:
+        facts["erased_share"] = None
+        return facts | ({"kept_positions": None} if return_kept else {})
     *cu_cells, tokens = view.host_counts.tolist()
-    kept, cells = cu_cells[-1], len(cu_cells) - 1
-    by_layer = cu_cells[:: view.heads]
-    facts["kept_cells"] = kept
-    facts["kept_share"] = kept / (cells * plan.length)
     facts["erased_share"] = 1 - tokens / plan.length
-    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
+    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(cu_cells[:: view.heads])]
     if return_kept:
         assert view.positions is not None
         facts["kept_positions"] = {

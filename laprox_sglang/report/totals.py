@@ -40,7 +40,8 @@ class Totals:
         slots_held: slots that each referred to at its last step.
         prompt_tokens, cached_tokens: length of the prompts, and what of it came from the prefix cache.
         kept_tokens: tokens' worth of KV that they read of their prompts: dense prefix and view, or all.
-        kept_cells: cells of pruned prompts that were kept, by layer.
+        kept_cells: cells of pruned prompts that were kept, by layer. This and the three below are without
+            requests that ended before their view was made.
         scored_cells: cells of pruned prompts in one layer, kept or not.
         viewed_tokens, erased_tokens: tokens that views stand for, and those of them that no cell was kept of.
         views, view_slots: views that running requests read now, and their slots.
@@ -95,6 +96,9 @@ class Totals:
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]
             shares = said["layer_share"]
+            if shares is None:
+                # It ended before its view was made.
+                return
             # A share is a quotient of whole numbers, so this is the number again.
             self.kept_cells.update(
                 {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}

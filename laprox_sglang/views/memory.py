@@ -43,8 +43,8 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     longest = min(context, slots, args.max_total_tokens or slots)
     window = config.longest_window
     protected = window + config.sink_tokens
-    # A request may ask for as many tokens as the server grants to the whole context.
-    kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
+    # No request gets more than the server grants to its prompt.
+    kept = min(max(budget_slots(config.budget, longest), protected), longest) * cells
     # Graphs have static copies of their rows; without them each step makes its own.
     rows = graph_rows(args) or args.max_running_requests or 0
     parts = {

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import budget_slots
 
-# Why a prompt is left whole; the last is found out when its view is to be made.
-REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room")
+# Why a prompt is left whole; the last two are found out when its view is to be made.
+REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room", "not_in_tree")
 
 
 class Plan(NamedTuple):
@@ -51,10 +50,9 @@ def make_plan(config: Config, options: Options, end: int, new_tokens: int, in_tr
         in_tree: whether the prefix cache may hold the prompt, as a view needs it to.
     """
     start = min(options.dense_tokens(config), end)
-    budget = config.budget if options.budget is None else options.budget
     length = end - start
     sinks = max(0, config.sink_tokens - start)
-    slots = min(length, max(budget_slots(budget, length), config.longest_window + sinks))
+    slots = min(length, max(options.slots(config, length), config.longest_window + sinks))
     plan = Plan(start, end, slots, sinks, config.window_of(slots - sinks), None)
     if not options.enabled:
         return plan.whole("disabled")

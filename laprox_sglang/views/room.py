@@ -29,8 +29,8 @@ class Cache(Protocol):
     def publish(self, req: Req) -> None:
         """Puts a prompt into the tree whose last chunk is about to be computed."""
 
-    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | None:
-        """Takes slots for a view; None if that would cost more than it frees and there is no room."""
+    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | str:
+        """Takes slots for a view; where that cannot be, why the prompt is left whole."""
 
     def exchange(self, req: Req, view: View | None, freed: torch.Tensor | None = None) -> None:
         """Lets a request read ``view`` of its prompt from now on; slots in ``freed`` are given back."""

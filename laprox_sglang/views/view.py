@@ -11,7 +11,7 @@ SPAN = 3
 
 
 class HostCopy:
-    """Copy of a tensor on its way to the host; only reading it waits for the device."""
+    """Copy of a tensor on its way to the host. Nobody waits for it: it is read when it is there."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._copy = tensor.to("cpu", non_blocking=True)
@@ -19,17 +19,21 @@ class HostCopy:
         if self._event is not None:
             self._event.record()
 
+    @property
+    def there(self) -> bool:
+        """Whether the copy has arrived, which it has once a decode step behind it has given its token."""
+        return self._event is None or self._event.query()
+
     def tolist(self) -> list[int]:
-        numbers: list[int] = self._wait().tolist()
+        numbers: list[int] = self._arrived().tolist()
         return numbers
 
     def tobytes(self) -> bytes:
-        data: bytes = self._wait().numpy().tobytes()
+        data: bytes = self._arrived().numpy().tobytes()
         return data
 
-    def _wait(self) -> torch.Tensor:
-        if self._event is not None:
-            self._event.synchronize()
+    def _arrived(self) -> torch.Tensor:
+        assert self.there, "read before the device has written it"
         return self._copy
 
 
@@ -96,6 +100,11 @@ class View:
     @property
     def heads(self) -> int:
         return (self.cu_cells.numel() - 1) // self.layers
+
+    @property
+    def kept_cells(self) -> int:
+        """Packed cells, m·C."""
+        return self.slots * (self.cu_cells.numel() - 1)
 
     @property
     def spared(self) -> int:

@@ -16,7 +16,7 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.options.refusals import check_arguments, check_model, refuse
+from laprox_sglang.options.refusals import check_arguments, check_model
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
 from laprox_sglang.options.values import (
@@ -27,7 +27,7 @@ from laprox_sglang.options.values import (
     parse_request_options,
     parse_tokens,
 )
-from laprox_sglang.report.endpoint import check_endpoint
+from laprox_sglang.report.endpoint import check_endpoints
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 
@@ -49,7 +49,8 @@ HELP = {
     "and developer messages and the tools of chat requests",
     "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
     "commas, or an empty string",
-    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas have "
+    "the next ports, or the path with _dp1, _dp2, … behind it",
     "events_public": "let --laprox-events be an address that other machines reach",
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
@@ -170,16 +171,14 @@ def check_served(config: Config, args: Any, model: Any) -> None:
         ConfigError: names it.
     """
     if config.events is not None:
-        if args.dp_size > 1:
-            raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
-        check_endpoint(config.events, config.events_public)
+        check_endpoints(config.events, config.events_public, args.dp_size)
     # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args)
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}
-    Options.of(preferred.get("custom_params")).check(config, model.context_len)
+    Options.of(preferred.get("custom_params")).check(config)
 
 
 TARGET = "sglang.srt.server_args.ServerArgs."

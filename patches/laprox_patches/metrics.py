@@ -8,9 +8,11 @@ import msgspec
 import zmq
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
+from sglang.srt.runtime_context import get_parallel
 
 from laprox_patches.seam import Seam
 from laprox_patches.step import runtime
+from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Publisher
 from laprox_sglang.report.totals import Pool
 
@@ -29,7 +31,9 @@ def begin(result: None, self: Any) -> None:
         self._laprox_metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
         publish(self)
     if laprox.config.events is not None:
-        laprox.report.events = open_events(self, laprox.config.events)
+        # Attention data parallelism is refused, so this is the number of the replica.
+        replica = get_parallel().dp_rank or 0
+        laprox.report.events = open_events(self, endpoint_of(laprox.config.events, replica))
 
 
 def open_events(scheduler: Any, endpoint: str) -> Publisher:

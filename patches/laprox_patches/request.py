@@ -23,7 +23,7 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
     try:
         options = Options.of(params.get("custom_params"))
         Options.check_allowed(own.get("custom_params"), config)
-        options.check(config, self.context_len)
+        options.check(config)
         check_request(obj, params)
     except ConfigError as error:
         refused(self).add(error.fault)

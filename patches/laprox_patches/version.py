@@ -25,8 +25,8 @@ RELIED_ON: Mapping[str, str] = {
     ),
     "sglang.srt.managers.schedule_batch.Req": (
         "kv lock last_node prefix_len extend_end extend_len full_untruncated_fill_ids origin_input_ids "
-        "cached_tokens output_ids output_ids_through_stop sampling_params extra_key cache_salt "
-        "skip_radix_cache_insert customized_info finished finished_output finished_reason owned_kv_len stream"
+        "cached_tokens output_ids sampling_params extra_key cache_salt "
+        "skip_radix_cache_insert finished finished_reason owned_kv_len"
     ),
     "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache": (
         "checkpoint claim_kv_row free_kv_row on_release lock unlock match_prefix touch_prefix evictable_size "
@@ -39,13 +39,17 @@ RELIED_ON: Mapping[str, str] = {
         "max_total_num_tokens metrics_reporter metrics_collector"
     ),
     "sglang.srt.managers.tp_worker.TpModelWorker": "last_shared_read_runner model_runner",
+    "sglang.srt.model_executor.model_runner.ModelRunner": "shared_read_done_event",
+    "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer": (
+        "has_additional_customized_info tree_cache"
+    ),
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
-        "context_len preferred_sampling_params server_args enable_metrics metrics_collector"
+        "preferred_sampling_params server_args enable_metrics metrics_collector"
     ),
     "sglang.srt.managers.tokenizer_manager.ReqState": "obj",
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
-        "shared_read_ends _snapshot_prefill_shared_reads init_cuda_graph_state init_forward_metadata "
-        "init_forward_metadata_out_graph init_forward_metadata_in_graph forward_extend forward_decode"
+        "init_cuda_graph_state init_forward_metadata init_forward_metadata_out_graph "
+        "init_forward_metadata_in_graph forward_extend forward_decode"
     ),
     "sglang.srt.layers.radix_attention.RadixAttention": (
         "layer_id tp_q_head_num tp_k_head_num qk_head_dim v_head_dim scaling sliding_window_size logit_cap "
