@@ -6,8 +6,8 @@ from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, random_pool, sco
 
 from laprox_kernels import reference
 from laprox_kernels.gpu import score as module
-from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu import support
+from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu.support import Unsupported, score_bytes
 from laprox_sglang.options.server import Config
 
