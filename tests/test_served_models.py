@@ -1,4 +1,4 @@
-"""What of models and their workers is served that the command line says nothing of: SGLang's own layers, on a CPU."""
+"""What is served of models and workers and the command line does not say: SGLang's own layers, on a CPU."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -231,7 +231,7 @@ def test_weight_update(server: Server, prompt: list[int], tmp_path: Path) -> Non
         # The prompt's Q, K and V are the same in every layer: only new Gram matrices score otherwise.
         new = facts(pruned())["kept_positions"]
         assert new != kept
-        # Within a session they are those of before, whatever has come of the weights; its end makes them anew.
+        # Within a session they are those of before, whatever the weights are; its end makes them anew.
         ask("/begin_weight_update", selector="all")
         ask("/update_weights_from_disk", model_path=str(MODEL_PATH))
         assert facts(pruned())["kept_positions"] == new

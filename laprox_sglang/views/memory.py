@@ -25,8 +25,8 @@ def graph_rows(args: Any) -> int:
 
 
 def table(rows: int, columns: int, cells: int) -> int:
-    """Bytes of what ``DecodeBatch`` lays out for a step: slots ``[rows, columns]``, where a row's view begins,
-    and tables of the views."""
+    """Bytes of what ``DecodeBatch`` lays out for a step: slots ``[rows, columns]``, and where the views and
+    their cells lie among them."""
     return rows * (4 * columns + 8 * (2 + SPAN + cells + 1))
 
 
