@@ -303,6 +303,7 @@ def test_everything_is_refused_through_the_check_of_a_start(model):
         ({"is_encoder_decoder": True}, "cross attention"),
         ({"is_multimodal": True}, "image or audio"),
         ({"attention_chunk_size": 8192}, "chunked local attention"),
+        ({"has_attention_sinks": True}, "attention sinks"),
         ({"is_generation": False}, "no decoding"),
     ],
 )

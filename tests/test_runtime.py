@@ -1096,7 +1096,7 @@ def test_a_prompt_for_whose_view_less_is_freed_than_counted_is_whole_again(tree,
     config = replace(CONFIG, keep_prefix=keep)
     scheduler = Scheduler(200, config=config, tree=tree, overlap=overlap)
     allocator = scheduler.token_to_kv_pool_allocator
-    alloc, finish, lost = allocator.alloc, scheduler.laprox.finish, []
+    alloc, finish, lost = allocator.alloc, scheduler.laprox.finish_prefill, []
 
     def fail_once(need_size):
         allocator.alloc = alloc
@@ -1108,7 +1108,7 @@ def test_a_prompt_for_whose_view_less_is_freed_than_counted_is_whole_again(tree,
         allocator.alloc = fail_once if not lost and scheduler.laprox._last else alloc
         return finish(*args)
 
-    scheduler.laprox.finish = finish_without_room
+    scheduler.laprox.finish_prefill = finish_without_room
     # In chunks, so that the prompt is several nodes of the tree.
     req, other = scheduler.arrive(PROMPT), scheduler.arrive(OTHER, 6)
     prefill(scheduler, 16)

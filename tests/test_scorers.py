@@ -1,13 +1,10 @@
 """Every scorer with every allocator and pooling, and what their formulas say."""
 
-import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import laprox_kernels as kernels
 from laprox_sglang.options.server import Config
@@ -17,6 +14,7 @@ from laprox_sglang.scorers.pooling import KINDS, Pooling
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import rank
 from laprox_sglang.views.memory import needs
+from memory import Peak
 from scorer_cases import Case, random_case
 
 INF = float("inf")
@@ -180,35 +178,6 @@ def test_worthless_layers_and_nan(seed):
     assert bool((ranked(case, "laprox-max", Pooling())[:, :, case.candidates] == 0).all())
     case.pool[1, case.row[case.start + case.sinks]] = float("nan")
     assert bool(ranked(case, "laprox-max", Pooling())[:, :, case.candidates].isnan().all())
-
-
-class Peak(TorchDispatchMode):
-    """Largest number of bytes in tensors made inside, at any time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, weakref.ref] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        given = {x.untyped_storage()._cdata for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)}
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in given | self.live.keys():
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                self.live[storage._cdata] = weakref.ref(
-                    storage, self.forget(storage._cdata, storage.nbytes())
-                )
-        return result
-
-    def forget(self, key: int, size: int):
-        def gone(_) -> None:
-            del self.live[key]
-            self.now -= size
-
-        return gone
 
 
 @EVERY_SCORER

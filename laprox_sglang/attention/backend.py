@@ -73,6 +73,7 @@ class LaproxAttention(AttentionBackend):
         save_kv_cache: bool = True,
         **kw: torch.Tensor | None,
     ) -> torch.Tensor:
+        check_plain(kw)
         output = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         self.laprox.observe(layer.layer_id, q)
         return output
@@ -90,6 +91,7 @@ class LaproxAttention(AttentionBackend):
         decode, pool = self.laprox.decode, self.laprox.pool
         if decode.rows is None:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **kw)
+        check_plain(kw)
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
@@ -97,6 +99,19 @@ class LaproxAttention(AttentionBackend):
             queries, pool.keys, pool.values, layer.layer_id, decode.rows, layer.scaling, decode.plan
         )
         return output.reshape(q.shape[0], -1)
+
+
+def check_plain(keywords: dict[str, torch.Tensor | None]) -> None:
+    """
+    Raises:
+        NotImplementedError: attention that is told more than Q, K and V, as a model's sinks; neither scores
+            nor the decode over views would know of it.
+    """
+    if unknown := [name for name, value in keywords.items() if value is not None]:
+        raise NotImplementedError(
+            f"laprox: this model's attention takes {', '.join(sorted(unknown))}, which views are not read "
+            "with: serve it without --enable-laprox"
+        )
 
 
 def with_laprox(backend: AttentionBackend, runtime: Runtime) -> AttentionBackend:

@@ -10,7 +10,6 @@ DECODE_GRAPH_MIB, PREFILL_GRAPH_MIB = 2, 8
 MAX_PREFILL_TOKENS = 16_384
 # Above this much memory SGLang leaves at least so much free.
 LARGE_GIB, LEAST_FREE_MIB = 60, 10 * 1024
-FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
 
 
 class Card(NamedTuple):
@@ -57,8 +56,3 @@ def card(memory: float) -> Card:
         if memory < below:
             return Card(memory, *defaults)
     return Card(memory, 16_384, 512, 74)
-
-
-def most_running(slots: int, context: int) -> int:
-    """Default of ``--max-running-requests``."""
-    return max(min(slots * 512 // context, MOST_RUNNING), FEWEST_RUNNING)

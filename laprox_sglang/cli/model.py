@@ -25,6 +25,7 @@ class Model:
     num_attention_heads: int
     kv_heads: int
     head_dim: int
+    hidden_size: int
     context_len: int
     weights: int
     weights_from: str
@@ -66,6 +67,7 @@ def read_model(path: Path, context: int | None = None) -> Model:
             num_attention_heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
             head_dim=head_dim(config),
+            hidden_size=int(config["hidden_size"]),
             context_len=context or context_of(config),
             weights=weights,
             weights_from=source,

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from laprox_sglang.cli.card import most_running
 from laprox_sglang.cli.model import Model
 from laprox_sglang.views.capacity import Hold
+from laprox_sglang.views.memory import most_running
 
 
 class Room(NamedTuple):

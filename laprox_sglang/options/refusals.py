@@ -194,6 +194,7 @@ def check_model(config: Any) -> None:
         "cross attention": config.is_encoder_decoder,
         "image or audio input": config.is_multimodal,
         "chunked local attention": bool(config.attention_chunk_size),
+        "attention sinks": bool(config.has_attention_sinks),
         "no decoding": not config.is_generation,
     }
     for fault, present in faults.items():

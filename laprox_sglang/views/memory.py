@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from laprox_kernels import SCORE_BYTES
+from laprox_kernels import score_bytes
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
+from laprox_sglang.projection import reading_bytes
 from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
 
 # Prompts of one prefill batch, where the server's flags set no bound: each has a window of queries saved.
 PREFILL_REQUESTS = 64
+# SGLang's bounds of the requests that run at once, where no flag sets one.
+FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
 
 
 def graph_rows(args: Any) -> int:
@@ -19,6 +22,18 @@ def graph_rows(args: Any) -> int:
         return 0
     largest = max(decode.bs)
     return min(largest, args.max_running_requests or largest)
+
+
+def table(rows: int, columns: int, cells: int) -> int:
+    """Bytes of what ``DecodeBatch`` lays out for a step: slots ``[rows, columns]``, and where the views and
+    their cells lie among them."""
+    return rows * (4 * columns + 8 * (2 + SPAN + cells + 1))
+
+
+def most_running(slots: int, context: int) -> int:
+    """Default of ``--max-running-requests``: ``KVCacheConfigurator.resolve_max_num_reqs``, which SGLang asks
+    when the KV pool has its size."""
+    return max(min(slots * 512 // context, MOST_RUNNING), FEWEST_RUNNING)
 
 
 def windows(config: Config, args: Any) -> int:
@@ -40,17 +55,22 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     layers, dim, context = model.num_hidden_layers, model.head_dim, model.context_len
     heads, cells = model.num_attention_heads, layers * model.get_num_kv_heads(1)
     slots = available // (cells * 2 * dim * itemsize)
-    longest = min(context, slots, args.max_total_tokens or slots)
+    slots = min(slots, args.max_total_tokens or slots)
+    longest = min(context, slots)
     window = config.longest_window
     protected = window + config.sink_tokens
     # No request gets more than the server grants to its prompt.
     kept = min(max(budget_slots(config.budget, longest), protected), longest) * cells
-    # Graphs have static copies of their rows; without them each step makes its own.
-    rows = graph_rows(args) or args.max_running_requests or 0
+    # A step without a graph, or with more rows than the largest one, makes a table as long as its longest
+    # row; those of the graphs stay beside it.
+    running = min(args.max_running_requests or most_running(slots, context), slots // 2)
+    rows = table(graph_rows(args), context + 16, cells) + table(running, longest, cells)
     parts = {
-        "scores": 4 * cells * longest + SCORE_BYTES,
-        "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
-        "Gram matrices": (4 + itemsize) * layers * heads * dim**2,
+        "scores": 4 * cells * longest + score_bytes(heads, model.get_num_kv_heads(1), longest),
+        "decode rows": rows,
+        # After a weight update they are made anew, from a part of W_O at a time.
+        "Gram matrices": (4 + itemsize) * layers * heads * dim**2
+        + reading_bytes(heads, dim, model.hidden_size),
         # The last window is laid out anew to be scored.
         "window queries": (windows(config, args) + 1) * layers * window * heads * dim * itemsize,
         # The saved K and V of the kept cells, their indices, and their tokens.

@@ -6,8 +6,9 @@ from functools import partial
 import torch
 
 import laprox_kernels as kernels
-from laprox_sglang.gram import attention_layers, gram_matrices, output_weights
+from laprox_sglang.gram import attention_layers, gram_matrices
 from laprox_sglang.options.server import Config
+from laprox_sglang.projection import output_weights
 from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import rank

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     # In the scheduler's process this is the place to see that all hooks hold: nothing is served yet.
     install()
+    # A draft worker proposes tokens; it reads its own KV, whole.
+    if runner.is_draft_worker:
+        return backend
     config: Config = runner.server_args._laprox
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
     longest = min(runner.model_config.context_len, pool.size)

@@ -15,6 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
+    if self.is_draft_worker:
+        return original(self, **kwargs)
+    # With --kv-cache-dtype auto the checkpoint may ask for it.
+    if self.kv_cache_dtype.itemsize < 2:
+        # Not an Exception: SGLang would log a traceback of it.
+        raise SystemExit(
+            f"laprox: --model-path {self.server_args.model_path} keeps its KV as {self.kv_cache_dtype}, and "
+            "quantized KV is not scored yet: give --kv-cache-dtype bfloat16"
+        )
     return original(self, **kwargs | {"mha_pool_class": LaproxKVPool})
 
 
@@ -28,8 +37,8 @@ def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
             f"laprox: {total / 1e9:.1f} GB for LaProx ({listed} MB) leave nothing of "
-            f"{available / 1e9:.1f} GB to the KV pool: lower --laprox-budget or --context-length, or raise "
-            "--mem-fraction-static"
+            f"{available / 1e9:.1f} GB to the KV pool: lower --context-length, --max-running-requests or "
+            "--laprox-budget, or raise --mem-fraction-static"
         )
     return available - total
 

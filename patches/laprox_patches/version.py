@@ -55,6 +55,17 @@ RELIED_ON: Mapping[str, str] = {
         "layer_id tp_q_head_num tp_k_head_num qk_head_dim v_head_dim scaling sliding_window_size logit_cap "
         "is_cross_attention attn_type use_irope xai_temperature_len"
     ),
+    "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager": (
+        "_session offload_tags tp_worker"
+    ),
+    "sglang.srt.model_executor.model_runner.ModelRunner": "is_draft_worker attn_backend model",
+    "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator": (
+        "is_draft_worker kv_cache_dtype model_config server_args resolve_max_num_reqs"
+    ),
+    "sglang.srt.configs.model_config.ModelConfig": (
+        "attention_arch is_hybrid_swa is_encoder_decoder is_multimodal attention_chunk_size "
+        "has_attention_sinks is_generation model_path"
+    ),
     "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker": (
         "_requests_owning_rows"
     ),

@@ -27,7 +27,6 @@ layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
 sys.modules["laprox_sglang.gram"] = SimpleNamespace(
     attention_layers=lambda model: [(layer, None)],
     gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
-    output_weights=None,
 )
 from laprox_sglang.views.prune import Pruner  # noqa: E402
 

@@ -6,8 +6,9 @@ from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, random_pool, sco
 
 from laprox_kernels import reference
 from laprox_kernels.gpu import score as module
+from laprox_kernels.gpu import support
 from laprox_kernels.gpu.score import score
-from laprox_kernels.gpu.support import Unsupported
+from laprox_kernels.gpu.support import Unsupported, score_bytes
 from laprox_sglang.options.server import Config
 
 AVERAGE, PARABOLA = ("average", 15), ("parabola", 17)
@@ -98,6 +99,33 @@ def test_however_many_layers_a_launch_serves(seed, pooling, dtype, monkeypatch):
     assert torch.equal(outs[3], outs[40])
     for at_once in (2, 3):
         torch.testing.assert_close(outs[at_once], outs[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4])
+@pytest.mark.parametrize("bound", [1, 3000, 10**6])
+def test_contributions_take_no_more_than_is_said(bound, group, monkeypatch):
+    """Of a layer as well whose own are above the bound: those of a long prompt are not made in parts."""
+    monkeypatch.setattr(support, "SCORE_BYTES", bound)
+    monkeypatch.setattr(module, "SCORE_BYTES", bound)
+    layers, heads, dim, window, n = 3, 2, 64, 8, 150
+    queries, keys, values, row, output = inputs(layers, heads, group, dim, window, n, DTYPES[0])
+    real, taken = module.pool_kernel, []
+
+    class Counted:
+        def __getitem__(self, grid):
+            def launch(contributions, *given, **options):
+                taken.append(contributions.nbytes)
+                real[grid](contributions, *given, **options)
+
+            return launch
+
+    monkeypatch.setattr(module, "pool_kernel", Counted())
+    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, AVERAGE, unwritten(layers, heads, n))
+    most = score_bytes(heads * group, heads, n)
+    print(f"{max(taken)} of {most} bytes, {len(taken)} launches")
+    assert max(taken) <= most
+    # Nor is it split more than that asks for.
+    assert len(taken) == 1 or max(taken) > most / 2
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
