@@ -28,6 +28,11 @@ def windows(config: Config, args: Any) -> int:
     return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.longest_window)) + 1
 
 
+def largest_view(config: Config, context: int) -> int:
+    """Slots of the largest view: a request may ask for as many as the server grants to the whole context."""
+    return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
+
+
 def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
     """Bytes by purpose.
 
@@ -42,9 +47,7 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     slots = available // (cells * 2 * dim * itemsize)
     longest = min(context, slots, args.max_total_tokens or slots)
     window = config.longest_window
-    protected = window + config.sink_tokens
-    # A request may ask for as many tokens as the server grants to the whole context.
-    kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
+    kept = min(largest_view(config, context), longest) * cells
     # Graphs have static copies of their rows; without them each step makes its own.
     rows = graph_rows(args) or args.max_running_requests or 0
     parts = {

@@ -33,7 +33,10 @@ def finish(report: Reporter, req: Any, state: RequestState) -> None:
     entries = pad_entries(req, len(req.output_ids_through_stop))
     if not outcome.settled:
         return
-    said = request_facts(outcome, len(req.origin_input_ids), req.cached_tokens, state.options.return_kept)
+    options = state.options
+    said = request_facts(
+        outcome, len(req.origin_input_ids), req.cached_tokens, options.return_kept, options.instructions.how
+    )
     if entries:
         entries[-1] = said
     report.finished(said, state.held)

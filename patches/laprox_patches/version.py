@@ -40,8 +40,10 @@ RELIED_ON: Mapping[str, str] = {
     ),
     "sglang.srt.managers.tp_worker.TpModelWorker": "last_shared_read_runner model_runner",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
-        "context_len preferred_sampling_params server_args enable_metrics metrics_collector"
+        "allow_auto_truncate context_len preferred_sampling_params server_args enable_metrics "
+        "metrics_collector"
     ),
+    "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat": "tokenizer_manager",
     "sglang.srt.managers.tokenizer_manager.ReqState": "obj",
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
         "shared_read_ends _snapshot_prefill_shared_reads init_cuda_graph_state init_forward_metadata "
