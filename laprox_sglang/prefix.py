@@ -150,8 +150,8 @@ def find(prompt: str, renderings: Renderings) -> Found:
 def locate(block: str, prompt: str, start: int) -> tuple[list[Span], int]:
     """The places of ``block`` in ``prompt[start:]``, piece by piece, and how many of its tokens are nowhere.
 
-    A few tokens that are missing between a piece and what it meets were merged with what they meet: the
-    tokens there are taken for them.
+    A few tokens that are missing between two pieces were merged with what they meet, or are too few to be
+    sure of: all of ``seam`` is taken for them.
     """
     places: list[Span] = []
     at = missing = gap = 0
@@ -166,18 +166,26 @@ def locate(block: str, prompt: str, start: int) -> tuple[list[Span], int]:
             step *= 2
             continue
         back = common_end(block[at - gap : at], prompt[start:place])
-        gap -= back
-        if gap > SEAM:
-            missing, gap = missing + gap, 0
-        places += [(before, before + gap), (max(start, place - back - gap), place + size)]
+        lost = block[at - gap : at - back]
+        if len(lost) > SEAM:
+            missing += len(lost)
+        else:
+            places += seam(lost, prompt, before, place - back, start)
+        places.append((place - back, place + size))
         at, before, gap, step = at + size, place + size, 0, 1
     rest = block[at - gap :]
     if len(rest) > SEAM:
         return places, missing + len(rest)
-    places.append((before, before + len(rest)))
-    if rest and (place := seek(rest, prompt, before, start)) >= 0:
-        places.append((place, place + len(rest)))
-    return places, missing
+    return [*places, *seam(rest, prompt, before, before, start)], missing
+
+
+def seam(lost: str, prompt: str, before: int, behind: int, start: int) -> list[Span]:
+    """Where a few tokens may be that are missing between two pieces: at either, or on their own."""
+    if not lost:
+        return []
+    size, alone = len(lost), seek(lost, prompt, before, start)
+    places = [(before, before + size), (max(start, behind - size), behind)]
+    return places if alone < 0 else [*places, (alone, alone + size)]
 
 
 def longest(piece: str, prompt: str, before: int, start: int) -> tuple[int, int]:
@@ -185,10 +193,19 @@ def longest(piece: str, prompt: str, before: int, start: int) -> tuple[int, int]
     place = seek(piece, prompt, before, start)
     if place >= 0:
         return len(piece), place
-    size = SEAM + 1
-    while size < len(piece) and (found := seek(piece[:size], prompt, before, start)) >= 0:
-        place, size = found, 2 * size
-    return (0, place) if place < 0 else (common(piece, prompt[place : place + len(piece)]), place)
+    # Grows until there is no such piece, and then halves the doubt. Pieces of `found` tokens are there.
+    found, size = 0, SEAM + 1
+    while size < len(piece) and (at := seek(piece[:size], prompt, before, start)) >= 0:
+        found, place, size = size, at, 2 * size
+    size = min(size, len(piece))
+    while found and size - found > 1:
+        middle = (found + size) // 2
+        at = seek(piece[:middle], prompt, before, start)
+        if at < 0:
+            size = middle
+        else:
+            found, place = middle, at
+    return found, place
 
 
 def seek(piece: str, prompt: str, before: int, start: int) -> int:

@@ -11,7 +11,10 @@ from laprox_sglang.prefix import INSTRUCTIONS, OTHER_QUESTION, Found, Renderings
 
 Message = dict[str, Any]
 
-SYSTEM: Message = {"role": "system", "content": "You keep a log. Answer in one short sentence, and never guess."}
+SYSTEM: Message = {
+    "role": "system",
+    "content": "You keep a log. Answer in one short sentence, and never guess.",
+}
 LATER: Message = {"role": "system", "content": "From here on, write numbers in words."}
 TOOLS = [
     {
@@ -116,6 +119,4 @@ def find_in_chat(tokenizer: Any, messages: list[Message]) -> Found:
     roles = [message["role"] for message in messages]
     instructions = [message for message in messages if message["role"] in INSTRUCTIONS]
     prompt = ids(messages)
-    return find(
-        prompt, Renderings(alone(instructions), alone(messages[: leading(roles)]), alone([], None))
-    )
+    return find(prompt, Renderings(alone(instructions), alone(messages[: leading(roles)]), alone([], None)))

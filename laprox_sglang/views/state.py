@@ -77,7 +77,5 @@ def plan_of(req: Any, config: Config) -> Plan:
         assert state.view is None, "a request that reads a view is planned anew"
         new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
         in_tree = not req.skip_radix_cache_insert
-        state.plan = make_plan(
-            config, state.options, end, new_tokens, in_tree, state.options.instructions
-        )
+        state.plan = make_plan(config, state.options, end, new_tokens, in_tree, state.options.instructions)
     return state.plan

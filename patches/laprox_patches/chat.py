@@ -14,7 +14,16 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError, shown
-from laprox_sglang.prefix import INSTRUCTIONS, OTHER_QUESTION, Ask, Asks, ChatPrompt, Found, Instructions, leading
+from laprox_sglang.prefix import (
+    INSTRUCTIONS,
+    OTHER_QUESTION,
+    Ask,
+    Asks,
+    ChatPrompt,
+    Found,
+    Instructions,
+    leading,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +130,7 @@ class Template:
         logger.warning("LaProx: %s. Said once; every reply says it of its own prompt", text)
 
 
-def template_of(manager: Any) -> Memory:
+def template_of(manager: Any) -> Template:
     if not hasattr(manager, "_laprox_template"):
         manager._laprox_template = Template(manager.context_len)
     template: Template = manager._laprox_template
