@@ -99,7 +99,7 @@ def test_a_prompt_that_is_left_whole_after_all():
         ([(970, 1000)], {"budget": 30}, (34, 8, ((970, 992),), None)),
         ([(990, 995), (2000, 2010)], {}, (100, 24, (), None)),
         # All that there is, and more than there is memory for.
-        ([(4, 976)], {}, (1000, 24, ((4, 976),), "within_budget")),
+        ([(4, 976)], {}, (1000, 8, ((4, 976),), "within_budget")),
         ([(100, 372)], {}, (300, 8, ((100, 372),), None)),
         ([(100, 373)], {}, (1000, 8, ((100, 373),), "within_budget")),
     ],

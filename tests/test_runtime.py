@@ -2,6 +2,7 @@
 
 from array import array
 from dataclasses import replace as replace_outcome
+from itertools import pairwise
 from types import SimpleNamespace
 from unittest import mock
 
@@ -158,8 +159,8 @@ def test_instructions_behind_other_messages_are_kept_in_every_layer_and_head(sco
     assert view_of(req).slots == view_of(other).slots == 16
 
     def cells(req) -> list[set[int]]:
-        view = view_of(req)
-        return [{*part} for part in kept(req)] if view else []
+        positions, cu_cells = kept(req)
+        return [{*positions[a:b]} for a, b in pairwise(cu_cells)]
 
     assert len(cells(req)) == CELLS and all(instructions <= cell for cell in cells(req))
     # They are not what would have been kept anyway.
