@@ -311,7 +311,7 @@ class Instructions:
         found = find(tokens, Renderings(*(each.tokens for each in known)))
         # Less than before: a template may render the date, and it is another day.
         if found.dense < known[0].dense and known[0].settled < monotonic():
-            made = {}
+            made: dict[bytes, Rendering] = {}
             for key, ask in zip(keys, asks, strict=True):
                 made[key] = made.get(key) or self.memory.again(key, ask.render)
             known = [made[key] for key in keys]
