@@ -1,4 +1,4 @@
-"""Chats of several turns, templates that are built like those of well-known models, and a tokenizer for both."""
+"""Chats of several turns, templates built like those of well-known models, and a tokenizer for both."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def chat(turns: int, system: bool = True, later: bool = False, calls: bool = Fal
 
 @lru_cache
 def tokenizer(template: str) -> PreTrainedTokenizerFast:
-    """Merges bytes as large vocabularies do: a template's marks are one token each, and text runs together."""
+    """Merges bytes as large vocabularies do: a mark of a template is one token, text runs together."""
     texts = [path.read_text() for path in sorted(TEMPLATES.glob("*.jinja"))]
     marks = sorted({mark for text in texts for mark in MARKS.findall(text)})
     bpe = Tokenizer(models.BPE())

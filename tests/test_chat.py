@@ -156,7 +156,7 @@ def test_what_a_template_does_is_said_once_for_all_apis(caplog):
 
 
 def test_bodies_of_any_size_leave_nothing():
-    """10,000 chats of up to 4 MB, each with instructions of its own; one in twenty is refused, as too long."""
+    """10,000 chats of up to 4 MB, each with other instructions; one in twenty is refused, as too long."""
     draw = random.Random(0)
     text, tokens, context = "ab " * 1_400_000, [2] * 1_000_000, 131_072
     serving = Serving(context=context)

@@ -74,14 +74,24 @@ def test_a_chat_prompt_is_a_list_of_tokens():
 # Marks of a template, in words of one token; lower case is instructions, Q the other question.
 TEXTS = {
     "in front": ("B s a y i t U q q G", "B s a y i t U Q G", "B U Q G", (7, (), 0)),
-    "before the last question": ("B U x G y E B s a y i t U q G", "B s a y i t U Q G", "B U Q G", (1, ((7, 12),), 0)),
+    "before the last question": (
+        "B U x G y E B s a y i t U q G",
+        "B s a y i t U Q G",
+        "B U Q G",
+        (1, ((7, 12),), 0),
+    ),
     "in two places": (
         "B s a y i t U q E L a t e r U q G",
         "B s a y i t L a t e r U Q G",
         "B U Q G",
         (6, ((9, 14),), 0),
     ),
-    "behind the question": ("B s a y i t U q q W r i t e G", "B s a y i t U Q W r i t e G", "B U Q G", (7, ((9, 14),), 0)),
+    "behind the question": (
+        "B s a y i t U q q W r i t e G",
+        "B s a y i t U Q W r i t e G",
+        "B U Q G",
+        (7, ((9, 14),), 0),
+    ),
     "on both sides, far": (
         "B U x G y E L a t e r U q q W r i t e G",
         "B L a t e r U Q W r i t e G",

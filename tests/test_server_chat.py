@@ -188,7 +188,14 @@ def test_instructions_behind_other_messages_are_kept(
     """Over HTTP, with a server whose template puts them there; it says so once."""
     template = tmp_path / "template.jinja"
     template.write_text(BEFORE_THE_LAST)
-    flags = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--chat-template", str(template), *RETURN_KEPT)
+    flags = (
+        "--enable-laprox",
+        "--laprox-budget",
+        str(BUDGET),
+        "--chat-template",
+        str(template),
+        *RETURN_KEPT,
+    )
     with Server(*flags) as server:
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
         messages: list[Message] = [{"role": "system", "content": instructions}]

@@ -1,4 +1,4 @@
-"""Templates built like those of well-known models: no instruction of any turn may be pruned without a word."""
+"""Templates built like those of well-known models: no instruction of any turn is pruned without a word."""
 
 from itertools import product
 from typing import Any

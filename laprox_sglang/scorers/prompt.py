@@ -21,7 +21,7 @@ class Prompt:
         scale: factor of the attention logits.
         start: first position that may be dropped; those before stay dense.
         sinks: positions from ``start`` on that are kept in any case, as the window is.
-        keep: cells that the budget grants to every KV head on average, all that is kept in any case among them.
+        keep: cells that the budget grants to every KV head on average, with those that are kept in any case.
         weights: makes ``output``.
         inside: candidates that are kept whatever their score, as instructions behind other messages are.
     """

@@ -9,6 +9,9 @@ from laprox_sglang.options.values import budget_slots
 # Why a prompt is left whole; the last is found out when its view is to be made.
 REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room")
 
+# No instructions behind the dense prefix.
+NOWHERE = Instructions()
+
 
 class Plan(NamedTuple):
     """Fate of the columns [start, end) of a request, which a view may stand for.
@@ -60,7 +63,7 @@ def make_plan(
     end: int,
     new_tokens: int,
     in_tree: bool = True,
-    instructions: Instructions = Instructions(),
+    instructions: Instructions = NOWHERE,
 ) -> Plan:
     """Plans a prompt of ``end`` tokens.
 

@@ -34,8 +34,8 @@ SAID = {
         "prompt: they may be pruned"
     ),
     "protected": (
-        "the chat template puts instructions behind other messages ({inside} tokens of a prompt of {tokens}): "
-        "they are kept in every layer and head, and count in the budget, but do not stay dense"
+        "the chat template puts instructions behind other messages ({inside} tokens of a prompt of "
+        "{tokens}): they are kept in every layer and head, and count in the budget, but do not stay dense"
     ),
     "not_found": (
         "{missing} tokens of instructions are not found in a prompt of {tokens}: the chat template leaves "
