@@ -2,6 +2,7 @@
 
 from array import array
 from dataclasses import replace as replace_outcome
+from itertools import pairwise
 from types import SimpleNamespace
 from unittest import mock
 
@@ -143,6 +144,36 @@ def test_every_scorer_prunes_and_frees(scorer, allocator):
     steps(scheduler, 2)
     scheduler.run_until_idle()
     assert pinned(scheduler) == 0
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("allocator", ["model", "layer", "uniform"])
+def test_instructions_behind_other_messages_are_kept_in_every_layer_and_head(scorer, allocator):
+    """With any scorer, however little it thinks of them, and again after a retraction."""
+    config = replace(CONFIG, scorer=scorer, allocator=allocator, pooling_kernel=POOLING_KERNEL)
+    spans = ((11, 19), (30, 32))
+    instructions = {i for a, b in spans for i in range(a, b)}
+    scheduler = Scheduler(100, config=config)
+    req = scheduler.arrive(PROMPT, 9, instructions={"spans": spans})
+    other = scheduler.arrive(PROMPT, 9)
+    prefill(scheduler, 13)
+    assert view_of(req).slots == view_of(other).slots == 16
+
+    def cells(req) -> list[set[int]]:
+        positions, cu_cells = kept(req)
+        return [{*positions[a:b]} for a, b in pairwise(cu_cells)]
+
+    assert len(cells(req)) == CELLS and all(instructions <= cell for cell in cells(req))
+    # They are not what would have been kept anyway.
+    assert not all(instructions <= cell for cell in cells(other))
+    steps(scheduler, 3)
+    check(scheduler)
+    scheduler.retract_everything()
+    while view_of(req) is None:
+        scheduler.step()
+    assert view_of(req).end > N and all(instructions <= cell for cell in cells(req))
+    scheduler.run_until_idle()
+    check(scheduler)
 
 
 # What a pruned request holds.

@@ -12,6 +12,7 @@ import msgspec
 from laprox_sglang.cli.finding import Area, Finding
 from laprox_sglang.cli.installation import check_installation, found, served
 from laprox_sglang.cli.machine import check_machine
+from laprox_sglang.cli.template import check_template
 
 REHEARSAL = "laprox_patches.rehearsal"
 SECONDS = 300
@@ -23,6 +24,12 @@ hooks = Area("hooks")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="say where its chat template puts instructions"
+    )
+    parser.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="with --model: instead of the model's own"
+    )
+    parser.add_argument(
         "flags",
         nargs=argparse.REMAINDER,
         metavar="-- FLAGS",
@@ -33,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     flags = arguments.flags[1:] if arguments.flags[:1] == ["--"] else arguments.flags
     findings = [*check_machine(), *check_installation(), *rehearse(flags)]
+    if arguments.model is not None:
+        findings += check_template(arguments.model, arguments.chat_template)
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode({"findings": findings})).decode())
     else:

@@ -8,7 +8,7 @@ import msgspec
 class Finding(msgspec.Struct, frozen=True):
     """
     Attributes:
-        area: machine, installation, hooks or command line.
+        area: machine, installation, hooks, command line or chat template.
         name: what was looked at.
         reason: what was found, in one line.
         fix: what to do about it; "" where there is nothing to do.

@@ -1,12 +1,13 @@
 """What a request may say on top of what its server was told."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import (
+    LARGEST,
     REQUEST_OPTIONS,
     Budget,
     ConfigError,
@@ -25,8 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         enabled: False leaves the prompt whole.
         budget: as in ``Config``. Of this and the server's, the smaller counts for each prompt.
-        keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number of tokens
-            where the template is at hand.
+        keep_prefix: as in ``Config``.
         return_kept: report the kept positions of every layer and KV head.
     """
 
@@ -36,7 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     return_kept: bool = False
 
     @classmethod
-    def of(cls, custom_params: Mapping[str, Any] | None) -> "Options":
+    def of(cls, custom_params: Mapping[str, Any] | None) -> Self:
         """The options in a request's ``custom_params``.
 
         Raises:
@@ -105,6 +105,30 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """First tokens of the prompt that stay dense."""
         keep = self.keep_prefix_or(config)
         return keep if isinstance(keep, int) else 0
+
+
+class Instructions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a chat template knows of a prompt's instructions behind its dense prefix.
+
+    Attributes:
+        spans: their positions [a, b), in order; a view keeps them.
+        most: slots that a view may have on their account.
+        how: what became of all instructions, as ``prefix.Found.how``; None if nobody looked for them.
+    """
+
+    spans: tuple[tuple[int, int], ...] = ()
+    most: int = LARGEST
+    how: str | None = None
+
+
+class Told(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options as they reach the scheduler: of a chat request, ``"system"`` is replaced by what it means.
+
+    Attributes:
+        instructions: no client may send it.
+    """
+
+    instructions: Instructions = Instructions()
 
 
 assert Options.__struct_fields__ == REQUEST_OPTIONS

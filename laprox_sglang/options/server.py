@@ -55,8 +55,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         pooling_kernel: width of the pooling in positions; odd where it slides.
         min_tokens: prompts with fewer tokens behind the dense prefix are left whole.
         sink_tokens: first positions of a prompt that are always kept.
-        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
-            developer messages and the tools of a chat request, and nothing of any other prompt.
+        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the system and
+            developer messages and the tools of a chat request, and nothing of any other prompt. Where the
+            chat template puts them behind other messages, views keep them.
         request_options: names of the ``Options`` that requests may set.
         events: where events are published, ``tcp://127.0.0.1:PORT`` or ``ipc:///PATH``; None for nowhere.
         events_public: events may be published where other machines reach them.

@@ -7,7 +7,11 @@ from laprox_sglang.views.state import Outcome
 
 
 def request_facts(
-    outcome: Outcome, prompt_tokens: int, cached_tokens: int, return_kept: bool
+    outcome: Outcome,
+    prompt_tokens: int,
+    cached_tokens: int,
+    return_kept: bool,
+    instructions: str | None = None,
 ) -> dict[str, Any]:
     """Facts about one request; plain numbers, lists and strings.
 
@@ -18,6 +22,7 @@ def request_facts(
         prompt_tokens: length of the prompt as it was sent.
         cached_tokens: how much of it came from the prefix cache.
         return_kept: add ``kept_positions``, whose bytes ``positions.encode`` makes a string of.
+        instructions: what became of a chat's instructions, as ``prefix.Found.how``.
     """
     plan, view = outcome.plan, outcome.view
     facts: dict[str, Any] = {
@@ -26,6 +31,8 @@ def request_facts(
         "prompt_tokens": prompt_tokens,
         "cached_tokens": cached_tokens,
         "dense_tokens": plan.start if view else plan.end,
+        "protected_tokens": plan.inside,
+        "instructions": instructions,
         "budget_effective": plan.slots / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,

@@ -43,6 +43,11 @@ def windows(config: Config, args: Any) -> int:
     return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.longest_window)) + 1
 
 
+def largest_view(config: Config, context: int) -> int:
+    """Slots of the largest view: a request may ask for as many as the server grants to the whole context."""
+    return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
+
+
 def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
     """Bytes by purpose.
 
@@ -58,9 +63,7 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     slots = min(slots, args.max_total_tokens or slots)
     longest = min(context, slots)
     window = config.longest_window
-    protected = window + config.sink_tokens
-    # No request gets more than the server grants to its prompt.
-    kept = min(max(budget_slots(config.budget, longest), protected), longest) * cells
+    kept = min(largest_view(config, context), longest) * cells
     # A step without a graph, or with more rows than the largest one, makes a table as long as its longest
     # row; those of the graphs stay beside it.
     running = min(args.max_running_requests or most_running(slots, context), slots // 2)

@@ -117,8 +117,10 @@ class Pruner:
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
         self.stages.start()
         self._scoring.run(queries[:, -plan.window :], row, plan, scores)
+        for first, beyond in plan.spans:
+            scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + plan.window)
+        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)

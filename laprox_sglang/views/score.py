@@ -72,6 +72,7 @@ class Scoring:
                 plan.sinks,
                 plan.slots,
                 partial(output_weights, *self._attention[layer]),
+                plan.inside,
             )
 
     def _try_out(self, config: Config) -> None:

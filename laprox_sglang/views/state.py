@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 import torch
 
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Told
 from laprox_sglang.options.server import Config
 from laprox_sglang.ports import Req
 from laprox_sglang.views.plan import Plan, make_plan
@@ -14,7 +14,7 @@ from laprox_sglang.views.view import View
 class RequestState:
     """
     Attributes:
-        options: what the request asked for.
+        options: what the request asked for, and what its chat template knows of it.
         plan: of the prompt as it is now; None before the first look and after its slots were given back.
         view: what it reads of its prompt, from the end of its prefill until its slots are given back.
         queries: ``[L, ≤ W, Hq, D]``, window queries of earlier chunks of a prompt that comes in chunks.
@@ -22,7 +22,7 @@ class RequestState:
         held: slots that the request referred to at its last step, shared ones included.
     """
 
-    options: Options
+    options: Told
     plan: Plan | None = None
     view: View | None = None
     queries: torch.Tensor | None = None
@@ -56,7 +56,7 @@ def state_of(req: Req) -> RequestState:
     """State of an SGLang ``Req``."""
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None:
-        state = req.laprox = RequestState(Options.of(req.sampling_params.custom_params))
+        state = req.laprox = RequestState(Told.of(req.sampling_params.custom_params))
     return state
 
 
@@ -74,5 +74,6 @@ def plan_of(req: Req, config: Config) -> Plan:
     if state.plan is None or state.plan.end != end:
         assert state.view is None, "a request that reads a view is planned anew"
         new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
-        state.plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
+        in_tree = not req.skip_radix_cache_insert
+        state.plan = make_plan(config, state.options, end, new_tokens, in_tree, state.options.instructions)
     return state.plan

@@ -31,7 +31,9 @@ def facts_of(report: Reporter, req: Any) -> list[dict[str, Any]]:
     if is_health_check_generate_req(req):
         return []
     prompt, options = len(req.origin_input_ids), state.options
-    said = request_facts(state.outcome, prompt, req.cached_tokens, options.return_kept)
+    said = request_facts(
+        state.outcome, prompt, req.cached_tokens, options.return_kept, options.instructions.how
+    )
     report.finished(said, state.held)
     return [said]
 

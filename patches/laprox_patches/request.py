@@ -9,8 +9,9 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError
-from laprox_sglang.prefix import ChatPrompt
+from laprox_sglang.prefix import ChatPrompt, Found
 from laprox_sglang.report.refused import Refused
+from laprox_sglang.views.memory import largest_view
 
 
 def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:
@@ -28,9 +29,10 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
     except ConfigError as error:
         refused(self).add(error.fault)
         raise
-    instructions = obj.input_ids.instructions if isinstance(obj.input_ids, ChatPrompt) else 0
-    if instructions and options.keep_prefix_or(config) == SYSTEM:
-        obj.sampling_params = with_keep_prefix(params, instructions)
+    found = obj.input_ids.found if isinstance(obj.input_ids, ChatPrompt) else None
+    if found is not None and options.keep_prefix_or(config) == SYSTEM:
+        most = largest_view(config, self.context_len)
+        obj.sampling_params = with_instructions(params, found, most)
 
 
 def check_request(obj: Any, params: dict[str, Any]) -> None:
@@ -61,10 +63,15 @@ async def add_refused(original: Callable[..., Any], self: Any) -> Any:
     return states
 
 
-def with_keep_prefix(params: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Sampling parameters that say in tokens what "system" means for their prompt."""
+def with_instructions(params: dict[str, Any], found: Found, most: int) -> dict[str, Any]:
+    """Sampling parameters that say in tokens what "system" means for their prompt.
+
+    Args:
+        most: slots of the largest view that there is memory for.
+    """
     custom = params.get("custom_params") or {}
-    laprox = (custom.get("laprox") or {}) | {"keep_prefix": tokens}
+    told = {"spans": found.spans, "most": most, "how": found.how}
+    laprox = (custom.get("laprox") or {}) | {"keep_prefix": found.dense, "instructions": told}
     return params | {"custom_params": custom | {"laprox": laprox}}
 
 

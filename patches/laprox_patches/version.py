@@ -44,8 +44,10 @@ RELIED_ON: Mapping[str, str] = {
         "has_additional_customized_info tree_cache"
     ),
     "sglang.srt.managers.tokenizer_manager.TokenizerManager": (
-        "preferred_sampling_params server_args enable_metrics metrics_collector"
+        "allow_auto_truncate context_len preferred_sampling_params server_args enable_metrics "
+        "metrics_collector"
     ),
+    "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat": "tokenizer_manager",
     "sglang.srt.managers.tokenizer_manager.ReqState": "obj",
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": (
         "init_cuda_graph_state init_forward_metadata init_forward_metadata_out_graph "
