@@ -40,7 +40,7 @@ def score(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
-) -> None:
+) -> torch.Tensor:
     """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
 
     One launch serves as many layers as their intermediate results, of ``SCORE_BYTES`` at most, allow: a
@@ -62,13 +62,15 @@ def score(
     count = max(0, length - window - sinks)
     members = MEMBERS if group % MEMBERS == 0 else 1
     parts = group // members
+    sums = torch.empty(layers, dtype=torch.float32, device=out.device)
     at_once = max(1, min(layers, SCORE_BYTES // max(1, 4 * heads * parts * count)))
     for first in range(0, layers, at_once):
         part = slice(first, first + at_once)
         score_layers(
             queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
-            sinks, pooling, out[part], members, parts,
+            sinks, pooling, out[part], sums[part], members, parts,
         )  # fmt: skip
+    return sums
 
 
 def score_layers(
@@ -83,6 +85,7 @@ def score_layers(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
+    sums: torch.Tensor,
     members: int,
     parts: int,
 ) -> None:
@@ -90,6 +93,7 @@ def score_layers(
 
     Args:
         first, count: position of the first candidate, and their number.
+        sums: what ``score`` returns, of these layers; written whole.
         members: query heads of a program.
         parts: programs of a KV head.
     """
@@ -143,6 +147,6 @@ def score_layers(
             HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
-        contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
-        HEADS=heads, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
+        contributions, totals, out, sums, totals.numel() // layers, sinks, count, length, out.stride(1),
+        HEADS=heads, GROUP=group, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
     )  # fmt: skip
