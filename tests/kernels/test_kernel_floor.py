@@ -7,6 +7,7 @@ import torch
 from kernel_cases import DEVICE, GPU, KINDS, fill, randint
 
 from laprox_kernels import reference
+from laprox_kernels.gpu import floor as module
 from laprox_kernels.gpu.floor import floor
 from laprox_kernels.gpu.support import Unsupported
 
@@ -36,16 +37,18 @@ def test_equals_a_sort(seed, kind, shape):
             assert torch.equal(got.view(torch.int32), expected.view(torch.int32)), count
 
 
-# Of each head; blocks of 4,096 and rows that begin anywhere.
-LENGTHS = [9_000, 0, 1, 4_096, 33] if GPU else [70, 0, 1, 4_100, 33]
+# Of each head: none, one, a whole block, several of them and a part.
+LENGTHS = [9_000, 0, 1, 4_096, 33] if GPU else [70, 0, 1, 32, 33]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_heads_of_unequal_length(seed, kind):
+def test_heads_of_unequal_length(seed, kind, monkeypatch):
+    if not GPU:
+        monkeypatch.setattr(module, "BLOCK", 32)
     scores = fill(kind, (sum(LENGTHS),))
     cu_cells = torch.tensor([0, *LENGTHS], device=DEVICE).cumsum(0)
     for count in (1, randint(2, 60)):
-        heads = [oracle(head[None], count)[0] for head in scores.split(LENGTHS)]
+        heads = [oracle(head[None], count)[0] for head in scores.split(LENGTHS) if len(head)]
         expected = torch.cat(heads).view(torch.int32)
         for version in (floor, reference.floor):
             got = scores.clone()
