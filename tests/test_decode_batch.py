@@ -12,6 +12,27 @@ LAYERS, HEADS, DIM = 2, 2, 4
 CELLS = LAYERS * HEADS
 
 
+def test_a_row_has_one_segment(seed):
+    """One view and one tail: ``layout``, the tables and the graphs' buffers all take it as given."""
+    table = torch.arange(1, 5 * 30 + 1).view(5, 30).int()
+    offsets = torch.tensor([0, 1, 5, 6, 2 * CELLS])
+    view = View.of(Plan(3, 20, 2, 0, 1, None), LAYERS, offsets, torch.tensor(2))
+    batch = DecodeBatch(table, LAYERS, HEADS)
+    batch.allocate(5)
+    for views in ([view], [None, view, view], [view] * 5):
+        number = len(views)
+        for prepare in (batch.prepare, batch.prepare_graph):
+            batch.begin(views, [26] * number)
+            prepare(torch.arange(number), torch.full((number,), 26))
+            rows = batch.rows
+            assert rows is not None
+            assert rows.segment_start.shape == (number, 1)
+            assert rows.cu_cells.shape == (number, 1, CELLS + 1)
+            # Together with the dense slots it is all that a row reads.
+            segments = rows.cu_cells[:, 0, -1] // CELLS
+            assert (rows.dense + segments).tolist() == [26 - (view.spared if view else 0) for view in views]
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_what_a_gpu_compiles_at_the_start_runs_and_leaves_nothing_behind(rows, seed):
     torch.manual_seed(seed)

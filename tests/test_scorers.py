@@ -12,7 +12,7 @@ from laprox_sglang.scorers import SCORERS, BadScorer, find, is_pooled, try_out
 from laprox_sglang.scorers.allocators import ALLOCATORS, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling
 from laprox_sglang.scorers.prompt import Prompt
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.memory import needs
 from memory import Peak
 from scorer_cases import Case, random_case
@@ -22,8 +22,9 @@ EVERY_SCORER = pytest.mark.parametrize("name", SCORERS)
 
 
 def ranked(case: Case, name: str, pooling: Pooling) -> torch.Tensor:
+    """Scores that are comparable over layers."""
     out = case.unwritten()
-    rank(case.layers(), SCORERS[name], pooling, out)
+    compare_layers(out, rank(case.layers(), SCORERS[name], pooling, out), case.candidates)
     return out
 
 
@@ -60,8 +61,11 @@ def test_laprox_layer_by_layer_is_the_kernel(kind, width, seed):
         expected = case.unwritten()
         pooling = Pooling(kind, width)
         given = case.queries, *case.pool, case.row, case.start, case.gram, case.scale, case.sinks
-        kernels.score(*given, pooling, expected)
-        torch.testing.assert_close(ranked(case, "laprox", pooling), expected)
+        expected_sums = kernels.score(*given, pooling, expected)
+        out = case.unwritten()
+        sums = rank(case.layers(), SCORERS["laprox"], pooling, out)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(sums, expected_sums)
 
 
 def window_attention(prompt: Prompt, q_head: int) -> torch.Tensor:

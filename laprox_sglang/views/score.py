@@ -11,7 +11,7 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.projection import output_weights
 from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan
 
 
@@ -44,20 +44,24 @@ class Scoring:
         gram_matrices(self._model, self._gram)
 
     def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
-        """Writes what decides on the cells behind ``plan.start``: see ``kernels.score``.
+        """Writes what decides on the cells behind ``plan.start``, comparable as far as they compete.
 
         Args:
             queries: ``[L, W, Hq, D]``, the prompt's last W.
             row: int64 ``[n]``, slot of every position.
-            out: float32 ``[L, H, P]``.
+            out: float32 ``[L, H, P]``: see ``kernels.score``.
         """
         if self._method.fused:
-            kernels.score(
+            sums = kernels.score(
                 queries, self._keys, self._values, row, plan.start, self._gram, self._scale, plan.sinks,
                 self._method.pooling, out=out,
             )  # fmt: skip
         else:
-            rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+            sums = rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+        if self._method.allocation.layers_compete:
+            # The one place that needs a layer's sum over all its heads: ranks that share a layer's heads have
+            # to add up their sums here.
+            compare_layers(out, sums, slice(plan.sinks, plan.length - plan.window))
 
     def _layers(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
         for layer in range(len(self._gram)):

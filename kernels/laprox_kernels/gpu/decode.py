@@ -119,12 +119,11 @@ def _decode_kernel(
     counter = tl.arange(0, UNIT_BLOCK)
     first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
-    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
-    programs = tl.minimum(tl.num_programs(0), total)
-    if program >= programs:
+    tile = _first_tile(program, total, tl.num_programs(0))
+    stop = _first_tile(program + 1, total, tl.num_programs(0))
+    if tile == stop:
+        # There are more programs than tiles.
         return
-    tile = _first_tile(program, total, programs)
-    stop = _first_tile(program + 1, total, programs)
     if DEPENDENT:
         gdc_launch_dependents()
     unit = tl.sum((first_ends <= tile).to(tl.int32), 0)
@@ -189,7 +188,8 @@ def _decode_kernel(
                 final = output.to(out.dtype.element_ty)
                 tl.store(out + target[:, None] + channel[None, :], final, mask=own)
             else:
-                # Of the programs and units in order, one or both grow from piece to piece.
+                # Each piece needs a place of its own. From one piece to the next, in the order of the
+                # tiles, the program or the unit or both go up, and neither goes down: no sum comes twice.
                 piece = ((program + unit) * GROUP + member).to(tl.int64)
                 tl.store(pieces + piece[:, None] * DIM + channel[None, :], output, mask=own)
                 tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)
@@ -209,6 +209,7 @@ def _merge_kernel(
     member = tl.program_id(1)
     channel = tl.arange(0, DIM)
     total = tl.load(ends + units - 1)
+    # Where there are more programs than tiles, the first ones have a tile each and the others none.
     programs = tl.minimum(programs, total)
     first_unit = row_head * PARTS
     begin = tl.load(ends + first_unit - 1, mask=first_unit > 0, other=0)

@@ -41,7 +41,7 @@ def score(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
-) -> None:
+) -> torch.Tensor:
     """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
 
     One launch serves as many layers as their intermediate results, of ``score_bytes`` at most, allow: a
@@ -63,13 +63,15 @@ def score(
     count = max(0, length - window - sinks)
     members = members_of(q_heads, heads)
     parts = q_heads // heads // members
+    sums = torch.empty(layers, dtype=torch.float32, device=out.device)
     at_once = max(1, min(layers, SCORE_BYTES // max(1, layer_bytes(q_heads, heads, count))))
     for first in range(0, layers, at_once):
         part = slice(first, first + at_once)
         score_layers(
             queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
-            sinks, pooling, out[part], members, parts,
+            sinks, pooling, out[part], sums[part], members, parts,
         )  # fmt: skip
+    return sums
 
 
 def score_layers(
@@ -84,6 +86,7 @@ def score_layers(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
+    sums: torch.Tensor,
     members: int,
     parts: int,
 ) -> None:
@@ -91,6 +94,7 @@ def score_layers(
 
     Args:
         first, count: position of the first candidate, and their number.
+        sums: what ``score`` returns, of these layers; written whole.
         members: query heads of a program.
         parts: programs of a KV head.
     """
@@ -144,6 +148,6 @@ def score_layers(
             HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
-        contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
-        HEADS=heads, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
+        contributions, totals, out, sums, totals.numel() // layers, sinks, count, length, out.stride(1),
+        HEADS=heads, GROUP=group, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
     )  # fmt: skip

@@ -123,7 +123,8 @@ def _compact_kernel(
         ties += tl.sum(equal, 0)
         place += tl.sum(one, 0)
     if program == 0:
-        # Where the next group begins, which says the same.
+        # The end of this group's last head. It is also where the next group's first head begins: both
+        # groups write the same number there.
         tl.store(cu_cells + cells, (group + 1) * k)
 
 
