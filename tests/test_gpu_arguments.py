@@ -17,12 +17,12 @@ from laprox_kernels import SCORE_BYTES, Unsupported, check_serving, lengths_of_e
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.refusals import check_arguments
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
+from laprox_tools.needle import MODEL_PATH
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,

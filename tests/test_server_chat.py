@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from benchmarks.harness.client import facts
-from laprox_sglang.needle import DIGITS, Task, Turn
 from laprox_sglang.options.server import WINDOW
+from laprox_tools.needle import DIGITS, Task, Turn
 from server import Server
 
 TOOLS = [

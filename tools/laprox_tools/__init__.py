@@ -1,4 +1,7 @@
-"""The command ``laprox``: one module a command, imported when it is asked for."""
+"""Tools around the engine: the command ``laprox``, a folder a command, and the task of the 7M model.
+
+The engine never imports them.
+"""
 
 
 class CommandError(ValueError):

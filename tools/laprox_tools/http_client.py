@@ -4,13 +4,13 @@ from typing import Any
 
 import requests
 
-from laprox_sglang.cli import CommandError
 from laprox_sglang.options.values import shown
+from laprox_tools import CommandError
 
 DETOKENIZED_AT_ONCE = 4096
 
 
-class Server:
+class ServerClient:
     """
     Args:
         url: where it listens; ``http://`` may be left out.

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.cli.installation import check_installation, found, served
-from laprox_sglang.cli.machine import check_machine
+from laprox_tools.doctor import dry_run
+from laprox_tools.doctor.finding import Area, Finding
+from laprox_tools.doctor.installation import check_installation, found, served
+from laprox_tools.doctor.machine import check_machine
 
-REHEARSAL = "laprox_patches.rehearsal"
 SECONDS = 300
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     flags = arguments.flags[1:] if arguments.flags[:1] == ["--"] else arguments.flags
-    findings = [*check_machine(), *check_installation(), *rehearse(flags)]
+    findings = [*check_machine(), *check_installation(), *check_start(flags)]
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode({"findings": findings})).decode())
     else:
@@ -40,15 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(finding.status == "error" for finding in findings))
 
 
-def rehearse(flags: Sequence[str]) -> Iterator[Finding]:
-    """Hooks and flags, as a start in a process of its own finds them."""
+def check_start(flags: Sequence[str]) -> Iterator[Finding]:
+    """Hooks and flags, as a dry run in a process of its own finds them."""
     if found("sglang") is None or found("sglang") != served():
         yield hooks.warning("start", "not tried: SGLang is missing or another one", "see installation")
         return
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         # -P: a folder of the place where this is called must not stand for a package.
-        command = [sys.executable, "-P", "-m", REHEARSAL, str(report), *flags]
+        command = [sys.executable, "-P", "-m", dry_run.__name__, str(report), *flags]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """A start of SGLang up to where weights would be loaded, to see what it would say.
 
-``python -m laprox_patches.rehearsal REPORT [FLAGS…]`` writes findings to the file REPORT, as JSON. A process
-of its own: a start sets hooks and environment variables, and may end in SystemExit.
+``python -m laprox_tools.doctor.dry_run REPORT [FLAGS…]`` writes findings to the file REPORT, as JSON. It
+needs a process of its own: a start sets hooks and environment variables, and may end in SystemExit.
 """
 
 import io
@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from laprox_sglang.cli.finding import Area, Finding
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError, shown
+from laprox_tools.doctor.finding import Area, Finding
 
 FLAG = "--enable-laprox"
 
@@ -29,7 +29,7 @@ def main(report: str, *given: str) -> None:
     sys.argv = ["sglang", *flags]
     findings: list[Finding] = []
     try:
-        findings.extend(rehearse(flags))
+        findings.extend(dry_run(flags))
     except BaseException as error:
         findings.append(hooks.error("start", one_line(error), "a start ends with this line"))
     Path(report).write_bytes(msgspec.json.encode(findings))
@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
     return shown(text[-1] if isinstance(error, SystemExit) else f"{type(error).__name__}: {text[0]}")
 
 
-def rehearse(flags: list[str]) -> Iterator[Finding]:
+def dry_run(flags: list[str]) -> Iterator[Finding]:
     from sglang.srt.plugins import load_plugins
 
     from laprox_patches.version import check_version

@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, entry_points, requires, ver
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.cli.machine import DISTRIBUTION
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
+from laprox_tools.doctor.finding import Area, Finding
+from laprox_tools.doctor.machine import DISTRIBUTION
 
 PLUGINS, PLATFORMS = "sglang.srt.plugins", "sglang.srt.platforms"
 PLUGIN, PLATFORM = "laprox", "laprox_reference_cpu"

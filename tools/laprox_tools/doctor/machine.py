@@ -8,8 +8,8 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from laprox_sglang.cli.finding import Area, Finding
 from laprox_sglang.options.values import shown
+from laprox_tools.doctor.finding import Area, Finding
 
 DISTRIBUTION = "laprox-sglang"
 # A server is three processes of 1.1 to 1.5 GB each, weights not counted.

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from laprox_sglang.cli import CommandError
 from laprox_sglang.options.values import parse_budget
+from laprox_tools import CommandError
+from laprox_tools.http_client import ServerClient
 
 FORMATS = (".png", ".html")
 ANSWER_TOKENS = 32
@@ -30,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from laprox_sglang.cli.kept import kept_of
-    from laprox_sglang.cli.pieces import pieces_of
-    from laprox_sglang.cli.server import Server
+    from laprox_tools.explain.kept import kept_of
+    from laprox_tools.explain.token_text import pieces_of
 
     out: Path | None = arguments.out
     if out is not None and (out.suffix not in FORMATS or not out.parent.is_dir()):
@@ -41,20 +41,22 @@ def run(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {"return_kept": True}
     if arguments.budget is not None:
         options["budget"] = parse_budget(arguments.budget)
-    server = Server(arguments.url, arguments.api_key)
+    server = ServerClient(arguments.url, arguments.api_key)
     model = Path(str(server.info().get("model_path", "model"))).name
     ids = tokenize(server, text, arguments.raw)
     reply = server.generate(ids, arguments.tokens, options)
     kept = kept_of(model, reply, pieces_of(ids, server.detokenize), len(ids))
     if out is None:
-        draw(kept)
+        from laprox_tools.explain import terminal
+
+        terminal.draw(kept)
         return 0
     if out.suffix == ".png":
-        from laprox_sglang.cli import picture
+        from laprox_tools.explain import png
 
-        picture.draw(kept, out)
+        png.draw(kept, out)
     else:
-        from laprox_sglang.cli.page import page
+        from laprox_tools.explain.page import page
 
         try:
             # A prompt may hold halves of characters that no file can.
@@ -82,34 +84,11 @@ def prompt_text(given: str, question: str | None) -> str:
     return text
 
 
-def tokenize(server: Any, text: str, raw: bool) -> list[int]:
+def tokenize(server: ServerClient, text: str, raw: bool) -> list[int]:
     """A chat with this one message; the text alone where that is asked for, or the server has no template."""
     if not raw:
         try:
-            ids: list[int] = server.tokenize(text, chat=True)
-            return ids
+            return server.tokenize(text, chat=True)
         except CommandError as error:
             print(f"Sent as it is, not as a chat: {error}", file=sys.stderr)
-    ids = server.tokenize(text, chat=False)
-    return ids
-
-
-def draw(kept: Any) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from laprox_sglang.cli.heat import strip, style
-
-    console = Console(highlight=False)
-    console.print(Text(kept.headline, style="bold"))
-    console.print(Text("kept by layer, 0 first  ") + strip(kept.share.mean(axis=1).tolist()))
-    text = Text()
-    for piece in kept.pieces:
-        text.append(visible(piece.text), style=style(kept.of_piece(piece)))
-    console.print(text)
-    console.print(Text(f"→ {visible(kept.answer.strip())}", style="bold"))
-
-
-def visible(text: str) -> str:
-    """Nothing but text gets to the terminal, of a prompt and of its answer."""
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
+    return server.tokenize(text, chat=False)

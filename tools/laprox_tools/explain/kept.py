@@ -6,9 +6,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from laprox_sglang.cli import CommandError
-from laprox_sglang.cli.pieces import Piece
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools import CommandError
+from laprox_tools.explain.token_text import Piece
 
 WHY_WHOLE = {
     "disabled": "the request says so",

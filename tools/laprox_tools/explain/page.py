@@ -9,8 +9,8 @@ from string import Template
 
 import numpy
 
-from laprox_sglang.cli.kept import Kept
-from laprox_sglang.cli.scale import LEVELS, level
+from laprox_tools.explain.color_level import LEVELS, level
+from laprox_tools.explain.kept import Kept
 
 FOLDER = Path(__file__).parent
 LEGEND = (0.01, 0.1, 0.25, 0.5, 1.0)

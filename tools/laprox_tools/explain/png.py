@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy
 
-from laprox_sglang.cli import CommandError
-from laprox_sglang.cli.kept import Kept
-from laprox_sglang.cli.scale import LEVELS, level
+from laprox_tools import CommandError
+from laprox_tools.explain.color_level import LEVELS, level
+from laprox_tools.explain.kept import Kept
 
 # Inches; the page of text is characters by lines.
 WIDTH, MAP_HEIGHT, LINE_HEIGHT = 12.0, 2.6, 0.165

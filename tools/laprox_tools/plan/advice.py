@@ -1,22 +1,25 @@
-"""What a plan comes to, in words and in flags."""
+"""When LaProx pays, in words, and the flags to start it with."""
 
-from laprox_sglang.cli.card import Card
-from laprox_sglang.cli.side import Side
-from laprox_sglang.views.capacity import REASONS, SCORING_STEPS, SHORT_ANSWER, Hold, Load
+from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load
+from laprox_tools.plan.estimate import Estimate
+from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction
 
+# Scoring a prompt takes about as long as so many decode steps over all of it: 5.91 ms of 32,768 tokens at 8B
+# shapes, whose K and V an H100 reads in 1.3 ms (benchmarks/results/kernels-prune-h100.json).
+SCORING_STEPS = 5
 # Decode steps that are shorter by less than this are not worth a view.
 FASTER = 1.1
 
 
-def no_room(laprox: Side, hold: Hold) -> str:
+def does_not_fit(laprox: Estimate, hold: Hold) -> str:
     return (
         f"Does not fit: LaProx reserves {sum(laprox.reserved.values()) / 1e9:.2f} GB, which leaves "
         f"{laprox.slots:,} slots; one request needs {hold.common + hold.entry:,} while it comes in."
     )
 
 
-def verdict(
-    reason: str | None, load: Load, stock: Side, laprox: Side, compared: int, concurrency: int | None
+def when_it_pays(
+    reason: str | None, load: Load, stock: Estimate, laprox: Estimate, compared: int, concurrency: int | None
 ) -> list[str]:
     """When LaProx pays for such requests, one line a reason."""
     if reason is not None:
@@ -47,10 +50,11 @@ def verdict(
     return lines
 
 
-def advice(card: Card, running: int, fraction: float | None) -> dict[str, str]:
-    rows = min(running, 2 * card.graph_rows)
+def flags_to_set(memory: float, running: int, fraction: float | None) -> dict[str, str]:
+    """Flags of the server with LaProx, for ``running`` requests at once."""
+    rows = min(running, 2 * defaults(memory).graph_rows)
     return {
         "--max-running-requests": str(running),
         "--cuda-graph-max-bs-decode": str(rows),
-        "--mem-fraction-static": f"{fraction or card.static_fraction(rows, 2):g}",
+        "--mem-fraction-static": f"{fraction or laprox_static_fraction(memory, rows):g}",
     }

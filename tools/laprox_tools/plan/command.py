@@ -5,20 +5,19 @@ from pathlib import Path
 
 import msgspec
 
-from laprox_sglang.cli import CommandError
-from laprox_sglang.cli.card import card
-from laprox_sglang.cli.model import Model, read_model
-from laprox_sglang.cli.outlook import Outlook, outlook
-from laprox_sglang.cli.side import Side
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import parse_budget, parse_tokens
 from laprox_sglang.views.capacity import Load
+from laprox_tools import CommandError
+from laprox_tools.plan.comparison import Comparison, compare
+from laprox_tools.plan.estimate import Estimate
+from laprox_tools.plan.model_config import Model, read_model
 
 ITEMSIZES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # LaProx refuses quantized KV.
 LAPROX_ITEMSIZE = 2
 PROMPT, OUTPUT = 8192, 512
-ADVICE = {
+FLAGS = {
     "--max-running-requests": "with more, the pool runs short and SGLang takes requests back",
     "--cuda-graph-max-bs-decode": "larger batches decode without a graph; LaProx captures each size twice",
     "--mem-fraction-static": "SGLang's default less the second kind of graphs, or as given",
@@ -69,9 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_load(load, model)
     config = Config(budget=parse_budget(arguments.budget), keep_prefix=parse_tokens(arguments.keep_prefix))
     itemsizes = ITEMSIZES[arguments.kv_dtype], LAPROX_ITEMSIZE
-    found = outlook(
+    found = compare(
         model,
-        card(arguments.gpu_memory),
+        arguments.gpu_memory,
         config,
         load,
         itemsizes,
@@ -79,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.mem_fraction_static,
     )
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode({"load": load._asdict(), "outlook": found})).decode())
+        report = {"load": load._asdict(), "comparison": found}
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         draw(found, model, load, config, arguments.gpu_memory)
     return 0
@@ -95,7 +95,7 @@ def check_load(load: Load, model: Model) -> None:
         raise CommandError(f"--shared {load.shared} must be from 0 to below --prompt {load.prompt}")
 
 
-def draw(found: Outlook, model: Model, load: Load, config: Config, memory: float) -> None:
+def draw(found: Comparison, model: Model, load: Load, config: Config, memory: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -112,21 +112,21 @@ def draw(found: Outlook, model: Model, load: Load, config: Config, memory: float
     def row(what: str, cell: str, *values: object) -> None:
         table.add_row(what, *(cell.format(value) for value in values))
 
-    sides: tuple[Side, Side] = found.stock, found.laprox
-    row("KV of one token, bytes", "{:,}", *(side.slot_bytes for side in sides))
+    servers: tuple[Estimate, Estimate] = found.stock, found.laprox
+    row("KV of one token, bytes", "{:,}", *(side.slot_bytes for side in servers))
     row("weights, GB", "{:.1f}", *[found.weights / 1e9] * 2)
-    row("--mem-fraction-static", "{:g}", *(side.fraction for side in sides))
-    row("LaProx reserves, GB", "{:.2f}", *(sum(side.reserved.values()) / 1e9 for side in sides))
-    row("KV pool, slots (one a token)", "{:,}", *(side.slots for side in sides))
-    row("slots of a request at its end", "{:,}", *(side.held for side in sides))
-    row("requests at once", "{:,}", *(side.requests for side in sides))
-    row(f"read by a decode step of {found.compared:,}, GB", "{:.1f}", *(x.step_bytes / 1e9 for x in sides))
+    row("--mem-fraction-static", "{:g}", *(side.fraction for side in servers))
+    row("LaProx reserves, GB", "{:.2f}", *(sum(side.reserved.values()) / 1e9 for side in servers))
+    row("KV pool, slots (one a token)", "{:,}", *(side.slots for side in servers))
+    row("slots of a request at its end", "{:,}", *(side.held for side in servers))
+    row("requests at once", "{:,}", *(side.requests for side in servers))
+    row(f"read by a decode step of {found.compared:,}, GB", "{:.1f}", *(x.step_bytes / 1e9 for x in servers))
     console.print(table)
     console.print(f"Weights: {model.weights_from}.", style="dim")
-    for line in found.verdict:
+    for line in found.conclusions:
         console.print(line)
-    if found.advice:
+    if found.flags:
         console.print("\nFlags for the server with LaProx:")
-    for flag, value in found.advice.items():
+    for flag, value in found.flags.items():
         console.print(f"  {flag} {value}", style="bold", end="")
-        console.print(f"  {ADVICE[flag]}", style="dim")
+        console.print(f"  {FLAGS[flag]}", style="dim")

@@ -1,15 +1,15 @@
-"""One server of a plan, stock or LaProx: its KV pool, and the requests that it holds."""
+"""What one server, stock or LaProx, is estimated to hold: its KV pool, and the requests in it."""
 
 from typing import NamedTuple
 
 import msgspec
 
-from laprox_sglang.cli.card import most_running
-from laprox_sglang.cli.model import Model
 from laprox_sglang.views.capacity import Hold
+from laprox_tools.plan.model_config import Model
+from laprox_tools.plan.sglang_defaults import most_running
 
 
-class Room(NamedTuple):
+class Pool(NamedTuple):
     """A KV pool, and what a request takes of it."""
 
     model: Model
@@ -31,7 +31,7 @@ class Room(NamedTuple):
         return min(self.hold.requests(self.slots), most_running(self.slots, self.model.context_len))
 
 
-class Side(msgspec.Struct, frozen=True):
+class Estimate(msgspec.Struct, frozen=True):
     """A server of one kind, stock or LaProx.
 
     Attributes:
@@ -41,7 +41,7 @@ class Side(msgspec.Struct, frozen=True):
         slot_bytes: K and V of one token.
         held: slots of one request at its last step, beside what all of them have in common.
         requests: how many run at once.
-        step_bytes: read by a decode step of ``Outlook.compared`` requests, weights included.
+        step_bytes: read by a decode step of ``Comparison.compared`` requests, weights included.
     """
 
     fraction: float
@@ -53,10 +53,10 @@ class Side(msgspec.Struct, frozen=True):
     step_bytes: int
 
 
-def side(fraction: float, reserved: dict[str, int], room: Room, compared: int, read: int) -> Side:
+def estimate(fraction: float, reserved: dict[str, int], pool: Pool, compared: int, read: int) -> Estimate:
     """
     Args:
         read: tokens of KV that a decode step reads of a request, half-way through its answer.
     """
-    step = room.model.weights + compared * read * room.slot_bytes
-    return Side(fraction, reserved, room.slots, room.slot_bytes, room.hold.each, room.requests, step)
+    step = pool.model.weights + compared * read * pool.slot_bytes
+    return Estimate(fraction, reserved, pool.slots, pool.slot_bytes, pool.hold.each, pool.requests, step)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laprox_sglang.cli import CommandError
+from laprox_tools import CommandError
 
 # A server on a GPU computes in 16 bits; float32 checkpoints are loaded as such.
 WEIGHT_BYTES = 2

@@ -1,64 +1,102 @@
-"""What SGLang 0.5.23 makes of a GPU that it is told nothing about (``arg_groups/memory_hook.py``)."""
+"""What SGLang chooses for a GPU where its flags say nothing: chunks, graphs, the KV pool's share of memory.
 
-from typing import NamedTuple
+Its own code chooses (``arg_groups/memory_hook.py``), for a card that need not be in this machine. Only the
+bound on running requests is written down again here: SGLang computes it inside a running server.
+"""
+
+import warnings
+from functools import cache
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from laprox_tools import CommandError
+from laprox_tools.needle import MODEL_PATH
 
 GIB = 2**30
 # Memory that a card has on its label and a server does not find: driver, CUDA context, ECC.
 TAKEN_GIB = 1.5
-# Of one kind of decode graphs, per request of the largest; of a prefill graph.
-DECODE_GRAPH_MIB, PREFILL_GRAPH_MIB = 2, 8
-MAX_PREFILL_TOKENS = 16_384
-# Above this much memory SGLang leaves at least so much free.
-LARGE_GIB, LEAST_FREE_MIB = 60, 10 * 1024
 FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
 
 
-class Card(NamedTuple):
-    """A GPU of ``memory`` GiB, by its label.
-
+class Defaults(NamedTuple):
+    """
     Attributes:
-        chunk: tokens of a prefill chunk.
-        graph_rows: requests of the largest decode graph.
-        prefill_graphs: how many there are.
+        args: SGLang's ``ServerArgs`` with the defaults of a card filled in.
     """
 
-    memory: float
-    chunk: int
-    graph_rows: int
-    prefill_graphs: int
+    args: Any
 
-    def static_fraction(self, graph_rows: int, kinds_of_graphs: int = 1) -> float:
-        """Default of ``--mem-fraction-static``.
+    @property
+    def graph_rows(self) -> int:
+        """Requests of the largest decode graph."""
+        rows: int = self.args.cuda_graph_config.decode.max_bs
+        return rows
 
-        Args:
-            kinds_of_graphs: LaProx captures every batch size twice, of which SGLang knows nothing.
-        """
-        free = 512 + 1.5 * max(self.chunk, 2048) + 1024 / 8
-        free += DECODE_GRAPH_MIB * graph_rows * kinds_of_graphs + PREFILL_GRAPH_MIB * self.prefill_graphs
-        if self.memory > LARGE_GIB:
-            free = max(free, LEAST_FREE_MIB)
-        return round(1 - free / (self.memory * 1024), 3)
-
-    def pool_bytes(self, fraction: float, weights: int) -> int:
-        """Bytes that the KV pool gets."""
-        return int((self.memory - TAKEN_GIB) * GIB * fraction) - weights
+    @property
+    def static_fraction(self) -> float:
+        """``--mem-fraction-static``."""
+        fraction: float = self.args.mem_fraction_static
+        return fraction
 
 
-def card(memory: float) -> Card:
-    """The GPU with ``memory`` GiB."""
-    sizes = (
-        # below GiB, chunk, decode graphs, prefill graphs
-        (20, 2048, 8, 42),
-        (35, 4096, 48, 50),
-        (60, 4096, 32, 50),
-        (160, 8192, 256, 58),
-    )
-    for below, *defaults in sizes:
-        if memory < below:
-            return Card(memory, *defaults)
-    return Card(memory, 16_384, 512, 74)
+@cache
+def defaults(memory: float, graph_rows: int | None = None) -> Defaults:
+    """SGLang's choice for a GPU.
+
+    Args:
+        memory: GiB, by the card's label.
+        graph_rows: ``--cuda-graph-max-bs-decode``, where it is given.
+
+    Raises:
+        CommandError: the SGLang here is not the one that LaProx serves.
+    """
+    check_sglang()
+    with warnings.catch_warnings():
+        # Of kernels that a machine without a GPU has no use for.
+        warnings.simplefilter("ignore")
+        from sglang.srt.arg_groups import memory_hook
+        from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+        from sglang.srt.model_executor.cuda_graph_config import Backend, CudaGraphConfig
+        from sglang.srt.server_args import ServerArgs
+
+        # Any model of text will do, for the card decides.
+        args = ServerArgs(model_path=str(MODEL_PATH), device="cuda")
+        graphs = CudaGraphConfig()
+        # What SGLang takes on a GPU; without one it would be off.
+        graphs.prefill.backend = Backend.BREAKABLE
+        graphs.decode.max_bs = graph_rows
+        declare_resolution(args, "laprox plan", cuda_graph_config=graphs)
+        with patch.object(memory_hook, "get_device_memory_capacity", lambda device: memory * 1024):
+            memory_hook.handle_gpu_memory_settings(args)
+    return Defaults(resolving_view(args))
+
+
+def laprox_static_fraction(memory: float, graph_rows: int) -> float:
+    """``--mem-fraction-static`` that leaves room for the graphs of LaProx.
+
+    LaProx captures every batch size twice, of which SGLang knows nothing. SGLang leaves memory free in
+    proportion to the largest decode graph: for twice its rows, what two graphs of each size take.
+    """
+    return defaults(memory, 2 * graph_rows).static_fraction
+
+
+def pool_bytes(memory: float, fraction: float, weights: int) -> int:
+    """Bytes that the KV pool gets of a card with ``memory`` GiB; below 0 where the weights do not fit."""
+    return int((memory - TAKEN_GIB) * GIB * fraction) - weights
+
+
+def check_sglang() -> None:
+    try:
+        from laprox_patches.seam import SeamError
+        from laprox_patches.version import check_version
+    except ImportError as error:
+        raise CommandError(f"SGLang cannot be imported: {error}; laprox doctor says more") from None
+    try:
+        check_version()
+    except SeamError as error:
+        raise CommandError(str(error)) from None
 
 
 def most_running(slots: int, context: int) -> int:
-    """Default of ``--max-running-requests``."""
+    """Default of ``--max-running-requests`` (``KVCacheConfigurator.resolve_max_num_reqs``)."""
     return max(min(slots * 512 // context, MOST_RUNNING), FEWEST_RUNNING)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from laprox_sglang.cli import CommandError
-from laprox_sglang.cli.server import Server
-from laprox_sglang.cli.snapshot import Snapshot, snapshot
+from laprox_tools import CommandError
+from laprox_tools.http_client import ServerClient
+from laprox_tools.top.snapshot import Snapshot, snapshot
 
 # A server that takes longer says so in its panel; the others go on.
 SECONDS = 5
@@ -37,7 +37,7 @@ class Watch:
     """One server, and what it said the last two times."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        self._server = Server(url, key, SECONDS)
+        self._server = ServerClient(url, key, SECONDS)
         self.name = self._server.url
         # Set as one: the frame is drawn by another thread.
         self.state: tuple[Snapshot | None, Snapshot | None, str | None] = None, None, "not asked yet"
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 def frame(watches: Sequence[Watch]) -> Any:
     from rich.console import Group
 
-    from laprox_sglang.cli.panel import panel
+    from laprox_tools.top.panel import panel
 
     return Group(*(panel(watch.name, *watch.state) for watch in watches))
 

@@ -8,8 +8,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from laprox_sglang.cli.heat import strip
-from laprox_sglang.cli.snapshot import Snapshot
+from laprox_tools.sparkline import sparkline
+from laprox_tools.top.snapshot import Snapshot
 
 # Told apart without colours too.
 PARTS = {
@@ -77,7 +77,7 @@ def contents(now: Snapshot, before: Snapshot | None) -> Iterator[Text | Bar]:
     )
     if now.kept:
         mean = sum(now.kept) / len(now.kept)
-        yield Text(f"kept by layer, {100 * mean:.1f} % on average  ") + strip(now.kept)
+        yield Text(f"kept by layer, {100 * mean:.1f} % on average  ") + sparkline(now.kept)
 
 
 def line(*parts: str) -> Text:

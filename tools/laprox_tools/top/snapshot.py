@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from laprox_sglang.cli import CommandError
+from laprox_tools import CommandError
 
 
 class Snapshot(msgspec.Struct, frozen=True):
