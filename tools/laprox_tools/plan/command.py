@@ -17,7 +17,7 @@ ITEMSIZES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 
 # LaProx refuses quantized KV.
 LAPROX_ITEMSIZE = 2
 PROMPT, OUTPUT = 8192, 512
-FLAGS = {
+FLAG_NOTES = {
     "--max-running-requests": "with more, the pool runs short and SGLang takes requests back",
     "--cuda-graph-max-bs-decode": "larger batches decode without a graph; LaProx captures each size twice",
     "--mem-fraction-static": "SGLang's default less the second kind of graphs, or as given",
@@ -129,4 +129,4 @@ def draw(found: Comparison, model: Model, load: Load, config: Config, memory: fl
         console.print("\nFlags for the server with LaProx:")
     for flag, value in found.flags.items():
         console.print(f"  {flag} {value}", style="bold", end="")
-        console.print(f"  {FLAGS[flag]}", style="dim")
+        console.print(f"  {FLAG_NOTES[flag]}", style="dim")
