@@ -11,7 +11,7 @@ from laprox_tools import CommandError
 from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_it_pays
 from laprox_tools.plan.estimate import Estimate, Pool, estimate
 from laprox_tools.plan.model_config import Model
-from laprox_tools.plan.sglang_defaults import MOST_RUNNING, defaults, laprox_static_fraction, pool_bytes
+from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction, pool_bytes
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -54,7 +54,8 @@ def compare(
         CommandError: the weights leave no room for a KV pool.
     """
     plan = plan_of_load(config, load)
-    rows = min(defaults(memory).graph_rows, concurrency or MOST_RUNNING)
+    largest = defaults(memory).graph_rows
+    rows = min(largest, concurrency or largest)
     settings = defaults(memory, rows)
     fractions = (
         fraction or settings.static_fraction,
