@@ -41,6 +41,7 @@ TROUBLE, QUALITY, METRICS = DOCS / "troubleshooting.md", DOCS / "quality.md", DO
 ROOMS = {
     "patches": "patches/laprox_patches",
     "kernels": "kernels/laprox_kernels",
+    "tools": "tools/laprox_tools",
     "tests": "tests",
     "benchmarks": "benchmarks",
 }
@@ -232,7 +233,7 @@ def test_every_refusal_is_there_with_its_reason() -> None:
 def templates() -> list[str]:
     """Every text in the code, with ``…`` for what is filled in."""
     found = []
-    for folder in ("laprox_sglang", "patches", "kernels"):
+    for folder in ("laprox_sglang", "patches", "kernels", "tools"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
@@ -290,4 +291,4 @@ def test_sglang_is_imported_where_the_architecture_says() -> None:
         if re.search(r"^\s*(from|import) sglang\b", path.read_text(), re.MULTILINE)
     }
     [said] = re.findall(r"SGLang is imported in (.*?); nowhere", ARCHITECTURE.read_text(), re.DOTALL)
-    assert importing | {"patches"} == {name.strip("/") for name in quoted(said)}
+    assert importing | {"patches", "tools"} == {name.strip("/") for name in quoted(said)}

@@ -24,7 +24,6 @@ from laprox_kernels.gpu.support import SCORE_BYTES, power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.attention.decode_batch import DecodeBatch
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.refusals import check_arguments
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
@@ -33,6 +32,7 @@ from laprox_sglang.projection import HEADS_AT_ONCE
 from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, most_running, needs, table, windows
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
+from laprox_tools.needle import MODEL_PATH
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,

@@ -12,11 +12,11 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from captured import Captured, load_model
-from laprox_sglang.needle import Task
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import ALLOCATORS, Allocation, keep
 from laprox_sglang.scorers.pooling import Pooling
 from laprox_sglang.scorers.rank import compare_layers, rank
+from laprox_tools.needle import Task
 
 VERSION = "0.5.5"
 WINDOW, KERNEL = 32, 7

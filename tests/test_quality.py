@@ -47,7 +47,7 @@ from benchmarks.quality.record import (
 )
 from benchmarks.tables import methods, quality
 from benchmarks.tables.results import TablesError
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 OPTIONS = {"window": 32}
 SERVED = Reading(FIRST, "laprox", "model", 0.1)

@@ -18,8 +18,8 @@ from benchmarks.quality.record import all_kv
 from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.served import Reply, compare
 from benchmarks.quality.simulate import simulate
-from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import Config
+from laprox_tools.needle import MODEL_PATH, Task
 
 LENGTH = 400
 BUDGET = 0.2

@@ -19,7 +19,6 @@ from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
 from laprox_patches.request import check_options
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.refusals import (
     ATTENTION_BACKENDS,
     ENVIRONMENT_REFUSALS,
@@ -30,6 +29,7 @@ from laprox_sglang.options.refusals import (
 )
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
+from laprox_tools.needle import MODEL_PATH
 
 CLEAN = {
     "model_path": str(MODEL_PATH),

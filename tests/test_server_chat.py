@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
-from laprox_sglang.needle import DIGITS, Task, Turn
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import DIGITS, Task, Turn
 from server import Server
 
 TOOLS = [

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.harness.client import facts, generation
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.model import Model
-from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import MODEL_PATH, Task
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import PYTHON_CORE, Server
 

@@ -26,10 +26,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.demo import dashboard
 from benchmarks.demo.promql import scrape
 from benchmarks.harness.client import facts, generation
-from laprox_sglang.needle import Task
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.events import AnyEvent, Pruned, Released, Retracted, Start, decode
 from laprox_sglang.views.plan import REASONS
+from laprox_tools.needle import Task
 from options import draw_options
 from prompts import OPTED_OUT
 from server import Server

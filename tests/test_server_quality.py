@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.record import row_of
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from sglang.srt.disaggregation.kv_events import BlockStored, KVEventBatch
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import free_port
-from laprox_sglang.cli.__main__ import main
-from laprox_sglang.needle import Task
+from laprox_tools.__main__ import main
+from laprox_tools.needle import Task
 from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Pruned, Released, Start, decode
 from server import Server

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import facts, generation, holds_its_budget
-from laprox_sglang.needle import Task, Turn
+from laprox_tools.needle import Task, Turn
 from prompts import OPTED_OUT
 from server import Server
 

@@ -8,7 +8,7 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 from chats import LATER, SYSTEM, TEMPLATES, TOOLS, Serving, chat, text_of, tokenizer
 from laprox_patches.chat import process_messages
-from laprox_sglang.cli.template import CHATS, check_template
+from laprox_tools.doctor.template import CHATS, check_template
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 TURNS = (1, 2, 3, 4)

@@ -4,8 +4,8 @@ import pytest
 
 from laprox_patches.seam import SeamError
 from laprox_patches.version import RELIED_ON, SERVED, check_attributes, check_version
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.server import ENVIRONMENT
+from laprox_tools.needle import MODEL_PATH
 from test_seams import last_line, python
 
 START = """

@@ -24,7 +24,6 @@ import zmq
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row, show
 from benchmarks.checks.servers import Server
-from laprox_sglang.needle import Task
 from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 from laprox_sglang.report.events import Pruned, Publisher
 from laprox_sglang.report.facts import request_facts
@@ -34,6 +33,7 @@ from laprox_sglang.report.totals import Pool
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import Outcome
 from laprox_sglang.views.view import View
+from laprox_tools.needle import Task
 
 NAME, LEAST_RATIO = "reporting", 0.97
 LAYERS, HEADS, BUDGET = 8, 2, 0.2

@@ -33,7 +33,7 @@ from benchmarks.quality.model import BadModel
 from benchmarks.quality.plan import NoPart, parts
 from benchmarks.quality.record import Record, RecordError
 from benchmarks.quality.session import Part, Session
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 ABLATION = "ablation"
 

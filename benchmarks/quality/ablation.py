@@ -17,9 +17,9 @@ from benchmarks.quality.record import FIRST, Measured
 from benchmarks.quality.session import ABLATION_SEED, Part, Session
 from benchmarks.quality.simulate import simulate
 from benchmarks.quality.turns import APART
-from laprox_sglang.needle import Task
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import AUTO
+from laprox_tools.needle import Task
 
 PAPER = BASELINES["laprox (paper)"]
 BASE = "average 7 (paper)"

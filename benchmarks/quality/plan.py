@@ -7,7 +7,7 @@ from benchmarks.quality.cases import Case
 from benchmarks.quality.longtexts import FORMS
 from benchmarks.quality.methods import BASELINES, RIVALS
 from benchmarks.quality.session import ON_GPU, SEED, Part, Session
-from laprox_sglang.needle import Task
+from laprox_tools.needle import Task
 
 NEWS = "longbench/multi_news"
 # Of needles and turns.
