@@ -10,26 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    from laprox_sglang.options.server import Config
 
 Class = TypeVar("Class", bound=type)
 # A node of the tree is named by a handle, and a lock on its path is a receipt: both only travel through here.
 Node = object
 Lock = object
 
-PORTS: dict[str, type] = {}
+# What a client sent: its types are found out where it is read.
+Json = dict[str, Any]
+
+PORTS: dict[type, str] = {}
 
 
 def port(path: str) -> Callable[[Class], Class]:
     """Marks a Protocol as what is read of the class at ``path`` of SGLang."""
 
     def mark(protocol: Class) -> Class:
-        PORTS[path] = protocol
+        PORTS[protocol] = path
         return protocol
 
     return mark
@@ -40,7 +40,7 @@ def port(path: str) -> Callable[[Class], Class]:
 
 @port("sglang.srt.sampling.sampling_params.SamplingParams")
 class SamplingParams(Protocol):
-    custom_params: Mapping[str, object] | None  # where a request's own options lie
+    custom_params: Json | None  # where a request's own options lie
     max_new_tokens: int  # with one, nothing would read a view
 
 
@@ -64,7 +64,6 @@ class FinishReason(Protocol):
 class Req(Protocol):
     rid: str
     sampling_params: SamplingParams
-    stream: bool
     kv: Kv
     lock: Lock  # on the path to last_node
     last_node: Node
@@ -77,12 +76,7 @@ class Req(Protocol):
     cache_salt: str | None
     skip_radix_cache_insert: bool  # the tree may not hold it
     cached_tokens: int
-    customized_info: dict[str, list[object]] | None  # what travels with each output token
-    finished_output: bool | None  # its last output has been sent
     finished_reason: FinishReason
-
-    @property
-    def output_ids_through_stop(self) -> Sequence[int]: ...
 
     def finished(self) -> bool: ...
 
@@ -186,6 +180,8 @@ class Tree(Protocol):
 
     def sanity_check(self) -> None: ...
 
+    def reset(self) -> None: ...
+
 
 @port("sglang.srt.mem_cache.memory_pool.MHATokenToKVPool")
 class Pool(Protocol):
@@ -215,7 +211,9 @@ class Pool(Protocol):
 
     def get_contiguous_buf_infos(self) -> tuple[list[int], list[int], list[int]]: ...
 
-    def set_kv_buffer(self, layer: Layer, loc_info: object, cache_k: torch.Tensor, cache_v: torch.Tensor) -> None: ...
+    def set_kv_buffer(
+        self, layer: Layer, loc_info: object, cache_k: torch.Tensor, cache_v: torch.Tensor
+    ) -> None: ...
 
 
 class MemorySaver(Protocol):
@@ -245,15 +243,13 @@ class Layer(Protocol):
 class AttentionBackend(Protocol):
     """An attention backend, in front of which ``attention.backend.LaproxAttention`` is put."""
 
-    def shared_read_ends(self, fm: ForwardMode) -> object: ...
-
-    def _snapshot_prefill_shared_reads(self, forward_batch: ForwardBatch, *, num_qo_tokens: int) -> object: ...
-
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None: ...
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None: ...
 
-    def init_forward_metadata_out_graph(self, forward_batch: ForwardBatch, in_capture: bool = False) -> None: ...
+    def init_forward_metadata_out_graph(
+        self, forward_batch: ForwardBatch, in_capture: bool = False
+    ) -> None: ...
 
     def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None: ...
 
@@ -281,14 +277,30 @@ class AttentionBackend(Protocol):
 
 
 @port("sglang.srt.configs.model_config.ModelConfig")
-class ModelConfig(Protocol):
+class ModelShape(Protocol):
+    """What memory depends on."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+
+    @property
+    def num_attention_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def context_len(self) -> int: ...
+
+    def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...
+
+
+@port("sglang.srt.configs.model_config.ModelConfig")
+class ModelConfig(ModelShape, Protocol):
     model_path: str
-    num_hidden_layers: int
-    num_attention_heads: int
-    head_dim: int
-    hidden_size: int
-    context_len: int
-    dtype: torch.dtype
     is_hybrid_swa: bool
     is_encoder_decoder: bool
     is_multimodal: bool
@@ -297,7 +309,38 @@ class ModelConfig(Protocol):
     attention_chunk_size: int | None
     has_attention_sinks: bool
 
-    def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...
+
+# A server's arguments, resolved.
+
+
+class GraphPhase(Protocol):
+    backend: str
+    bs: list[int] | None
+
+
+class GraphConfig(Protocol):
+    decode: GraphPhase
+    prefill: GraphPhase
+
+
+@port("sglang.srt.server_args.ServerArgs")
+class ServerArgs(Protocol):
+    """The record holds what was typed; ``arg_groups.overrides.resolved_view`` of it says what holds."""
+
+    model_path: str
+    served_model_name: str
+    device: str
+    attention_backend: str | None
+    dp_size: int
+    radix_cache_backend: str | None
+    disable_overlap_schedule: bool
+    prefill_max_requests: int | None
+    max_prefill_tokens: int | None
+    chunked_prefill_size: int | None
+    max_running_requests: int | None
+    max_total_tokens: int | None
+    cuda_graph_config: GraphConfig
+    preferred_sampling_params: Json | None
 
 
 # The scheduler and its parts.
@@ -307,6 +350,7 @@ class ModelConfig(Protocol):
 class Runner(Protocol):
     model: torch.nn.Module
     dtype: torch.dtype
+    device: str
     model_config: ModelConfig
     server_args: ServerArgs
     token_to_kv_pool: Pool
@@ -352,20 +396,84 @@ class Scheduler(Protocol):
     metrics_collector: MetricsCollector
 
 
-class Requests(Protocol):
-    def __iter__(self) -> Iterable[Req]: ...
-
-
 @port("sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker")
 class LeakCheck(Protocol):
     def _requests_owning_rows(self) -> Iterable[Req]: ...
 
 
-@port("sglang.srt.server_args.ServerArgs")
-class ServerArgs(Protocol):
-    model_path: str
-    served_model_name: str | None
-    device: str
-    dp_size: int
-    radix_cache_backend: str | None
-    prefill_max_requests: int | None
+@port("sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer")
+class OutputStreamer(Protocol):
+    has_additional_customized_info: bool
+    tree_cache: Tree
+
+
+@port("sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager")
+class WeightUpdater(Protocol):
+    _session: object | None  # weights are half loaded until it ends
+    offload_tags: set[str]  # what lies in no memory just now
+    tp_worker: Worker
+
+
+@port("sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator")
+class PoolConfigurator(Protocol):
+    is_draft_worker: bool
+    kv_cache_dtype: torch.dtype
+    model_config: ModelConfig
+    server_args: ServerArgs
+
+
+@port("sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner")
+class GraphRunner(Protocol):
+    attn_backend: AttentionBackend
+    attention_graph_variants: object | None  # an ``AttentionGraphVariants``: which graphs there are
+
+
+# The tokenizer manager, and requests before they are scheduled.
+
+
+@port("sglang.srt.managers.io_struct.GenerateReqInput")
+class GenerateRequest(Protocol):
+    input_ids: Sequence[int] | None
+    sampling_params: Json | None
+    session_params: object | None
+
+
+@port("sglang.srt.managers.tokenizer_manager.ReqState")
+class RequestInFlight(Protocol):
+    obj: GenerateRequest
+
+
+@port("sglang.srt.managers.tokenizer_manager.TokenizerManager")
+class TokenizerManager(Protocol):
+    server_args: ServerArgs
+    context_len: int
+    allow_auto_truncate: bool
+    preferred_sampling_params: Json | None
+    enable_metrics: bool
+    metrics_collector: MetricsCollector
+
+
+class Message(Protocol):
+    role: str
+
+
+@port("sglang.srt.entrypoints.openai.protocol.ChatCompletionRequest")
+class ChatRequest(Protocol):
+    messages: list[Message]
+    tools: list[object] | None
+    input_ids: list[int] | None
+    custom_params: Json | None
+
+    def model_copy(self, *, update: Mapping[str, object]) -> Self: ...
+
+    def model_dump(self, *, include: set[str]) -> dict[str, object]: ...
+
+
+@port("sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat")
+class ChatHandler(Protocol):
+    tokenizer_manager: TokenizerManager
+
+
+@port("sglang.srt.entrypoints.openai.protocol.MessageProcessingResult")
+class RenderedChat(Protocol):
+    prompt_ids: list[int] | str

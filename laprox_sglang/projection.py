@@ -1,14 +1,27 @@
 """W_O of a layer, the projection behind its attention, as float32 and a few query heads at a time."""
 
-from typing import Any
+from typing import Protocol, cast
 
 import torch
+
+from laprox_sglang.ports import Layer
+
+
+class Quantized(Protocol):
+    """A projection that is applied by the method it is quantized with."""
+
+    quant_method: "QuantMethod"
+
+
+class QuantMethod(Protocol):
+    def apply(self, layer: object, x: torch.Tensor) -> torch.Tensor: ...
+
 
 # Query heads whose W_O is read at a time where all of them are: bounds what that takes.
 HEADS_AT_ONCE = 4
 
 
-def output_weights(layer: Any, projection: torch.nn.Module, heads: slice = slice(None)) -> torch.Tensor:
+def output_weights(layer: Layer, projection: torch.nn.Module, heads: slice = slice(None)) -> torch.Tensor:
     """W_O of query heads of a layer: float32 ``[Hq, D, hidden]``.
 
     Args:
@@ -21,7 +34,7 @@ def output_weights(layer: Any, projection: torch.nn.Module, heads: slice = slice
     return weight.unflatten(0, (len(chosen), dim))
 
 
-def projection_weight(projection: Any, size: int, channels: slice) -> torch.Tensor:
+def projection_weight(projection: torch.nn.Module, size: int, channels: slice) -> torch.Tensor:
     """Some of the ``size`` input channels of W_O: float32 ``[channels, hidden]``, read through its
     quantization where it has one."""
     weight = getattr(projection, "weight", None)
@@ -32,7 +45,7 @@ def projection_weight(projection: Any, size: int, channels: slice) -> torch.Tens
     rows = torch.zeros((channels.stop - channels.start, size), dtype=dtype, device=parameter.device)
     rows.diagonal(channels.start).fill_(1)
     with torch.no_grad():
-        output: torch.Tensor = projection.quant_method.apply(projection, rows)
+        output = cast(Quantized, projection).quant_method.apply(projection, rows)
     return output.float()
 
 

@@ -41,10 +41,10 @@ class Chunk(NamedTuple):
 
 
 class Runtime:
-    """A prefill is bracketed by ``begin_prefill`` and ``finish_prefill``, both on the host's schedule; between
-    them the attention backend calls ``observe``. A decode step begins with ``decode.take_step``. Forward passes that
-    are not bracketed (warm-up, graph capture) find nothing to save and no view. Nothing here waits for
-    the device.
+    """A prefill is bracketed by ``begin_prefill`` and ``finish_prefill``, both on the host's schedule;
+    between them the attention backend calls ``observe``. A decode step begins with ``decode.take_step``.
+    Warm-up and the capture of graphs are bracketed by nothing: they find no queries to save, and no view.
+    Nothing here waits for the device.
     """
 
     def __init__(

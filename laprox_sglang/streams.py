@@ -9,14 +9,14 @@ import torch
 class ForwardStream:
     """The stream that the model runs on.
 
-    Work on a view is enqueued there: behind the forward pass at hand, behind what the host has enqueued on the
-    schedule stream so far, and in front of whatever is launched next.
+    Work on a view is enqueued there: behind the forward pass at hand, behind what the host has enqueued on
+    the schedule stream so far, and in front of whatever is launched next.
     """
 
     def __init__(self, stream: torch.Stream | None, device: str) -> None:
         """
         Args:
-            stream: SGLang's forward stream; None without overlap scheduling, where all work is enqueued on one.
+            stream: SGLang's forward stream; None without overlap scheduling, where there is one for all work.
         """
         self._stream = stream
         self._device = torch.get_device_module(device)

@@ -181,18 +181,20 @@ def test_a_python_that_is_not_served(monkeypatch):
     assert whole(machine.system()).status == "warning"
 
 
+class Renamed(ports.Kv, Protocol):
+    no_such: int
+
+
 def test_every_place_of_sglang_is_compared(monkeypatch):
     [known] = dry_run.compare()
     assert whole(known).status == "ok"
     assert (
-        f"{len(arguments.SEAMS) + len(seams.SEAMS)} functions and {len(version.RELIED_ON)} classes"
+        f"{len(arguments.SEAMS) + len(seams.SEAMS)} functions and {len(set(PORTS.values()))} classes"
         in known.reason
     )
     gone = Seam("sglang.srt.managers.scheduler.Scheduler.gone", print, seams.SEAMS[0].kind, ())
     monkeypatch.setattr(seams, "SEAMS", (*seams.SEAMS, gone))
-    monkeypatch.setattr(
-        version, "RELIED_ON", {"sglang.srt.managers.schedule_batch.ReqKvInfo": "kv_committed_len no_such"}
-    )
+    monkeypatch.setattr(dry_run, "PORTS", {Renamed: PORTS[ports.Kv]})
     faults = [whole(finding) for finding in dry_run.compare()]
     assert [finding.status for finding in faults] == ["error", "error"]
     assert "Scheduler.gone is missing" in faults[0].reason and "no no_such" in faults[1].reason

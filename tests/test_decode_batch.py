@@ -41,7 +41,9 @@ def test_what_a_gpu_compiles_at_the_start_runs_and_leaves_nothing_behind(rows, s
     # A view of 2 slots for columns [3, 20), and a tail; every row has it.
     table = torch.stack([torch.randperm(98)[:30] + 1 for _ in range(rows)]).int()
     cu_cells = torch.tensor([0, 1, 5, 6, 2 * CELLS])
-    views: list[View | None] = [View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, cu_cells, torch.tensor(2))] * rows
+    views: list[View | None] = [
+        View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, cu_cells, torch.tensor(2))
+    ] * rows
     lengths = torch.full((rows,), 26)
     outputs = []
     for compiled in (False, True):

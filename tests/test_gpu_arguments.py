@@ -99,9 +99,15 @@ def test_a_step_s_tables_are_as_large_as_is_said(graphs, rows):
     """Rows as long as the pool, more of them than the largest graph has."""
     longest, cells = 100, 6
     decode = DecodeBatch(torch.zeros((rows + 1, longest + 16), dtype=torch.int32), 2, 3)
-    view = View.of(Plan(0, 20, 20, 0, 1, None), torch.arange(20), 2, torch.zeros(cells + 1, dtype=torch.int64), torch.tensor(5))
+    view = View.of(
+        Plan(0, 20, 20, 0, 1, None),
+        torch.arange(20),
+        2,
+        torch.zeros(cells + 1, dtype=torch.int64),
+        torch.tensor(5),
+    )
     decode.allocate(graphs)
-    decode.begin([view, *[None] * (rows - 1)], [longest] * rows)
+    decode.take_step([view, *[None] * (rows - 1)], [longest] * rows)
     decode.prepare(torch.arange(rows), torch.full((rows,), longest))
     assert decode.rows is not None
     said = table(graphs, longest + 16, cells) + table(rows, longest, cells)
@@ -284,7 +290,9 @@ def graph_runner(backend: AttentionBackend, monkeypatch) -> GraphRunner:
 
 def test_graph_families_follow_the_batch(monkeypatch):
     laprox = SimpleNamespace(decode=SimpleNamespace(compressed=True))
-    runner = graph_runner(with_laprox(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), laprox), monkeypatch)
+    runner = graph_runner(
+        with_laprox(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), laprox), monkeypatch
+    )
     assert runner.captured == [(2, "compressed"), (2, "whole"), (1, "compressed"), (1, "whole")]
     assert runner._resolve_attention_variant(None, 2) == "compressed"
     laprox.decode.compressed = False

@@ -20,10 +20,10 @@ from sglang.srt.disaggregation.kv_events import BlockStored, KVEventBatch
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import free_port
-from laprox_tools.__main__ import main
-from laprox_tools.needle import Task
 from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Pruned, Released, Start, decode
+from laprox_tools.__main__ import main
+from laprox_tools.needle import Task
 from server import Server
 
 REPLICAS, REQUESTS, TOKENS, SECONDS = 2, 8, 8, 60

@@ -98,7 +98,9 @@ def cost_of_positions(tokens: int) -> list[Row]:
     plan = Plan(0, tokens, slots, SINK_TOKENS, WINDOW, None)
     cu_cells = torch.arange(cells + 1) * slots
     positions = torch.randint(0, tokens, (slots * cells,), dtype=torch.int32)
-    outcome = Outcome(plan, View.of(plan, LAYERS, cu_cells, torch.tensor(slots), positions))
+    outcome = Outcome(
+        plan, View.of(plan, torch.arange(slots), LAYERS, cu_cells, torch.tensor(slots), positions)
+    )
 
     def facts(kept: bool) -> float:
         return microseconds(20, lambda: pickle.dumps([request_facts(outcome, tokens, 0, kept)])) / 1e3

@@ -9,7 +9,7 @@ from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_atte
 
 import laprox_kernels as kernels
 from laprox_sglang.attention.decode_batch import DecodeBatch
-from laprox_sglang.ports import ForwardBatch, ForwardMode, Layer
+from laprox_sglang.ports import ForwardBatch, Layer
 from laprox_sglang.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -1,11 +1,16 @@
 """KV pool whose slots are pages of C = L·H cells."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, move_kv_cache_native
+from sglang.srt.mem_cache.memory_pool import move_kv_cache_native
+
+if TYPE_CHECKING:
+    from laprox_sglang.ports import Pool as MHATokenToKVPool
+else:
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 
 class LaproxKVPool(MHATokenToKVPool):
@@ -47,5 +52,5 @@ class LaproxKVPool(MHATokenToKVPool):
     def _move_kv_cache_impl(self, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
         move_kv_cache_native(self.k_buffer, self.v_buffer, tgt_loc, src_loc)
 
-    def get_contiguous_buf_infos(self) -> Any:
+    def get_contiguous_buf_infos(self) -> NoReturn:
         raise NotImplementedError("laprox: layers of this KV pool are not contiguous; no KV transfer from it")

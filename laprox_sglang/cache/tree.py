@@ -227,4 +227,3 @@ def without(ranges: Ranges, start: int, end: int) -> Ranges:
     """``ranges`` without the columns [start, end)."""
     pieces = [piece for a, b in ranges for piece in ((a, min(b, start)), (max(a, end), b))]
     return [(a, b) for a, b in pieces if a < b]
-

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from laprox_sglang.options.values import ConfigError
+from laprox_sglang.ports import ModelConfig, ServerArgs
 
 # Served backends by device; the one that SGLang chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
@@ -21,16 +21,16 @@ class Refusal:
     """``flag`` is refused where ``applies``, because of ``why``."""
 
     flag: str
-    applies: Callable[[Any], bool]
+    applies: Callable[[ServerArgs], bool]
     why: str
 
 
-def given(name: str, *neutral: Any) -> Callable[[Any], bool]:
+def given(name: str, *neutral: object) -> Callable[[ServerArgs], bool]:
     """The server argument ``name`` has another value than these (or an empty one)."""
     return lambda args: bool(getattr(args, name)) and getattr(args, name) not in neutral
 
 
-def above_one(name: str) -> Callable[[Any], bool]:
+def above_one(name: str) -> Callable[[ServerArgs], bool]:
     return lambda args: (getattr(args, name) or 1) > 1
 
 
@@ -133,7 +133,7 @@ def refuse(flag: str, why: str) -> ConfigError:
     return ConfigError(f"{flag} does not go together with --enable-laprox: {why}")
 
 
-def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
+def check_arguments(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> None:
     """Checks resolved server arguments.
 
     Args:
@@ -160,7 +160,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
         raise refuse(flag, "graphs of compressed batches were not tested with it; use full")
 
 
-def check_attention_backends(args: Any) -> None:
+def check_attention_backends(args: ServerArgs) -> None:
     for phase in ("", "prefill_", "decode_"):
         backend = getattr(args, f"{phase}attention_backend")
         if backend is None:
@@ -175,7 +175,7 @@ def check_attention_backends(args: Any) -> None:
             )
 
 
-def check_model(config: Any) -> None:
+def check_model(config: ModelConfig) -> None:
     """Checks a model's architecture, before its weights are loaded.
 
     Args:

@@ -1,7 +1,6 @@
 """What a request may say on top of what its server was told."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
@@ -18,6 +17,7 @@ from laprox_sglang.options.values import (
     counts_tokens,
     shown,
 )
+from laprox_sglang.ports import Json
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,13 +36,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     return_kept: bool = False
 
     @classmethod
-    def of(cls, custom_params: Mapping[str, Any] | None) -> Self:
+    def of(cls, custom_params: Json | None) -> Self:
         """The options in a request's ``custom_params``.
 
         Raises:
             ConfigError: they are not an object of these options.
         """
-        if not isinstance(custom_params, Mapping | None):
+        if not isinstance(custom_params, dict | None):
             raise ConfigError(
                 f"custom_params must be an object, not {type(custom_params).__name__}", "malformed"
             )
@@ -75,7 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             check_keep_prefix(self.keep_prefix)
 
     @staticmethod
-    def check_allowed(custom_params: Mapping[str, Any] | None, config: Config) -> None:
+    def check_allowed(custom_params: Json | None, config: Config) -> None:
         """Refuses options that requests may not set on this server.
 
         Args:

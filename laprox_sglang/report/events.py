@@ -6,7 +6,6 @@ version and the event's name, so that a subscriber gets what it knows. Nothing h
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import zmq
@@ -48,7 +47,7 @@ class Start(Event, frozen=True, tag="start"):
     slot_bytes: int
     layers: int
     heads: int
-    config: dict[str, Any]
+    config: dict[str, object]
 
 
 class Pruned(Event, frozen=True, tag="pruned"):
@@ -144,12 +143,12 @@ class Publisher:
         # Without this option ZeroMQ drops messages for a full queue silently; with it, sending fails.
         self._socket.set(zmq.XPUB_NODROP, 1)
 
-    def start(self, **said: Any) -> None:
+    def start(self, about: Start) -> None:
         """Says what the server is, to everybody who comes."""
-        welcome = self._message(Start(seq=0, time=time.time(), **said))
+        welcome = self._message(about)
         self._socket.set(zmq.XPUB_WELCOME_MSG, welcome)
 
-    def publish(self, kind: Callable[..., Event], rid: str, **said: Any) -> None:
+    def publish(self, kind: Callable[..., Event], rid: str, **said: object) -> None:
         self.sent += 1
         rid = rid[:LONGEST_RID].encode(errors="replace").decode()
         event = kind(seq=self.sent, time=time.time(), rid=rid, **said)

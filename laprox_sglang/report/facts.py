@@ -1,9 +1,37 @@
 """What a request is told about its prompt, in ``meta_info["laprox"]``."""
 
 import itertools
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from laprox_sglang.views.state import Outcome
+
+
+class KeptPositions(TypedDict):
+    """Kept positions: ``int32`` are those of all cells in turn, base64 once they are on their way out."""
+
+    heads: int
+    offsets: list[int]
+    int32: bytes | str
+
+
+class Facts(TypedDict):
+    """As docs/operating.md says them."""
+
+    pruned: bool
+    reason: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    dense_tokens: int
+    protected_tokens: int
+    instructions: str | None
+    budget_effective: float
+    kept_cells: int | None
+    kept_share: float
+    erased_share: float | None
+    slots_before: int
+    slots_after: int
+    layer_share: list[float] | None
+    kept_positions: NotRequired[KeptPositions | None]
 
 
 def request_facts(
@@ -12,7 +40,7 @@ def request_facts(
     cached_tokens: int,
     return_kept: bool,
     instructions: str | None = None,
-) -> dict[str, Any]:
+) -> Facts:
     """Facts about one request; plain numbers, lists and strings.
 
     Some are counted on the device. Of a request that has ended before its view was made, with its first token
@@ -25,7 +53,7 @@ def request_facts(
         instructions: what became of a chat's instructions, as ``prefix.Found.how``.
     """
     plan, view = outcome.plan, outcome.view
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "pruned": view is not None,
         "reason": plan.reason,
         "prompt_tokens": prompt_tokens,
@@ -47,7 +75,9 @@ def request_facts(
     facts["kept_share"] = plan.slots / plan.length
     if not view.host_counts.there:
         facts["erased_share"] = None
-        return facts | ({"kept_positions": None} if return_kept else {})
+        if return_kept:
+            facts["kept_positions"] = None
+        return facts
     *cu_cells, tokens = view.host_counts.tolist()
     facts["erased_share"] = 1 - tokens / plan.length
     facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(cu_cells[:: view.heads])]

@@ -1,14 +1,18 @@
 """What happens to requests, told once: counted, and published to whoever listens."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from laprox_sglang.ports import Req
 from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
+from laprox_sglang.report.facts import Facts
 from laprox_sglang.report.totals import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, state_of
 from laprox_sglang.views.view import View
+
+if TYPE_CHECKING:
+    from laprox_sglang.report.metrics import Metrics
 
 
 class Reporter:
@@ -16,11 +20,13 @@ class Reporter:
 
     Attributes:
         events: where events go; None without ``--laprox-events``.
+        metrics: what ``/metrics`` says; None without ``--enable-metrics``.
     """
 
     def __init__(self) -> None:
         self.totals = Totals()
         self.events: Publisher | None = None
+        self.metrics: Metrics | None = None
 
     def exchanged(self, before: View | None, view: View | None) -> None:
         """A request reads ``view`` where it read ``before``."""
@@ -47,15 +53,15 @@ class Reporter:
         self.totals.add_released(how)
         self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
 
-    def finished(self, said: Mapping[str, Any], held: int) -> None:
+    def finished(self, said: Facts, held: int) -> None:
         """A request has ended whose prefill was completed, with these facts."""
         self.totals.add_finished(said, held)
 
-    def _publish(self, kind: Callable[..., Event], req: Req, **said: Any) -> None:
+    def _publish(self, kind: Callable[..., Event], req: Req, **said: object) -> None:
         if self.events is not None:
             self.events.publish(kind, req.rid, **said)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         events = self.events
         return self.totals.to_dict() | {
             "events": events

@@ -1,10 +1,10 @@
 """What a server has done: the one source of ``/server_info`` and of ``/metrics``."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from laprox_sglang.report.facts import Facts
 from laprox_sglang.views.view import View
 
 HOW_RELEASED = ("finished", "retracted", "aborted_running", "aborted_mid_prefill")
@@ -86,28 +86,26 @@ class Totals:
         # A request that is aborted amid its prefill never reaches ``add_finished``, so it is counted here.
         self.finished["aborted"] += how == "aborted_mid_prefill"
 
-    def add_finished(self, said: Mapping[str, Any], held: int) -> None:
+    def add_finished(self, said: Facts, held: int) -> None:
         """Counts a request that ended, by its facts, and the slots it referred to at its last step."""
-        self.finished["pruned" if said["pruned"] else said["reason"]] += 1
+        self.finished[said["reason"] or "pruned"] += 1
         self.slots_held += held
         self.prompt_tokens += said["prompt_tokens"]
         self.cached_tokens += said["cached_tokens"]
         self.kept_tokens += said["dense_tokens"]
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]
-            shares = said["layer_share"]
-            if shares is None:
+            cells, shares, erased = said["kept_cells"], said["layer_share"], said["erased_share"]
+            if cells is None or shares is None or erased is None:
                 # It ended before its view was made.
                 return
             # A share is a quotient of whole numbers, so this is the number again.
-            self.kept_cells.update(
-                {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
-            )
-            self.scored_cells += round(said["kept_cells"] / said["kept_share"]) // len(shares)
+            self.kept_cells.update({layer: round(share * cells) for layer, share in enumerate(shares)})
+            self.scored_cells += round(cells / said["kept_share"]) // len(shares)
             self.viewed_tokens += said["slots_before"]
-            self.erased_tokens += round(said["erased_share"] * said["slots_before"])
+            self.erased_tokens += round(erased * said["slots_before"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         requests = self.finished.total()
         pruned = self.finished["pruned"]
         return {

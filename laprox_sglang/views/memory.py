@@ -1,10 +1,9 @@
 """Memory that LaProx needs beside the KV pool, for the worst that a server can be asked to run."""
 
-from typing import Any
-
 from laprox_kernels import score_bytes
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
+from laprox_sglang.ports import ModelShape, ServerArgs
 from laprox_sglang.projection import reading_bytes
 from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
@@ -15,7 +14,7 @@ PREFILL_REQUESTS = 64
 FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
 
 
-def graph_rows(args: Any) -> int:
+def graph_rows(args: ServerArgs) -> int:
     """Rows of the largest decode graph."""
     decode = args.cuda_graph_config.decode
     if decode.backend == "disabled" or not decode.bs:
@@ -36,7 +35,7 @@ def most_running(slots: int, context: int) -> int:
     return max(min(slots * 512 // context, MOST_RUNNING), FEWEST_RUNNING)
 
 
-def windows(config: Config, args: Any) -> int:
+def windows(config: Config, args: ServerArgs) -> int:
     """Prompts of one prefill batch that can be pruned: each computes its window, whatever is cached."""
     tokens = max(args.max_prefill_tokens or 0, args.chunked_prefill_size or 0)
     # One more: a prompt that comes in chunks keeps what earlier ones computed.
@@ -48,7 +47,9 @@ def largest_view(config: Config, context: int) -> int:
     return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
 
 
-def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
+def needs(
+    config: Config, model: ModelShape, args: ServerArgs, itemsize: int, available: int
+) -> dict[str, int]:
     """Bytes by purpose.
 
     Args:

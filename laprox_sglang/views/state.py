@@ -1,6 +1,7 @@
 """What LaProx knows of one request, from the first look at it on (``req.laprox``)."""
 
 from dataclasses import dataclass
+
 import torch
 
 from laprox_sglang.options.request import Told
@@ -56,7 +57,8 @@ def state_of(req: Req) -> RequestState:
     """State of an SGLang ``Req``."""
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None:
-        state = req.laprox = RequestState(Told.of(req.sampling_params.custom_params))
+        state = RequestState(Told.of(req.sampling_params.custom_params))
+        req.laprox = state  # type: ignore[attr-defined]
     return state
 
 

@@ -15,6 +15,7 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
+from laprox_patches.attached import attach_config, config_of, mark_typed, was_typed
 from laprox_patches.seam import Seam, SeamError, install
 from laprox_sglang.options.refusals import check_arguments, check_model
 from laprox_sglang.options.request import Options
@@ -27,6 +28,7 @@ from laprox_sglang.options.values import (
     parse_request_options,
     parse_tokens,
 )
+from laprox_sglang.ports import ModelConfig, ServerArgs
 from laprox_sglang.report.endpoint import check_endpoints
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS
@@ -49,8 +51,8 @@ HELP = {
     "and developer messages and the tools of chat requests",
     "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
     "commas, or an empty string",
-    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas have "
-    "the next ports, or the path with _dp1, _dp2, … behind it",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas "
+    "have the next ports, or the path with _dp1, _dp2, … behind it",
     "events_public": "let --laprox-events be an address that other machines reach",
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
@@ -105,7 +107,9 @@ def read_flags(args: Namespace) -> Config | None:
     return config
 
 
-def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
+def from_command_line(
+    original: Callable[[type, Namespace], ServerArgs], cls: type, args: Namespace
+) -> ServerArgs:
     try:
         config = read_flags(args)
     except ConfigError as error:
@@ -114,24 +118,24 @@ def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) 
         os.environ[ENVIRONMENT] = config.to_json()
     server_args = original(cls, args)
     # So that later refusals end in one line for the person at the command line, without a traceback.
-    server_args._laprox_command_line = True
+    mark_typed(server_args)
     return server_args
 
 
 @contextmanager
-def one_line(record: Any) -> Iterator[None]:
+def one_line(record: ServerArgs) -> Iterator[None]:
     """Errors about the arguments ``record``: one line for whoever typed them, else the exception itself."""
     try:
         yield
     except (ConfigError, SeamError) as error:
-        if getattr(record, "_laprox_command_line", False):
+        if was_typed(record):
             raise SystemExit(f"laprox: {error}") from None
         raise
 
 
-def enable(self: Any) -> None:
+def enable(self: ServerArgs) -> None:
     """Turns LaProx on in arguments that are about to be resolved, whichever way they came about."""
-    if getattr(self, "_resolution_finished", False) or hasattr(self, "_laprox"):
+    if getattr(self, "_resolution_finished", False) or config_of(self) is not None:
         return
     with one_line(self):
         config = Config.from_environment()
@@ -141,16 +145,16 @@ def enable(self: Any) -> None:
 
         register_all()
         install()
-    self._laprox = config
+    attach_config(self, config)
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
     if self.prefill_max_requests is None:
         self.prefill_max_requests = PREFILL_REQUESTS
 
 
-def check_resolved(result: None, self: Any) -> None:
+def check_resolved(result: None, self: ServerArgs) -> None:
     with one_line(self):
-        config = getattr(self, "_laprox", None)
+        config = config_of(self)
         if config is not None:
             check_served(config, resolved_view(self), model_config_of(self))
         elif ENVIRONMENT in os.environ:
@@ -159,7 +163,7 @@ def check_resolved(result: None, self: Any) -> None:
             )
 
 
-def check_served(config: Config, args: Any, model: Any) -> None:
+def check_served(config: Config, args: ServerArgs, model: ModelConfig) -> None:
     """Refuses what LaProx does not serve.
 
     Args:

@@ -5,15 +5,16 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageUserParam
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError, shown
+from laprox_sglang.ports import ChatHandler, ChatRequest, Message, RenderedChat, TokenizerManager
 from laprox_sglang.prefix import (
     INSTRUCTIONS,
     OTHER_QUESTION,
@@ -45,8 +46,12 @@ SAID = {
 
 
 def process_messages(
-    original: Callable[..., Any], self: Any, request: Any, is_multimodal: bool, **kwargs: Any
-) -> Any:
+    original: Callable[..., RenderedChat],
+    self: ChatHandler,
+    request: ChatRequest,
+    is_multimodal: bool,
+    **kwargs: object,
+) -> RenderedChat:
     result = original(self, request, is_multimodal, **kwargs)
     manager = self.tokenizer_manager
     prompt = result.prompt_ids
@@ -60,7 +65,7 @@ def process_messages(
         return result
     template = template_of(manager)
 
-    def ask(*messages: Any, **without: Any) -> Ask:
+    def ask(*messages: Message, **without: object) -> Ask:
         question = ChatCompletionMessageUserParam(role="user", content=OTHER_QUESTION)
         other = request.model_copy(
             update={"messages": [*messages, question], "continue_final_message": False, **without}
@@ -68,7 +73,8 @@ def process_messages(
 
         def render() -> list[int]:
             try:
-                return list(original(self, other, is_multimodal, **kwargs).prompt_ids)
+                rendered = original(self, other, is_multimodal, **kwargs).prompt_ids
+                return rendered if isinstance(rendered, list) else []
             except Exception as error:
                 template.fault = shown(f"{type(error).__name__}: {error}")
                 return []
@@ -84,14 +90,15 @@ def process_messages(
     )
     found = template.instructions.find(prompt, asks)
     template.say(found, len(prompt))
-    result.prompt_ids = ChatPrompt(prompt)
-    result.prompt_ids.found = found
+    known = ChatPrompt(prompt)
+    known.found = found
+    result.prompt_ids = known
     return result
 
 
-def wanted(request: Any, manager: Any) -> bool:
+def wanted(request: ChatRequest, manager: TokenizerManager) -> bool:
     """Whether it may be that the instructions of this request are to stay dense."""
-    config = getattr(manager.server_args, "_laprox", None)
+    config = config_of(manager.server_args)
     if config is None:
         return False
     given = [request.custom_params]
@@ -130,14 +137,11 @@ class Template:
         logger.warning("LaProx: %s. Said once; every reply says it of its own prompt", text)
 
 
-def template_of(manager: Any) -> Template:
-    if not hasattr(manager, "_laprox_template"):
-        manager._laprox_template = Template(manager.context_len)
-    template: Template = manager._laprox_template
-    return template
+def template_of(manager: TokenizerManager) -> Template:
+    return attached(manager, "_laprox_template", lambda: Template(manager.context_len))
 
 
-def key(request: Any) -> bytes:
+def key(request: ChatRequest) -> bytes:
     """All that the template sees but the conversation."""
     template = ("tools", "tool_choice", "reasoning_effort", "chat_template_kwargs", "messages")
     return msgspec.json.encode(request.model_dump(include=set(template)))

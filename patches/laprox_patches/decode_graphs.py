@@ -3,19 +3,11 @@
 SGLang has an axis of its own for graphs that differ in how they attend.
 """
 
-from typing import Protocol
-
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
 from laprox_sglang.attention.backend import GraphFamilies, LaproxAttention
-from laprox_sglang.ports import AttentionBackend, port
-
-
-@port("sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner")
-class GraphRunner(Protocol):
-    attn_backend: AttentionBackend
-    attention_graph_variants: object | None
+from laprox_sglang.ports import GraphRunner
 
 
 def capture_both(self: GraphRunner, stream_idx: int | None = None) -> None:

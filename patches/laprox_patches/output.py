@@ -1,30 +1,34 @@
 """Output: a request that has ended carries its facts out, to where its reply is made."""
 
 from collections.abc import Callable
-from typing import Any
 
 from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attach_facts
 from laprox_patches.seam import Seam
-from laprox_sglang.report.facts import request_facts
+from laprox_sglang.cache.tree import LaproxCache
+from laprox_sglang.ports import OutputStreamer, Req, RequestInFlight, TokenizerManager
+from laprox_sglang.report.facts import Facts, request_facts
 from laprox_sglang.report.positions import encode
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.state import RequestState
 
 
-def opt_in(result: None, self: Any) -> None:
+def opt_in(result: None, self: OutputStreamer) -> None:
     """Makes SGLang ask for output of our own, which it does not cut up by token."""
     type(self).has_additional_customized_info = True
 
 
-def add_facts(result: dict[str, list[Any]], self: Any, reqs: list[Any]) -> dict[str, list[Any]]:
+def add_facts(result: dict[str, object], self: OutputStreamer, reqs: list[Req]) -> dict[str, object]:
     """One list for each of ``reqs``: its facts if it has ended, else nothing."""
-    said = [facts_of(self.tree_cache.report, req) for req in reqs]
+    cache = self.tree_cache
+    assert isinstance(cache, LaproxCache)
+    said = [facts_of(cache.report, req) for req in reqs]
     return result | {"laprox": said} if any(said) else result
 
 
-def facts_of(report: Reporter, req: Any) -> list[dict[str, Any]]:
+def facts_of(report: Reporter, req: Req) -> list[Facts]:
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None or state.outcome is None or not state.outcome.settled or not req.finished():
         return []
@@ -40,12 +44,12 @@ def facts_of(report: Reporter, req: Any) -> list[dict[str, Any]]:
 
 def say_facts(
     original: Callable[..., None],
-    self: Any,
-    meta_info: dict[str, Any],
-    state: Any,
-    customized_info: dict[str, Any],
+    self: TokenizerManager,
+    meta_info: dict[str, object],
+    state: RequestInFlight,
+    customized_info: dict[str, list[list[Facts]]],
     index: int,
-    finish_reason: dict[str, Any] | None,
+    finish_reason: dict[str, object] | None,
 ) -> None:
     """Puts facts into a reply, in the process that makes it: the scheduler has other things to do.
 
@@ -56,8 +60,9 @@ def say_facts(
     original(self, meta_info, state, others, index, finish_reason)
     if said and said[index]:
         # For `replies`, which sees the chunks of a stream and not what they were made of.
-        meta_info["laprox"] = [encode(facts) for facts in said[index]]
-        state.obj.laprox_facts = meta_info["laprox"][-1]
+        facts = [encode(each) for each in said[index]]
+        meta_info["laprox"] = facts
+        attach_facts(state.obj, facts[-1])
 
 
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer."

@@ -1,21 +1,23 @@
 """Tokenizer manager: a bad per-request option fails that request, before there is one to schedule; and what
 the template knows of a prompt is added to the options of its request."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError
+from laprox_sglang.ports import GenerateRequest, TokenizerManager
 from laprox_sglang.prefix import ChatPrompt, Found
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.views.memory import largest_view
 
 
-def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:
-    config = getattr(self.server_args, "_laprox", None)
+def check_options(result: None, self: TokenizerManager, obj: GenerateRequest, input_ids: list[int]) -> None:
+    config = config_of(self.server_args)
     if config is None:
         return
     own = obj.sampling_params or {}
@@ -35,7 +37,7 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
         obj.sampling_params = with_instructions(params, found, most)
 
 
-def check_request(obj: Any, params: dict[str, Any]) -> None:
+def check_request(obj: GenerateRequest, params: dict[str, Any]) -> None:
     """Refuses what else a request may ask for that LaProx does not serve."""
     serves = "--enable-laprox does not serve them"
     if getattr(obj, "session_params", None):
@@ -44,19 +46,18 @@ def check_request(obj: Any, params: dict[str, Any]) -> None:
         raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
 
 
-def refused(manager: Any) -> Refused:
-    if not hasattr(manager, "_laprox_refused"):
-        manager._laprox_refused = Refused()
-    found: Refused = manager._laprox_refused
-    return found
+def refused(manager: TokenizerManager) -> Refused:
+    return attached(manager, "_laprox_refused", Refused)
 
 
-def export_refused(result: None, self: Any) -> None:
+def export_refused(result: None, self: TokenizerManager) -> None:
     if self.enable_metrics:
         refused(self).export(self.metrics_collector.labels)
 
 
-async def add_refused(original: Callable[..., Any], self: Any) -> Any:
+async def add_refused(
+    original: Callable[[TokenizerManager], Awaitable[list[dict[str, Any]]]], self: TokenizerManager
+) -> list[dict[str, Any]]:
     """Totals come from the scheduler, which a refused request never reaches."""
     states = await original(self)
     states[0]["laprox"]["refused"] = refused(self).to_dict()

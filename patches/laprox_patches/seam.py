@@ -4,7 +4,6 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
@@ -26,7 +25,7 @@ class Seam:
     """
 
     target: str
-    hook: Callable[..., Any]
+    hook: Callable[..., object]
     kind: HookType
     parameters: tuple[str, ...]
     returns: str = ""
@@ -54,7 +53,7 @@ def verify(seams: Iterable[Seam]) -> None:
             raise SeamError(f"{seam.target} has changed: returns {returns!r}, known {seam.returns!r}")
 
 
-def annotation_text(annotation: Any) -> str:
+def annotation_text(annotation: object) -> str:
     if annotation is inspect.Signature.empty:
         return ""
     return inspect.formatannotation(annotation).strip("'\"")

@@ -15,7 +15,7 @@ from laprox_patches import (
 )
 from laprox_patches.prefix_cache import register_cache
 from laprox_patches.seam import register
-from laprox_patches.version import check_attributes
+from laprox_patches.version import check_ports
 
 SEAMS = (
     *memory_pool.SEAMS,
@@ -38,6 +38,6 @@ def register_all() -> None:
     Raises:
         SeamError: SGLang is not the one we know.
     """
-    check_attributes()
+    check_ports()
     register(SEAMS)
     register_cache()

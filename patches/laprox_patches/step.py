@@ -7,15 +7,18 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_patches.seam import Seam
 from laprox_sglang.attention.backend import LaproxAttention
 from laprox_sglang.cache.tree import LaproxCache
-from laprox_sglang.ports import Batch, Req, Scheduler
+from laprox_sglang.ports import Batch, Req, Runner, Scheduler
 from laprox_sglang.runtime import Chunk, Runtime
 from laprox_sglang.views.state import plan_of, state_of, view_of
 
 
+def runtime_of(runner: Runner) -> Runtime:
+    assert isinstance(runner.attn_backend, LaproxAttention)
+    return runner.attn_backend.laprox
+
+
 def runtime(scheduler: Scheduler) -> Runtime:
-    backend = scheduler.tp_worker.model_runner.attn_backend
-    assert isinstance(backend, LaproxAttention)
-    return backend.laprox
+    return runtime_of(scheduler.tp_worker.model_runner)
 
 
 def cache(scheduler: Scheduler) -> LaproxCache:

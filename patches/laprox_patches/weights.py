@@ -1,14 +1,14 @@
 """Weights: scores are made of W_O, so after every change of the weights the Gram matrices are made anew."""
 
-from typing import Any
-
 from sglang.srt.constants import GPU_MEMORY_TYPE_WEIGHTS
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
+from laprox_patches.step import runtime_of
+from laprox_sglang.ports import Runner, WeightUpdater
 
 
-def reload(result: Any, self: Any, recv_req: Any) -> None:
+def reload(result: object, self: WeightUpdater, recv_req: object) -> None:
     # Between the begin and the end of a session weights are half loaded, and quantized ones are unpacked.
     # Memory that was released cannot be read at all. Both end in another call that comes here.
     if self._session is None and GPU_MEMORY_TYPE_WEIGHTS not in self.offload_tags:
@@ -16,14 +16,14 @@ def reload(result: Any, self: Any, recv_req: Any) -> None:
     # Returns nothing: SGLang's own result stands.
 
 
-def loaded(result: None, self: Any) -> None:
+def loaded(result: None, self: Runner) -> None:
     # With --startup-weight-load-mode overlap the real weights come after the attention backend.
     if not self.is_draft_worker:
         load_weights(self)
 
 
-def load_weights(runner: Any) -> None:
-    runner.attn_backend.laprox.pruner.load_weights()
+def load_weights(runner: Runner) -> None:
+    runtime_of(runner).pruner.load_weights()
 
 
 UPDATER = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager."

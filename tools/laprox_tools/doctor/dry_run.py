@@ -82,11 +82,11 @@ def compare() -> Iterator[Finding]:
     """Every place of SGLang that is hooked or read, with what is known of it."""
     from laprox_patches import arguments, seams
     from laprox_patches.seam import SeamError, verify
-    from laprox_patches.version import RELIED_ON, check_attributes
+    from laprox_patches.version import check_ports
 
     all_seams = (*arguments.SEAMS, *seams.SEAMS)
     checks = [partial(verify, [seam]) for seam in all_seams]
-    checks += [partial(check_attributes, {path: names}) for path, names in RELIED_ON.items()]
+    checks += [partial(check_ports, {protocol: path}) for protocol, path in PORTS.items()]
     faults = []
     for check in checks:
         try:
@@ -96,7 +96,7 @@ def compare() -> Iterator[Finding]:
     yield from faults
     if not faults:
         yield hooks.ok(
-            "known places", f"{len(all_seams)} functions and {len(RELIED_ON)} classes of SGLang are as known"
+            "known places", f"{len(all_seams)} functions and {len(set(PORTS.values()))} classes of SGLang are as known"
         )
 
 

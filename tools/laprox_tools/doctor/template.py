@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from laprox_tools.doctor.finding import Area, Finding
 from laprox_sglang.options.values import shown
 from laprox_sglang.prefix import INSTRUCTIONS, OTHER_QUESTION, Found, Renderings, find, leading, packed
+from laprox_tools.doctor.finding import Area, Finding
 
 Message = dict[str, Any]
 

@@ -93,4 +93,3 @@ def check_sglang() -> None:
         check_version()
     except SeamError as error:
         raise CommandError(str(error)) from None
-
