@@ -49,8 +49,8 @@ HELP = {
     "and developer messages and the tools of chat requests",
     "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
     "commas, or an empty string",
-    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas have "
-    "the next ports, or the path with _dp1, _dp2, … behind it",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas "
+    "have the next ports, or the path with _dp1, _dp2, … behind it",
     "events_public": "let --laprox-events be an address that other machines reach",
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
