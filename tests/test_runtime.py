@@ -913,9 +913,9 @@ def test_a_captured_step_reads_its_own_copies(overlap):
 
 @EVERY_LOOP
 def test_a_captured_step_does_not_read_the_tables_of_another_batch(overlap):
-    """Two batches of one padded size one after the other: the second has a row less."""
-    scheduler = Scheduler(200, config=replace(CONFIG, keep_prefix=6), overlap=overlap, graphs=True)
-    for i, new_tokens in enumerate([3, 9]):
+    """Batches of one padded size one after the other: in one row another request, then a row less."""
+    scheduler = Scheduler(200, rows=2, config=replace(CONFIG, keep_prefix=6), overlap=overlap, graphs=True)
+    for i, new_tokens in enumerate([3, 9, 4]):
         scheduler.arrive([i, *PROMPT], new_tokens)
     while not scheduler.idle():
         scheduler.step()
