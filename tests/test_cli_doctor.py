@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, PackageNotFoundError
+from typing import Protocol
 
 import msgspec
 import pytest
@@ -14,9 +15,11 @@ from sglang.srt.arg_groups.overrides import declare_resolution, resolved_view
 from sglang.srt.server_args import ServerArgs
 
 import laprox_kernels as kernels
-from laprox_patches import arguments, seams, version
+from laprox_patches import arguments, seams
 from laprox_patches.seam import Seam
+from laprox_sglang import ports
 from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.ports import PORTS
 from laprox_tools.__main__ import main
 from laprox_tools.doctor import command, dry_run, installation, machine
 from laprox_tools.doctor.finding import Area, Finding

@@ -17,6 +17,7 @@ import msgspec
 
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError, shown
+from laprox_sglang.ports import PORTS
 from laprox_tools.doctor.finding import Area, Finding
 
 FLAG = "--enable-laprox"
@@ -95,8 +96,9 @@ def compare() -> Iterator[Finding]:
             faults.append(hooks.error("known places", str(error), "install the SGLang that is served"))
     yield from faults
     if not faults:
+        classes = len(set(PORTS.values()))
         yield hooks.ok(
-            "known places", f"{len(all_seams)} functions and {len(set(PORTS.values()))} classes of SGLang are as known"
+            "known places", f"{len(all_seams)} functions and {classes} classes of SGLang are as known"
         )
 
 
