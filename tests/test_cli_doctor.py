@@ -15,7 +15,7 @@ from sglang.srt.arg_groups.overrides import declare_resolution, resolved_view
 from sglang.srt.server_args import ServerArgs
 
 import laprox_kernels as kernels
-from laprox_patches import arguments, seams
+from laprox_patches import arguments, seams, version
 from laprox_patches.seam import Seam
 from laprox_sglang import ports
 from laprox_sglang.options.server import ENVIRONMENT, Config

@@ -16,13 +16,13 @@ def test_a_row_has_one_segment(seed):
     """One view and one tail: ``layout``, the tables and the graphs' buffers all take it as given."""
     table = torch.arange(1, 5 * 30 + 1).view(5, 30).int()
     offsets = torch.tensor([0, 1, 5, 6, 2 * CELLS])
-    view = View.of(Plan(3, 20, 2, 0, 1, None), LAYERS, offsets, torch.tensor(2))
+    view = View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, offsets, torch.tensor(2))
     batch = DecodeBatch(table, LAYERS, HEADS)
     batch.allocate(5)
     for views in ([view], [None, view, view], [view] * 5):
         number = len(views)
         for prepare in (batch.prepare, batch.prepare_graph):
-            batch.begin(views, [26] * number)
+            batch.take_step(views, [26] * number)
             prepare(torch.arange(number), torch.full((number,), 26))
             rows = batch.rows
             assert rows is not None

@@ -103,7 +103,7 @@ def test_a_prompt_that_is_left_whole_after_all():
         # They count in the budget, and a view has room for them beside its sinks and its longest window.
         ([(500, 700)], {}, (228, 8, ((500, 700),), None)),
         ([(500, 600), (700, 720)], {"budget": 2}, (148, 8, ((500, 600), (700, 720)), None)),
-        ([(500, 540)], {"budget": 0.2}, (200, 24, ((500, 540),), None)),
+        ([(500, 512)], {}, (100, 24, ((500, 512),), None)),
         # What is dense, a sink or in the window is there already.
         ([(2, 10)], {}, (100, 24, ((4, 10),), None)),
         ([(0, 4), (100, 110)], {}, (100, 24, ((100, 110),), None)),

@@ -39,7 +39,7 @@ class Stages:
         self._cuda = cuda
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._laps: deque[tuple[str, Mark, Mark]] = deque()
-        self._last = Mark(cuda)
+        self._last: Mark | None = None
 
     def start(self) -> None:
         self._collect()
@@ -48,6 +48,7 @@ class Stages:
     def done(self, stage: str) -> None:
         """What was enqueued since ``start``, or since the last stage, was ``stage``."""
         before, self._last = self._last, Mark(self._cuda)
+        assert before is not None, "no stage has been started"
         self._laps.append((stage, before, self._last))
 
     def seconds(self) -> dict[str, float]:

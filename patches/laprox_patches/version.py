@@ -58,7 +58,8 @@ def attributes(cls: type) -> set[str]:
     if dataclasses.is_dataclass(cls):
         found |= {field.name for field in dataclasses.fields(cls)}
     for base in cls.__mro__:
-        found |= set(vars(base).get("__annotations__", ()))
+        # ``dir`` of an enumeration says nothing of its methods.
+        found |= {*vars(base), *vars(base).get("__annotations__", ())}
         for member in vars(base).values():
             found |= assigned(getattr(member, "__func__", member))
     return found
