@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -132,10 +132,16 @@ class Server(Client):
 
     def kill(self) -> None:
         """Ends it and all processes that it started."""
+        self.strike()
         if self._process is not None:
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def strike(self) -> None:
+        """Sends what ends it, and waits for nothing: a signal handler may do this at any moment."""
+        if self._process is not None and self._process.poll() is None:
+            # It may have been waited for to its end, and Python be about to note that.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def failure(self, error: Exception) -> ServerError:
         """What an error means: a death of the server explains it better than it does itself."""
@@ -175,8 +181,9 @@ def serve_all(launches: Sequence[Launch]) -> Iterator[list[Server]]:
     servers = [Server(launch) for launch in launches]
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        # Not waited for here: the program may be waiting for the same process, and then holds its lock.
         for server in servers:
-            server.kill()
+            server.strike()
         raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, interrupt) for number in SIGNALS}
