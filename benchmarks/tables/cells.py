@@ -1,6 +1,5 @@
 """How a figure is written in a table, and which of two is the better one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +66,3 @@ def beside(row: dict[str, Any], ratios: str, figure: str) -> str:
 
 def bold(text: str, behind: bool) -> str:
     return f"**{text}**" if behind else text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> str:
-    """Markdown; the last ``right`` columns are aligned to the right."""
-    marks = ["---"] * (len(head) - right) + ["---:"] * right
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *rows])

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmarks.harness.markdown import commit, origin, table
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
-from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.results import Side, TablesError, commit, origin, serving, sides
+from benchmarks.tables.cells import FIGURES, beside
+from benchmarks.tables.committed import Side, TablesError, serving, sides
 
 # The card with most rows on the backends that servers take by themselves.
 CHIP = "h200"

@@ -41,26 +41,3 @@ def kernels(chip: str) -> dict[str, Any]:
 
 def sides(rows: Iterable[dict[str, Any]]) -> list[Side]:
     return [side for row in rows for side in row.values() if isinstance(side, dict) and "commit" in side]
-
-
-def origin(parts: Iterable[Side]) -> str:
-    """Dates, commits and versions of parts, in one phrase."""
-    parts = list(parts)
-    dates = sorted({part["date"] for part in parts})
-    commits = sorted({commit(part) for part in parts})
-    versions: dict[str, set[str]] = {}
-    for part in parts:
-        for package, version in part["versions"].items():
-            versions.setdefault(package, set()).add(version)
-    told = [
-        f"{package} {', '.join(sorted(found))}"
-        for package, found in versions.items()
-        if package != "laprox-sglang" and found != {"absent"}
-    ]
-    return (
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit {', '.join(commits)}; {', '.join(told)}"
-    )
-
-
-def commit(part: Side) -> str:
-    return part["commit"][:7] + (" with changes" if part["dirty"] else "")
