@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, long, pages, results, speed
-from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
+from benchmarks.tables import cells, committed, speed
+from benchmarks.tables.__main__ import PAGES, all_figures, filled, main, readme
+from benchmarks.tables.committed import TablesError
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,21 +38,21 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
 
 
 def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
-    for name in ("checks-h100.json", "kernels-prune-h100.json"):
-        shutil.copy(results.RESULTS / name, tmp_path)
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for name in ("checks-h100.json", "kernels-prune-h100.json", "quality.json"):
+        shutil.copy(committed.RESULTS / name, tmp_path)
+    monkeypatch.setattr(committed, "RESULTS", tmp_path)
     table = workloads(False)
     f = {"requests": 160, "ttft_p50": 1.0, "ttft_p50_by_turn": [1.0] * 8, "slots_mean": 10}
     speeds = {"stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)}
     record = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table)
     record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
-    with pytest.raises(results.TablesError, match="no row f"):
-        pages.readme()
+    with pytest.raises(TablesError, match="no row f"):
+        readme()
     for server, (backend, tokens) in speeds.items():
         record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
         record.put(table["profile"], server, {"syncs": 1}, backend)
     shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
-    blocks = pages.readme()
+    blocks = readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
     assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 |" in blocks["serving"]
     assert blocks["serving"].count("fp8 KV on flashinfer, for the fa3 at hand") == 1
@@ -62,7 +63,7 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
         other = Record(tmp_path / f"serving-{chip}.json", False, table)
         for server, figure in (("stock", 10.0), ("laprox", 12.0)):
             other.put(table[name], server, {"ttft_p50": figure, "output_tok_s": 10 * figure}, "fa3")
-    told = pages.readme()["serving"]
+    told = readme()["serving"]
     first = "time to first token, median 10.0 ms, 12.0 ms, **1.20**"
     short, lone = told[told.index("On another card only") :].split("; (lone-300)")
     assert f"output tokens/s 100, 120, 1.20 and {first}" in short and "short-1k" in short
@@ -71,9 +72,9 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
     forced = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table, "flashinfer")
     forced.put(table["f"], "stock", f | {"output_tok_s": 125.0}, "flashinfer")
     told = "output tokens/s: (f) 125 on flashinfer, LaProx / that 1.20 ("
-    assert told in pages.readme()["serving"]
+    assert told in readme()["serving"]
     assert "(e)" not in blocks["serving"]
-    everything = long.blocks()["all"]
+    everything = all_figures()["all"]
     assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4
     assert everything.count("| 1 | 1 | +0 | 1 |  | ≤ 0 more |") == 2
 

@@ -76,8 +76,8 @@ def convert(source: Path, target: Path) -> None:
 
     Not by ``from_pretrained``, which asks for accelerate to read GGUF.
     """
-    given = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**given), dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     tensors = load_gguf_checkpoint(source, return_tensors=True, model_to_load=model)["tensors"]
     # What is missing is tied to what is there.
     missing = model.load_state_dict(tensors, strict=False).missing_keys
@@ -85,7 +85,7 @@ def convert(source: Path, target: Path) -> None:
     model.tie_weights()
     model.generation_config.eos_token_id = [model.config.eos_token_id, END_OF_TEXT]
     model.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(**given)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     # What llama.cpp calls "smollm", and transformers does not know: every digit is a token of its own.
     digits = Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False)])

@@ -81,7 +81,8 @@ def parts(names: Sequence[str], size: Size, subject: Subject, needle7m: Subject)
 
 def parts_of(name: str, size: Size, subject: Subject, needle7m: Subject) -> list[Part]:
     reading, _, rest = name.rpartition(":")
-    task, lengths = find(rest), None
+    task = find(rest)
+    lengths = [length for length in task.lengths if ON_GPU or length <= LONGEST_ON_CPU] if task else []
     if task is None and rest.rpartition("/")[2].isdecimal():
         rest, _, length = rest.rpartition("/")
         task, lengths = find(rest), [int(length)]
@@ -99,13 +100,13 @@ def parts_of(name: str, size: Size, subject: Subject, needle7m: Subject) -> list
         shown = f"{'later ' * later}{rest} by {size.settings}"
     asked = needle7m if task.needle7m else subject
     found = []
-    for length in lengths or [length for length in task.lengths if ON_GPU or length <= LONGEST_ON_CPU]:
-        wanted = Wanted(asked.tokenizer, length, size.count(task), bool(size.settings), size.data)
+    for tokens in lengths:
+        wanted = Wanted(asked.tokenizer, tokens, size.count(task), bool(size.settings), size.data)
         cases = task.cases(wanted)
         if reading == TURNS and any(case.earlier is None for case in cases):
             raise TaskError(f"{name}: {rest} has no question that can come before another")
-        heading = f"{shown if size.settings else f'{reading}:{rest}'.removeprefix(':')} {length}"
-        found.append(Part(heading, asked, shown, length, task.graded, cases, read))
+        heading = f"{shown if size.settings else f'{reading}:{rest}'.removeprefix(':')} {tokens}"
+        found.append(Part(heading, asked, shown, tokens, task.graded, cases, read))
     return found
 
 
