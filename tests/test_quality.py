@@ -149,7 +149,10 @@ def test_rows_of_other_documents_are_not_paired(tmp_path):
     for found in ({all_kv(FIRST): outcome(True)}, measured(True).outcomes | {OTHER: outcome(True)}):
         with pytest.raises(ResultsError, match="lacks readings of those before it, or has others"):
             record.add(part, "needles", 100, True, Measured(found))
+    with pytest.raises(ResultsError, match=r"again 100: .* holds documents of it under another name"):
+        record.add(record.part("again 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
     assert part["prompts"] == 1
+    record.parts.pop()
     record.flush()
     assert json.loads((tmp_path / "quality.json").read_text()) == before
     written(before, method="laprox")["samples"] |= {

@@ -107,15 +107,17 @@ class Results:
             graded: whether an answer can be exact in this task.
 
         Raises:
-            ResultsError: it was read in other ways than the documents before it. Nothing is added: a reading
-                that one lacks would shift those behind it.
+            ResultsError: it was read in other ways than the documents before it, or those are another
+                part's. Nothing is added: a reading that one lacks would shift those behind it.
         """
         rows = {
             reading: Row.empty(task, length, reading, part["model"], graded) for reading in measured.outcomes
         }
         of = {row.documents for row in rows.values()}
-        known = {key for key, row in self._rows.items() if row.documents in of}
-        if known and known != {row.key for row in rows.values()}:
+        known = {key: row.count for key, row in self._rows.items() if row.documents in of}
+        if any(count != part["prompts"] for count in known.values()):
+            raise ResultsError(f"{part['name']}: {self.path} holds documents of it under another name")
+        if known and known.keys() != {row.key for row in rows.values()}:
             raise ResultsError(f"{part['name']}: a document lacks readings of those before it, or has others")
         part["prompts"] += 1
         part |= {"chip": chip(), **made_by()}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.harness.markdown import origin
+from benchmarks.quality.methods import SETTINGS
 from benchmarks.quality.record.groups import groups
 from benchmarks.quality.record.results_file import Results, ResultsError
 from laprox_sglang.options.server import POOLING, POOLING_KERNEL
@@ -22,12 +23,7 @@ SHARED = {
     "ada-kv 15": "Ada-KV",
 }
 DEFAULT = f"{POOLING} {POOLING_KERNEL}"
-POOLINGS = {
-    name: f"**{name}**" if name == DEFAULT else name
-    for name in (
-        *("average 7", "average 15", "parabola 15", "parabola 17", "parabola 19", "snapkv 7", "ada-kv 7"),
-    )
-}
+POOLINGS = {name: f"**{name}**" if name == DEFAULT else name for name in SETTINGS["pooling"]}
 WINDOWS = {f"window {window}": f"window of {window}" for window in (8, 16, 24, 32, 48)}
 WINDOWS["window auto"] = "**24, or 8 for small views**"
 # Task, length, what the page calls it, settings.
@@ -63,7 +59,7 @@ def tuning(results: Results) -> str:
 
 
 def about(parts: list[dict[str, Any]]) -> str:
-    counts = ", ".join(f"{part['prompts']} of {part['name'].removeprefix('ablation ')}" for part in parts)
+    counts = ", ".join(f"{part['prompts']} of {part['name']}" for part in parts)
     return (
         f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled by an "
         "average over 15 positions, with a window of 32, where nothing else is said; bold are the defaults, "
