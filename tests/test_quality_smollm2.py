@@ -45,6 +45,7 @@ def source(tmp_path_factory) -> tuple[LlamaForCausalLM, Path]:
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(DIM)
     writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens()))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens())

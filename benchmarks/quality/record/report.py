@@ -55,7 +55,7 @@ def of_run(results: Results) -> str:
                     f"Later turns of {whole.task}, and the first turn of the same documents:",
                     turns(pairs),
                 ]
-    return "\n\n".join(found + [replayed([part], part["name"]) for part in results.parts if part["replay"]])
+    return "\n\n".join([*found, *(replayed_line(part) for part in results.parts if part["replay"])])
 
 
 def readme(results: Results) -> str:
@@ -151,17 +151,26 @@ def turns(pairs: Sequence[tuple[Row, Row]]) -> str:
     return table(("kept:", *(kept(later.budget) for later, _ in pairs)), lines, right=len(pairs))
 
 
-def replayed(parts: Parts, of: str = "") -> str:
+def replayed(parts: Parts) -> str:
     """What the server said and kept beside the reference."""
-    said, alike, cells, equal = (
-        sum(part["replay"].get(name, 0) for part in parts)
-        for name in ("answers", "answers_equal", "cells", "equal")
-    )
+    names = ("answers", "answers_equal", "cells", "equal")
+    said, alike, cells, equal = (sum(part["replay"][name] for part in parts) for name in names)
     return (
-        (f"{of}: of" if of else "Of") + f" {said:,} answers of the server {alike:,} are judged alike if "
-        f"simulated over the cells that it kept; of these {cells:,} cells the reference keeps "
-        f"{100 * equal / cells:.1f} %."
+        f"Of {said:,} answers of the server {alike:,} are judged alike if simulated over the cells that "
+        f"it kept; of these {cells:,} cells the reference keeps {100 * equal / cells:.1f} %."
     )
+
+
+def replayed_line(part: dict[str, Any]) -> str:
+    """The same of one part, and how far the scores are apart where the two differ."""
+    said = part["replay"]
+    line = (
+        f"{part['name']}: of {said['cells']:,} cells that the server kept the reference keeps "
+        f"{said['equal'] / said['cells']:.4%}; the scores of the others differ by {said['gap']:.1e} at most"
+    )
+    if "answers" in said:
+        line += f"; {said['answers_equal']} of {said['answers']} answers are judged alike"
+    return line
 
 
 def unlike_today(parts: Parts) -> str:
