@@ -38,6 +38,8 @@ from laprox_sglang.needle import MODEL_PATH
 
 COLUMNS = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
+LEAST_WIDTH = 110
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -103,6 +105,8 @@ def merged(given: argparse.Namespace) -> Results:
 
 def show(results: Results) -> None:
     console = Console()
+    # In a narrower one tables lose the ends of their figures.
+    console.width = max(console.width, LEAST_WIDTH)
     for part in results.parts:
         for document in part["shown"]:
             transcript.show(document, console)
