@@ -71,7 +71,7 @@ def draw(results: Results) -> list[Path]:
 def curves(axis: Any, group: Group) -> None:
     whole, ticks, styles = group.whole, [100 * budget for budget in group.budgets], cycle(STYLES)
     axis.axhline(whole.percent, color="black", linewidth=1, linestyle=":", label="all KV")
-    for method in group.methods:
+    for method in dict.fromkeys(row.method for row in group.rows if row is not whole):
         rows = [row for budget in group.budgets if (row := find(group.rows, method=method, budget=budget))]
         colour = COLOURS.get(method.removesuffix(SET_AS_WE_ARE))
         # The same method with other settings has its colour and is dashed; methods in grey differ by style.
