@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anthropic
 import requests
 
-from laprox_sglang.needle import DIGITS, Task, Turn
+from laprox_tools.needle import DIGITS, Task, Turn
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import laprox_sglang
-from laprox_sglang.needle import DIGITS, MODEL_PATH, Task
+from laprox_tools.needle import DIGITS, MODEL_PATH, Task
 
 ON_CPU = {
     "device": "cpu",

@@ -9,7 +9,7 @@ from typing import Any
 
 import sglang
 
-from laprox_sglang.needle import DIGITS, Task
+from laprox_tools.needle import DIGITS, Task
 
 
 @sglang.function

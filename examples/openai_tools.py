@@ -14,7 +14,7 @@ from typing import Any
 
 import openai
 
-from laprox_sglang.needle import Task, Turn
+from laprox_tools.needle import Task, Turn
 
 TOOL = {
     "type": "function",

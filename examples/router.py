@@ -16,7 +16,7 @@ from typing import Any
 import openai
 import requests
 
-from laprox_sglang.needle import DIGITS, Task, Turn
+from laprox_tools.needle import DIGITS, Task, Turn
 
 
 @contextmanager

@@ -1,11 +1,9 @@
 """LaProx inside SGLang: the cache is never pruned, a running request reads a compressed view of it."""
 
-from typing import Any
-
 __all__ = ["Config", "Engine"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     # Imported late: SGLang loads this package to look for platforms while it is itself being imported.
     if name == "Engine":
         from laprox_sglang.engine import Engine

@@ -30,13 +30,14 @@ class Engine(StockEngine):
         try:
             super().__init__(**kwargs)
         finally:
-            # The child processes have their copy; a stock engine started later must stay stock.
+            # The child processes have copied it by now. Left in place, it would turn LaProx on in a later
+            # stock engine.
             if before is None:
                 del os.environ[ENVIRONMENT]
             else:
                 os.environ[ENVIRONMENT] = before
         if getattr(self.server_args, "_laprox", None) != config:
-            # SGLang logs what goes wrong with a plugin and goes on as stock; nobody asked for that.
+            # Where a plugin fails SGLang only logs it and starts as stock, which is not what was asked for.
             self.shutdown()
             raise RuntimeError(
                 "laprox: SGLang started without LaProx: look for its plugin in the log, and name laprox in "

@@ -1,13 +1,11 @@
 """W_O of every query head, reduced to what the norm of a projected value needs."""
 
-from typing import Any
-
 import torch
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 
+from laprox_sglang.projection import HEADS_AT_ONCE, output_weights
+
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "wo")
-# Columns of W_O projected at a time where the weight is quantized: bounds the temporary.
-BLOCK = 1024
 
 
 class UnsupportedModel(ValueError):
@@ -20,13 +18,19 @@ def attention_layers(model: torch.nn.Module) -> list[tuple[RadixAttention, torch
     Raises:
         UnsupportedModel: a layer that LaProx cannot score or address.
     """
+    # It keeps its attention layers out of the tree of modules.
+    if hasattr(model, "attention_instances"):
+        raise UnsupportedModel(
+            "it runs on SGLang's Transformers backend, whose attention layers LaProx does not address; "
+            "models that SGLang has a class of its own for can be served"
+        )
     found = []
     for name, module in model.named_modules():
         if isinstance(module, RadixAttention):
             parent = model.get_submodule(name.rpartition(".")[0])
             check_attention(name, module)
-            if hasattr(parent, "sinks"):
-                raise UnsupportedModel(f"{name} has attention sinks")
+            if sinks := sink_weights(parent):
+                raise UnsupportedModel(f"{name} has attention sinks ({sinks})")
             projection = next((getattr(parent, p) for p in OUTPUT_PROJECTIONS if hasattr(parent, p)), None)
             if projection is None:
                 raise UnsupportedModel(
@@ -40,6 +44,17 @@ def attention_layers(model: torch.nn.Module) -> list[tuple[RadixAttention, torch
     if len(shapes) > 1:
         raise UnsupportedModel(f"its layers differ in heads, head size or scaling: {sorted(shapes)}")
     return found
+
+
+def sink_weights(attention: torch.nn.Module) -> str | None:
+    """Name of the learned sinks beside a layer's attention, under whatever name its model has them."""
+    named = (
+        *attention.named_parameters(recurse=False),
+        *attention.named_buffers(recurse=False),
+        *vars(attention).items(),
+    )
+    # Models without sinks may have the name and no value.
+    return next((name for name, value in named if "sink" in name and isinstance(value, torch.Tensor)), None)
 
 
 def check_attention(name: str, layer: RadixAttention) -> None:
@@ -60,36 +75,21 @@ def check_attention(name: str, layer: RadixAttention) -> None:
 def gram_matrices(model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:
     """``G_h = W_Oʰ W_Oʰᵀ`` of every layer and query head: float32 ``[L, Hq, D, D]``.
 
-    ``√(v G_h vᵀ) = ‖v W_Oʰ‖₂``, so V W_O is never formed.
+    ``√(v G_h vᵀ) = ‖v W_Oʰ‖₂``, so V W_O is never formed. W_O itself is read a few heads at a time, as after
+    an update no more memory is left than was set aside.
 
     Args:
         out: where to write them; None makes room.
     """
     found = attention_layers(model)
+    layer = found[0][0]
+    heads, dim = layer.tp_q_head_num, layer.v_head_dim
+    if out is None:
+        device = next(found[0][1].parameters()).device
+        out = torch.empty((len(found), heads, dim, dim), dtype=torch.float32, device=device)
     for index, (layer, projection) in enumerate(found):
-        weights = output_weights(layer, projection)
-        gram = torch.einsum("hdx,hex->hde", weights, weights)
-        if out is None:
-            out = gram.new_empty((len(found), *gram.shape))
-        out[index] = gram
-    assert out is not None
+        for first in range(0, heads, HEADS_AT_ONCE):
+            some = slice(first, first + HEADS_AT_ONCE)
+            weights = output_weights(layer, projection, some)
+            torch.bmm(weights, weights.transpose(1, 2), out=out[index, some])
     return out
-
-
-def output_weights(layer: RadixAttention, projection: torch.nn.Module) -> torch.Tensor:
-    """W_O of each query head of a layer: float32 ``[Hq, D, hidden]``."""
-    weight = projection_weight(projection, layer.tp_q_head_num * layer.v_head_dim)
-    return weight.unflatten(1, (layer.tp_q_head_num, layer.v_head_dim)).permute(1, 2, 0)
-
-
-def projection_weight(projection: Any, size: int) -> torch.Tensor:
-    """W_O as float32 ``[hidden, size]``, read through its quantization where it has one."""
-    weight = getattr(projection, "weight", None)
-    if weight is not None and weight.is_floating_point() and weight.dim() == 2 and weight.element_size() > 1:
-        return weight.detach().float()
-    parameter = next(projection.parameters())
-    dtype = getattr(projection, "params_dtype", torch.get_default_dtype())
-    eye = torch.eye(size, dtype=dtype, device=parameter.device)
-    with torch.no_grad():
-        rows = [projection.quant_method.apply(projection, block).float() for block in eye.split(BLOCK)]
-    return torch.cat(rows).T.contiguous()

@@ -1,11 +1,18 @@
 """The platform class behind ``laprox_sglang.platform``."""
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
+
+
+class Defaults(Protocol):
+    """What the platform sets of SGLang's ``ServerArgs``."""
+
+    device: str | None
+    sampling_backend: str | None
 
 
 class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -15,7 +22,7 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
     device_name = "reference_cpu"
     device_type = "cpu"
 
-    def apply_server_args_defaults(self, server_args: Any) -> None:
+    def apply_server_args_defaults(self, server_args: Defaults) -> None:
         server_args.device = server_args.device or "cpu"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"
 

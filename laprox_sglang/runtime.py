@@ -1,8 +1,6 @@
 """LaProx of one model runner: gives every prompt that is to be pruned its view, after its prefill."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -10,10 +8,12 @@ from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.gram import attention_layers
 from laprox_sglang.options.server import Config
+from laprox_sglang.ports import Req
 from laprox_sglang.report.reporter import Reporter
+from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
-from laprox_sglang.views.room import Opened, Tree
+from laprox_sglang.views.room import Cache, Opened
 from laprox_sglang.views.state import Outcome, RequestState
 from laprox_sglang.views.window import Part, Window
 
@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
         plan: of the prompt, whose last chunk ends at ``plan.end``.
     """
 
-    req: Any
+    req: Req
     state: RequestState
     row_index: int
     start: int
@@ -41,10 +41,10 @@ class Chunk(NamedTuple):
 
 
 class Runtime:
-    """A prefill is bracketed by ``begin`` and ``finish``, both on the host's schedule; between them the
-    attention backend calls ``observe``. A decode step begins with ``decode.begin``. Forward passes that
-    are not bracketed (warm-up, graph capture) find nothing to save and no view. Nothing here waits for
-    the device.
+    """A prefill is bracketed by ``begin_prefill`` and ``finish_prefill``, both on the host's schedule;
+    between them the attention backend calls ``observe``. A decode step begins with ``decode.take_step``.
+    Warm-up and the capture of graphs are bracketed by nothing: they find no queries to save, and no view.
+    Nothing here waits for the device.
     """
 
     def __init__(
@@ -55,8 +55,13 @@ class Runtime:
         req_to_token: torch.Tensor,
         longest: int,
         dtype: torch.dtype,
+        stream: ForwardStream,
     ) -> None:
-        """As ``Pruner``, and raises as it does."""
+        """As ``Pruner``, and raises as it does.
+
+        Args:
+            stream: where views are made.
+        """
         self.config = config
         self.pool = pool
         self.report = Reporter()
@@ -68,16 +73,17 @@ class Runtime:
             queries = torch.zeros((1, q_heads, self._head_dim), dtype=dtype, device=pool.keys.device)
             self.decode.compile(queries, pool.keys, pool.values)
         self._window = Window(layers, config.longest_window)
+        self._stream = stream
         self._last: list[Chunk] = []
 
-    def begin(self, chunks: list[Chunk], tree: Tree) -> None:
+    def begin_prefill(self, chunks: list[Chunk], cache: Cache) -> None:
         """Prepares a prefill whose batch holds the tokens of ``chunks`` in turn.
 
         Complete prompts enter the tree before they are computed: prompts of one batch see each other, and
         afterwards the rows would be written while the forward pass reads them.
         """
         # The last capture of a graph may have left a compressed batch behind.
-        self.decode.end()
+        self.decode.forget()
         parts, token = [], 0
         for chunk in chunks:
             chunk.state.outcome = Outcome(chunk.plan, None)
@@ -87,52 +93,45 @@ class Runtime:
                     Part(chunk.state, slice(token + first - chunk.start, token + chunk.end - chunk.start))
                 )
             token += chunk.end - chunk.start
-        self._window.begin(parts)
+        self._window.expect(parts)
         self._last = [chunk for chunk in chunks if chunk.last]
         for chunk in self._last:
-            tree.publish(chunk.req)
-
-    @property
-    def packs(self) -> bool:
-        """Whether views are packed behind the prefill at hand."""
-        return bool(self._last)
+            cache.publish(chunk.req)
 
     def observe(self, layer: int, queries: torch.Tensor) -> None:
         """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE."""
         self._window.save(layer, queries)
 
-    def finish(
-        self, tree: Tree, reserve: int, forward_stream: Callable[[], AbstractContextManager[None]]
-    ) -> list[torch.Tensor]:
+    def finish_prefill(self, cache: Cache, reserve: int) -> bool:
         """Makes the views of the prompts that the forward pass, just launched, completes.
 
         Args:
             reserve: slots that must be left beside the views, to the requests that go on.
-            forward_stream: context in which work is enqueued behind the forward pass and behind what the
-                host has enqueued up to here.
 
         Returns:
-            Tensors of the schedule's stream that the forward stream reads.
+            Whether there are any: then rows are written behind the forward pass.
         """
         if self._window.empty:
-            return []
+            return False
         chunks, self._last = self._last, []
         # All slots first: whatever they held is packed in order, by the forward stream.
-        opened = [tree.open_view(chunk.req, chunk.plan, reserve) for chunk in chunks]
-        with forward_stream():
-            self._window.end(self._head_dim)
+        opened = [cache.open_view(chunk.req, chunk.plan, reserve) for chunk in chunks]
+        with self._stream.behind():
+            self._window.hand_over(self._head_dim)
             for chunk, room in zip(chunks, opened, strict=True):
-                self._make_view(chunk, room)
-        return [room.slots for room in opened if room is not None]
+                if isinstance(room, str):
+                    chunk.state.settle(chunk.plan.whole(room))
+                else:
+                    self._make_view(chunk, room, cache)
+        return any(isinstance(room, Opened) for room in opened)
 
-    def _make_view(self, chunk: Chunk, room: Opened | None) -> None:
+    def _make_view(self, chunk: Chunk, room: Opened, cache: Cache) -> None:
         state, plan = chunk.state, chunk.plan
-        if room is None:
-            state.settle(plan.whole("no_room"))
-            return
         assert state.queries is not None
+        self._stream.keep(room.slots)
         view = self.pruner.make_view(
             plan, chunk.row_index, state.queries, room.slots, room.staged, state.options.return_kept
         )
-        state.settle(plan, view)
+        cache.exchange(chunk.req, view)
+        state.settle(plan)
         self.report.pruned(chunk.req, plan, view, room.freed, room.staged)

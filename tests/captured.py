@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import rotate_half
 
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.scorers.prompt import Prompt
+from laprox_tools.needle import MODEL_PATH
 
 
 @cache

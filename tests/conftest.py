@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from laprox_sglang.needle import Task, Turn
+from laprox_tools.needle import Task, Turn
 
 SEED = int(os.environ.get("LAPROX_TEST_SEED") or random.SystemRandom().randrange(2**31))
 

@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     """Every page of the repository."""
-    folders = (ROOT / name for name in ("docs", "examples", "benchmarks", "laprox_sglang"))
+    folders = (ROOT / name for name in ("docs", "examples", "benchmarks", "tools"))
     return sorted([*ROOT.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))])
 
 

@@ -10,7 +10,7 @@ tell which token, behind which prefix, they belong to.
 import random
 from array import array
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -40,11 +40,12 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 import laprox_patches.step as hooks
 from laprox_patches.leak_check import without_spared
+from laprox_patches.prefix_cache import make_cache
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.cache.tree import make_cache
 from laprox_sglang.options.server import Config
 from laprox_sglang.runtime import Runtime
+from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.state import view_of
 
 # On tensors this small threads only wait for each other.
@@ -132,6 +133,22 @@ class WritingBackend(AttentionBackend):
     forward_decode = forward_extend
 
 
+class RecordingStream(ForwardStream):
+    """Writes down what a stream of a GPU would be asked for: ``"behind"``, and tensors to keep."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "cpu")
+        self.asked = []
+
+    @contextmanager
+    def behind(self):
+        self.asked.append("behind")
+        yield
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        self.asked.append(tensor)
+
+
 class Scheduler(stock.Scheduler):
     """SGLang's scheduler, turn by turn, with the loop that overlaps and the one that does not.
 
@@ -139,6 +156,7 @@ class Scheduler(stock.Scheduler):
         tree: which of ``TREES``.
         graphs: decode as graphs are replayed.
         stock: makes the attention backend that LaProx is put in front of.
+        kv_events: as with ``--kv-events-config``; ``tree_cache.take_events`` has them.
 
     Attributes:
         tree: as given.
@@ -158,23 +176,27 @@ class Scheduler(stock.Scheduler):
         seed=0,
         graphs=False,
         stock=WritingBackend,
+        kv_events=False,
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
         self.arrived, self.prefilled, self.decoded, self.no_room = [], [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
-        self._make_memory(size, rows, context, config, tree, stock)
+        self._make_memory(size, rows, context, config, tree, stock, kv_events)
         self._set_options(overlap, context)
         self._make_parts(tree)
 
-    def _make_memory(self, size, rows, context, config, tree, stock) -> None:
+    def _make_memory(self, size, rows, context, config, tree, stock, kv_events) -> None:
         self.pool = LaproxKVPool(size, 1, torch.float32, HEADS, DIM, LAYERS, "cpu", False)
         self.token_to_kv_pool_allocator = TokenToKVPoolAllocator(size, torch.int64, "cpu", self.pool, False)
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
-        self.laprox = Runtime(config, self.model, self.pool, self.rows, 4 * context, torch.float32)
+        self.stream = RecordingStream()
+        self.laprox = Runtime(
+            config, self.model, self.pool, self.rows, 4 * context, torch.float32, self.stream
+        )
         self.backend = with_laprox(stock(self), self.laprox)
         self.backend.init_cuda_graph_state(rows, rows)
         runner = SimpleNamespace(
@@ -189,6 +211,7 @@ class Scheduler(stock.Scheduler):
             self.token_to_kv_pool_allocator,
             1,
             tree_core_backend="rust" if tree == "off" else tree,
+            enable_kv_cache_events=kv_events,
         )
         self.tree_cache = make_cache(
             SimpleNamespace(
@@ -233,9 +256,6 @@ class Scheduler(stock.Scheduler):
         self.priority_scheduling_preemption_threshold = 0
 
     def _make_parts(self, tree: str) -> None:
-        self.forward_stream_ctx = nullcontext()
-        self.forward_stream = self.schedule_stream = mock.MagicMock()
-        self.batch_record_buf, self.batch_record_ct = [[]], 0
         self.running_batch = ScheduleBatch(reqs=[])
         self.last_batch = self.chunked_req = None
         self.waiting_queue, self.result_queue = [], deque()

@@ -12,9 +12,9 @@ from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.quality.methods.choice import Chooser, cells_of
 from benchmarks.quality.methods.reader import Model, Prefix
 from benchmarks.quality.served import compare
-from laprox_sglang.needle import Task
 from laprox_sglang.options.server import WINDOW, Config
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import Task
 from server import Server
 
 OPTED_OUT = {"enabled": False}

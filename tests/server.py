@@ -6,7 +6,7 @@ from types import TracebackType
 
 from benchmarks.harness import server as harness
 from benchmarks.harness.server import CPU_FLAGS, Launch
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
 # On every page, in every server of every test.

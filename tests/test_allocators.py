@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import laprox_kernels as kernels
 from laprox_sglang.scorers.allocators import ALLOCATORS, Allocation, allocation, floor_cells, keep
+from laprox_sglang.scorers.rank import compare_layers
 
 INF = float("inf")
 KINDS = ("continuous", "ties", "nan", "constant", "pinned")
@@ -108,6 +109,42 @@ def test_the_papers_is_one_ranking_over_the_whole_model(spending):
         keep(scores.clone(), slots, allocation("model"), protected), expected, strict=True
     ):
         assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("scope", "floor", "compete"),
+    [("model", 0.0, True), ("model", 0.99, True), ("model", 1.0, False), ("layer", 0.0, False)],
+)
+def test_where_layers_compete(scope, floor, compete):
+    assert Allocation(scope, floor).layers_compete is compete
+
+
+def shares(scores, sums):
+    """What a layer's candidates are of their sum, in Python's floats; of nothing, nothing."""
+    return [
+        [[x / total if total else x for x in head] for head in layer]
+        for layer, total in zip(scores.tolist(), sums.tolist(), strict=True)
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(spendings(), st.floats(0, 0.99))
+def test_layers_compete_by_shares_of_their_sums(spending, floor):
+    scores, slots, protected = spending
+    # Layers of very different size; one that has nothing, one that is not a number.
+    scores *= torch.logspace(-6, 6, len(scores)).view(-1, 1, 1)
+    candidates = scores[..., protected:]
+    sums = candidates.masked_fill(candidates == INF, 0).sum((1, 2))
+    compared = scores.clone()
+    compare_layers(compared, sums, slice(protected, None))
+    assert torch.equal(compared[..., :protected], scores[..., :protected]), "the protected stay +inf"
+    for layer, total in enumerate(sums.tolist()):
+        if math.isnan(total):
+            assert bool(compared[layer, :, protected:].isnan().all())
+    by_hand = torch.tensor(shares(candidates, sums))
+    torch.testing.assert_close(compared[..., protected:], by_hand, equal_nan=True, rtol=1e-6, atol=0)
+    kept, cu_cells = keep(compared.clone(), slots, Allocation("model", floor), protected)
+    assert min(map(len, rows_of(scores, kept, cu_cells))) >= protected
 
 
 @given(st.integers(0, 300), st.integers(0, 3000), floors)

@@ -211,7 +211,7 @@ def test_the_shared_prompts_need_no_package_datasets(monkeypatch):
 
 
 def test_the_shipped_model_has_the_shapes_and_the_tokenizer():
-    from laprox_sglang.needle import MODEL_PATH
+    from laprox_tools.needle import MODEL_PATH
 
     folder = servers.LLAMA_8B
     assert (folder / "tokenizer.json").read_text() == (MODEL_PATH / "tokenizer.json").read_text()

@@ -11,7 +11,6 @@ from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import (
     REASONS,
-    SCORING_STEPS,
     SHORT_ANSWER,
     Hold,
     Load,
@@ -21,6 +20,7 @@ from laprox_sglang.views.capacity import (
     whole,
 )
 from laprox_sglang.views.plan import make_plan
+from laprox_tools.plan.advice import SCORING_STEPS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 K = 1024

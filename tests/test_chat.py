@@ -1,16 +1,19 @@
-"""Chat prompts: what the template says of instructions reaches the request that is scheduled."""
+"""Chat requests: what the template knows of instructions reaches the scheduler, and no body stays behind."""
 
+import random
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
+import chats
 from laprox_patches import chat
 from laprox_patches.request import check_options
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options, Told
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import SYSTEM
-from laprox_sglang.prefix import ChatPrompt
+from laprox_sglang.options.values import REQUEST_OPTIONS, SYSTEM, ConfigError
+from laprox_sglang.prefix import REMEMBERED, REMEMBERED_TOKENS, ChatPrompt, Found
 
 SYSTEM_PROMPT, USER, END = 1000, 2000, 9
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
@@ -20,19 +23,21 @@ def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-class Serving:
+class Serving(chats.Serving):
     """A template of one token a word, which puts tools first."""
 
-    def __init__(self, strict: bool = False) -> None:
-        self.strict, self.rendered = strict, []
+    def __init__(self, strict: bool = False, **options) -> None:
+        super().__init__(None, **options)
+        self.strict = strict
 
     def process(self, request, is_multimodal, **kwargs):
         if self.strict and len(request.messages) < 3:
             raise ValueError("a conversation has three messages")
-        self.rendered.append(request)
+        self.rendered += 1
         ids = [7] * len(request.tools or [])
         for each in request.messages:
-            ids += [{"system": SYSTEM_PROMPT}.get(each.role, USER), *map(hash, each.content.split()), END]
+            words = [int.from_bytes(word.encode()[:2]) for word in each.content.split()]
+            ids += [{"system": SYSTEM_PROMPT}.get(each.role, USER), *words, END]
         return SimpleNamespace(prompt_ids=ids)
 
 
@@ -46,32 +51,141 @@ def test_instructions_of_a_conversation():
     system = message("system", "be brief")
     first = prompt(serving, system, message("user", "who are you"))
     # Its mark, its words, its end, and the mark of any question.
-    assert isinstance(first, ChatPrompt) and first.instructions == 5
+    assert isinstance(first, ChatPrompt) and first.found == Found(5)
     longer = [message("user", "who"), message("assistant", "me"), message("user", "and now")]
-    assert prompt(serving, system, *longer).instructions == 5
-    # Each prompt once, and their instructions once.
-    assert len(serving.rendered) == 3
-    assert prompt(serving, message("system", "be long"), message("user", "who")).instructions == 5
-    assert len(serving.rendered) == 5
-    assert prompt(serving, system, message("user", "who"), tools=[TOOL]).instructions == 6
+    assert prompt(serving, system, *longer).found == Found(5)
+    # Each prompt once, their instructions once, and once what a question looks like.
+    assert serving.rendered == 4
+    assert prompt(serving, message("system", "be long"), message("user", "who")).found == Found(5)
+    assert serving.rendered == 6
+    assert prompt(serving, system, message("user", "who"), tools=[TOOL]).found == Found(6)
+
+
+def test_a_later_system_message_is_found_where_it_is():
+    serving = Serving()
+    system, later = message("system", "be brief"), message("system", "from now on be long again")
+    turn = [message("user", "who"), message("assistant", "me"), later, message("user", "and now")]
+    found = prompt(serving, system, *turn).found
+    # Behind two turns of three tokens each.
+    assert found.dense == 5 and found.spans == ((4 + 3 + 3, 4 + 3 + 3 + 8),) and found.how == "protected"
 
 
 def test_a_conversation_without_instructions_is_left_alone():
     serving = Serving()
     ids = prompt(serving, message("user", "who"))
-    assert type(ids) is list and len(serving.rendered) == 1
-    assert prompt(serving, message("user", "who"), tools=[TOOL]).instructions == 2
+    assert type(ids) is list and serving.rendered == 1
+    assert prompt(serving, message("user", "who"), tools=[TOOL]).found == Found(2)
+
+
+@pytest.mark.parametrize(
+    ("config", "preferred", "custom_params"),
+    [
+        ({"keep_prefix": 0}, None, None),
+        ({"keep_prefix": 700}, None, None),
+        ({"keep_prefix": 0}, None, {"laprox": {"budget": 0.1}}),
+        ({}, None, {"laprox": {"enabled": False}}),
+        ({}, None, {"laprox": {"keep_prefix": 0}}),
+        ({}, None, {"laprox": {"keep_prefix": 300}}),
+        # Refused in a moment.
+        ({}, None, {"laprox": {"budget": "much"}}),
+        ({}, None, ["laprox"]),
+        ({"keep_prefix": 0}, {"custom_params": {"laprox": {"enabled": False}}}, None),
+    ],
+)
+def test_the_template_is_rendered_once_where_nothing_is_to_stay_dense(config, preferred, custom_params):
+    serving = Serving(config=Config(**config))
+    serving.tokenizer_manager.preferred_sampling_params = preferred
+    request = ChatCompletionRequest(
+        model="m", messages=[message("system", "be brief"), message("user", "who")], tools=[TOOL]
+    )
+    request.custom_params = custom_params
+    result = chat.process_messages(Serving.process, serving, request, False)
+    assert type(result.prompt_ids) is list and serving.rendered == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "preferred", "custom_params"),
+    [
+        ({}, None, None),
+        ({}, None, {"other": 1}),
+        ({"keep_prefix": 0}, None, {"laprox": {"keep_prefix": SYSTEM}}),
+        ({"keep_prefix": 0}, {"custom_params": {"laprox": {"keep_prefix": SYSTEM}}}, None),
+        # Chats do not have them, responses do: the server's own word may hold.
+        ({}, {"custom_params": {"laprox": {"keep_prefix": 0}}}, None),
+    ],
+)
+def test_and_twice_where_something_may(config, preferred, custom_params):
+    serving = Serving(config=Config(**config))
+    serving.tokenizer_manager.preferred_sampling_params = preferred
+    messages = [message("system", "be brief"), message("user", "who")]
+    assert prompt(serving, *messages, custom_params=custom_params).found == Found(5)
+
+
+def test_a_server_without_laprox_is_left_alone():
+    serving = Serving()
+    del serving.tokenizer_manager.server_args._laprox
+    assert type(prompt(serving, message("system", "be brief"), message("user", "who"))) is list
 
 
 def test_a_template_that_does_not_render_instructions_alone_is_served(caplog):
     serving = Serving(strict=True)
     turns = [message("user", "a"), message("assistant", "b"), message("user", "c")]
-    ids = prompt(serving, message("system", "be brief"), *turns)
-    assert ids and ids.instructions == 0
-    # Said once for these instructions, not for every prompt.
-    assert prompt(serving, message("system", "be brief"), *turns).instructions == 0
+    for text in ("be brief", "be long", "be kind"):
+        ids = prompt(serving, message("system", text), *turns)
+        assert ids and ids.found == Found(0, rendered=False) and ids.found.how == "not_rendered"
+    # Said once for the template, not for every prompt nor for every set of instructions.
     (record,) = caplog.records
     assert "three messages" in record.getMessage()
+
+
+def test_what_a_template_does_is_said_once_for_all_apis(caplog):
+    serving = chats.Serving(chats.tokenizer("mistral"))
+    other = chats.Serving(serving.tokenizer)
+    other.tokenizer_manager = serving.tokenizer_manager
+    for turns in (1, 2, 3, 4):
+        for calls in (False, True):
+            for each in (serving, other):
+                messages = chats.chat(turns, calls=calls)
+                messages[0] = messages[0] | {"content": f"{turns} {calls} {chats.SYSTEM}"}
+                request = ChatCompletionRequest(model="m", messages=messages, tools=chats.TOOLS)
+                chat.process_messages(chats.Serving.process, each, request, False)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and len({*said}) == 2
+    assert any("behind other messages" in line for line in said)
+    assert any("are not found" in line for line in said)
+
+
+def test_bodies_of_any_size_leave_nothing():
+    """10,000 chats of up to 4 MB, each with other instructions; one in twenty is refused, as too long."""
+    draw = random.Random(0)
+    text, tokens, context = "ab " * 1_400_000, [2] * 1_000_000, 131_072
+    serving = Serving(context=context)
+
+    def process(self, request, is_multimodal, **kwargs):
+        """A token for four characters, as fast as can be."""
+        *_, system, question = ["", *(each.content for each in request.messages)]
+        if len(system) > 4 * context:
+            return SimpleNamespace(prompt_ids=tokens)
+        ids = tokens[: len(system) // 4]
+        ids += [int(system.partition(" ")[0] or 0), USER, *question.encode()]
+        return SimpleNamespace(prompt_ids=ids)
+
+    def ask(number: int) -> None:
+        size = 4_000_000 if number % 20 == 0 else int(4 ** draw.uniform(2, 8))
+        messages = [message("system", f"{number} {text[:size]}"), message("user", "who")]
+        asked = ChatCompletionRequest(model="m", messages=messages)
+        served = chat.process_messages(process, serving, asked, False).prompt_ids
+        assert isinstance(served, ChatPrompt) == (number % 20 > 0)
+
+    ask(1)
+    tracemalloc.start()
+    for number in range(10_000):
+        ask(number)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    memory = serving.tokenizer_manager._laprox_template.instructions.memory
+    assert 0 < memory.tokens <= REMEMBERED_TOKENS and len(memory) <= REMEMBERED
+    assert grown < 64e6, f"{grown / 1e6:.0f} MB"
 
 
 @pytest.mark.parametrize(
@@ -86,21 +200,41 @@ def test_a_template_that_does_not_render_instructions_alone_is_served(caplog):
         (3, None, 3),
     ],
 )
-def test_instructions_become_a_number_of_the_request(server, asked, keep):
-    config = Config(keep_prefix=server)
-    manager = SimpleNamespace(
-        server_args=SimpleNamespace(_laprox=config), preferred_sampling_params=None, context_len=1000
-    )
+def test_what_the_template_knows_becomes_options_of_the_request(server, asked, keep):
+    config = Config(keep_prefix=server, request_options=("keep_prefix", "budget"))
     given = {"temperature": 0, "custom_params": {"other": 1}}
     if asked is not None:
         given["custom_params"]["laprox"] = asked
     before = repr(given)
-    obj = SimpleNamespace(sampling_params=given, session_params=None, input_ids=ChatPrompt(range(20)))
-    obj.input_ids.instructions = 5
-    check_options(None, manager, obj, list(obj.input_ids))
+    obj = checked(config, given, Found(5, ((8, 12), (15, 16))))
     custom = obj.sampling_params["custom_params"]
-    options = Options.of(custom)
-    assert options.dense_tokens(config) == keep and options.budget == (asked or {}).get("budget")
+    told = Told.of(custom)
+    assert told.dense_tokens(config) == keep and told.budget == (asked or {}).get("budget")
+    if keep == 5:
+        # A fifth of the context is all that there is memory for.
+        assert told.instructions == Instructions(((8, 12), (15, 16)), 200, "protected")
+    else:
+        assert told.instructions == Instructions()
     assert custom["other"] == 1 and obj.sampling_params["temperature"] == 0
     # Requests of one batch may share what their client sent.
     assert repr(given) == before
+
+
+def checked(config: Config, params: dict, found: Found | None = None) -> SimpleNamespace:
+    """A request that the tokenizer manager has checked."""
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=config), preferred_sampling_params=None, context_len=1000
+    )
+    obj = SimpleNamespace(sampling_params=params, session_params=None, input_ids=ChatPrompt(range(20)))
+    obj.input_ids.found = found
+    check_options(None, manager, obj, list(obj.input_ids))
+    return obj
+
+
+def test_a_client_may_not_say_where_its_instructions_are():
+    everything = Config(request_options=REQUEST_OPTIONS)
+    sent = {"custom_params": {"laprox": {"instructions": {"spans": [[0, 900]], "most": 10**6}}}}
+    with pytest.raises(ConfigError, match="unknown field `instructions`"):
+        checked(everything, sent)
+    with pytest.raises(ConfigError, match="unknown field `instructions`"):
+        Options.of(sent["custom_params"])

@@ -20,8 +20,8 @@ from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
 from benchmarks.harness.server import ServerError
-from laprox_sglang.needle import DIGITS, KEY, SENTENCE
 from laprox_sglang.options.values import budget_slots
+from laprox_tools.needle import DIGITS, KEY, SENTENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, PackageNotFoundError
+from typing import Protocol
 
 import msgspec
 import pytest
@@ -14,13 +15,15 @@ from sglang.srt.arg_groups.overrides import declare_resolution, resolved_view
 from sglang.srt.server_args import ServerArgs
 
 import laprox_kernels as kernels
-from laprox_patches import arguments, rehearsal, seams, version
+from laprox_patches import arguments, seams, version
 from laprox_patches.seam import Seam
-from laprox_sglang.cli import doctor, installation, machine
-from laprox_sglang.cli.__main__ import main
-from laprox_sglang.cli.finding import Area, Finding
-from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang import ports
 from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_sglang.ports import PORTS
+from laprox_tools.__main__ import main
+from laprox_tools.doctor import command, dry_run, installation, machine
+from laprox_tools.doctor.finding import Area, Finding
+from laprox_tools.needle import MODEL_PATH
 
 
 def whole(finding: Finding) -> Finding:
@@ -65,11 +68,11 @@ def test_another_sglang_and_none(packages):
 
 
 def test_without_sglang_the_rest_is_still_looked_at(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "found", lambda package: None)
+    monkeypatch.setattr(command, "found", lambda package: None)
     monkeypatch.setattr(
         installation, "version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name))
     )
-    monkeypatch.setattr(doctor, "REHEARSAL", "no_such_module")
+    monkeypatch.setattr(command.dry_run, "__name__", "no_such_module")
     assert main(["doctor", "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
     by_name = {finding["name"]: finding for finding in findings}
@@ -181,19 +184,21 @@ def test_a_python_that_is_not_served(monkeypatch):
     assert whole(machine.system()).status == "warning"
 
 
+class Renamed(ports.Kv, Protocol):
+    no_such: int
+
+
 def test_every_place_of_sglang_is_compared(monkeypatch):
-    [known] = rehearsal.compare()
+    [known] = dry_run.compare()
     assert whole(known).status == "ok"
     assert (
-        f"{len(arguments.SEAMS) + len(seams.SEAMS)} functions and {len(version.RELIED_ON)} classes"
+        f"{len(arguments.SEAMS) + len(seams.SEAMS)} functions and {len(set(PORTS.values()))} classes"
         in known.reason
     )
     gone = Seam("sglang.srt.managers.scheduler.Scheduler.gone", print, seams.SEAMS[0].kind, ())
     monkeypatch.setattr(seams, "SEAMS", (*seams.SEAMS, gone))
-    monkeypatch.setattr(
-        version, "RELIED_ON", {"sglang.srt.managers.schedule_batch.ReqKvInfo": "kv_committed_len no_such"}
-    )
-    faults = [whole(finding) for finding in rehearsal.compare()]
+    monkeypatch.setattr(dry_run, "PORTS", {Renamed: PORTS[ports.Kv]})
+    faults = [whole(finding) for finding in dry_run.compare()]
     assert [finding.status for finding in faults] == ["error", "error"]
     assert "Scheduler.gone is missing" in faults[0].reason and "no no_such" in faults[1].reason
 
@@ -204,7 +209,7 @@ def test_every_place_of_sglang_is_compared(monkeypatch):
      "python -m sglang.launch_server --model-path x --page-size 2"],
 )  # fmt: skip
 def test_a_command_line_is_taken_as_it_was_typed(typed):
-    assert rehearsal.without_program(typed.split()) == ["--model-path", "x", "--page-size", "2"]
+    assert dry_run.without_program(typed.split()) == ["--model-path", "x", "--page-size", "2"]
 
 
 def resolved(**given):
@@ -217,11 +222,11 @@ def resolved(**given):
 def test_all_refusals_are_found_at_once():
     args = resolved(enable_mixed_chunk=True, page_size=4)
     model = model_config_of(args)
-    found = list(rehearsal.refused(Config(), resolved_view(args), model))
+    found = list(dry_run.refused(Config(), resolved_view(args), model))
     assert [line.split()[0] for line in dict.fromkeys(found)] == ["--page-size", "--enable-mixed-chunk"]
-    assert not list(rehearsal.refused(Config(), resolved_view(resolved()), model))
+    assert not list(dry_run.refused(Config(), resolved_view(resolved()), model))
     preferred = resolved(preferred_sampling_params={"custom_params": {"laprox": {"budget": 0.9}}})
-    [line] = rehearsal.refused(Config(), resolved_view(preferred), model)
+    [line] = dry_run.refused(Config(), resolved_view(preferred), model)
     assert "budget 0.9 is above" in line
 
 
@@ -237,35 +242,35 @@ def test_what_no_kernel_serves_is_found_before_weights_are_loaded(monkeypatch):
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda shape, dtype, device: zeros(shape, dtype=dtype))
     monkeypatch.setattr(kernels, "check_serving", check_serving)
-    [line] = rehearsal.refused(Config(), resolved_view(args), model)
+    [line] = dry_run.refused(Config(), resolved_view(args), model)
     assert "head dim 96" in line and line.startswith(f"--model-path {MODEL_PATH} ")
 
 
 def stand_in(monkeypatch, program: str) -> list[Finding]:
-    """Findings of a rehearsal that is another program."""
+    """Findings of a dry run that is another program."""
     run = subprocess.run
     monkeypatch.setattr(
-        doctor.subprocess,
+        command.subprocess,
         "run",
-        lambda command, **more: run([sys.executable, "-c", program, *command[4:]], **more),
+        lambda line, **more: run([sys.executable, "-c", program, *line[4:]], **more),
     )
-    return [whole(finding) for finding in doctor.rehearse(["--flag"])]
+    return [whole(finding) for finding in command.check_start(["--flag"])]
 
 
-def test_what_a_rehearsal_finds_is_shown(monkeypatch):
+def test_what_a_dry_run_finds_is_shown(monkeypatch):
     said = [Area("hooks").ok("in place", "yes"), Area("command line").error("a", "b", "c")]
     report = msgspec.json.encode(said).decode()
     program = f"import sys, pathlib; pathlib.Path(sys.argv[1]).write_text({report!r})"
     assert stand_in(monkeypatch, program) == said
 
 
-def test_a_rehearsal_that_dies_is_an_error(monkeypatch):
+def test_a_dry_run_that_dies_is_an_error(monkeypatch):
     [finding] = stand_in(monkeypatch, "import sys; print('out of memory', file=sys.stderr); sys.exit(9)")
     assert finding.status == "error" and finding.reason == "ended with 9: out of memory"
 
 
-def test_a_rehearsal_that_does_not_end_is_an_error(monkeypatch):
-    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+def test_a_dry_run_that_does_not_end_is_an_error(monkeypatch):
+    monkeypatch.setattr(command, "SECONDS", 0.2)
     [finding] = stand_in(monkeypatch, "import time; time.sleep(60)")
     assert finding.status == "error" and "not done after" in finding.reason
 
@@ -273,10 +278,12 @@ def test_a_rehearsal_that_does_not_end_is_an_error(monkeypatch):
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warning", 0), ("error", 1)])
 def test_the_exit_code_tells_errors(status, code, monkeypatch, capsys):
     monkeypatch.setattr(
-        doctor, "check_machine", lambda: [Finding("machine", "it", status, "a reason", "a fix")]
+        command, "check_machine", lambda: [Finding("machine", "it", status, "a reason", "a fix")]
     )
-    monkeypatch.setattr(doctor, "check_installation", lambda: [])
-    monkeypatch.setattr(doctor, "rehearse", lambda flags: [Finding("hooks", "flags", "ok", " ".join(flags))])
+    monkeypatch.setattr(command, "check_installation", lambda: [])
+    monkeypatch.setattr(
+        command, "check_start", lambda flags: [Finding("hooks", "flags", "ok", " ".join(flags))]
+    )
     assert main(["doctor", "--", "--page-size", "2"]) == code
     out = capsys.readouterr().out
     assert "a reason" in out and ("a fix" in out) == (status != "ok") and "--page-size 2" in out

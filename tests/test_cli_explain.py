@@ -21,19 +21,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from fake_http import fake_http
-from laprox_sglang.cli import CommandError, explain
-from laprox_sglang.cli.__main__ import main
-from laprox_sglang.cli.kept import WHY_WHOLE, Kept, kept_of
-from laprox_sglang.cli.page import page
-from laprox_sglang.cli.picture import CHARACTERS, MOST_LINES, lines
-from laprox_sglang.cli.pieces import LONGEST, Piece, pieces_of
-from laprox_sglang.cli.scale import LEVELS, level
-from laprox_sglang.cli.server import DETOKENIZED_AT_ONCE, Server
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import encode
 from laprox_sglang.views.plan import make_plan
+from laprox_tools import CommandError
+from laprox_tools.__main__ import main
+from laprox_tools.explain import terminal
+from laprox_tools.explain.color_level import LEVELS, level
+from laprox_tools.explain.kept import WHY_WHOLE, Kept, kept_of
+from laprox_tools.explain.page import page
+from laprox_tools.explain.png import CHARACTERS, MOST_LINES, lines
+from laprox_tools.explain.token_text import LONGEST, Piece, pieces_of
+from laprox_tools.http_client import DETOKENIZED_AT_ONCE, ServerClient
+from laprox_tools.needle import MODEL_PATH
 
 LAYERS, HEADS = 3, 2
 TEXT = 'the <b>brown</b> fox said "</script><script>alert(1)</script>" & wörld 日本語 🎉\n$a_1$ end'
@@ -280,7 +281,7 @@ def test_a_picture_without_matplotlib(server, capsys, tmp_path, monkeypatch):
 
 
 def test_long_prompts_are_asked_for_in_parts(server):
-    texts = Server(server.url).detokenize([[1]] * (DETOKENIZED_AT_ONCE + 10))
+    texts = ServerClient(server.url).detokenize([[1]] * (DETOKENIZED_AT_ONCE + 10))
     assert len(texts) == DETOKENIZED_AT_ONCE + 10 and server.lists == DETOKENIZED_AT_ONCE
 
 
@@ -320,10 +321,10 @@ def test_bad_input_gets_one_line_before_anything_is_sent(flags, said, capsys):
 
 
 def test_what_a_prompt_writes_to_a_terminal_is_text(capsys):
-    explain.draw(made("a \x1b[2Jb \x07c"))
+    terminal.draw(made("a \x1b[2Jb \x07c"))
     said = capsys.readouterr().out
     assert "\x1b[2J" not in said and "\x07" not in said and "·[2Jb" in said
-    explain.draw(replace(made("a b"), answer="\x1b]0;mine\x07 \ud83d\nyes"))
+    terminal.draw(replace(made("a b"), answer="\x1b]0;mine\x07 \ud83d\nyes"))
     said = capsys.readouterr().out
     assert "\x1b]" not in said and "\x07" not in said and "·]0;mine· ·\nyes" in said
 

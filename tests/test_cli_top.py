@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_http import fake_http
-from laprox_sglang.cli import CommandError, top
-from laprox_sglang.cli.__main__ import main
-from laprox_sglang.cli.panel import PARTS, panel, widths
-from laprox_sglang.cli.server import Server
-from laprox_sglang.cli.snapshot import snapshot
+from laprox_tools import CommandError
+from laprox_tools.__main__ import main
+from laprox_tools.http_client import ServerClient
+from laprox_tools.top import command
+from laprox_tools.top.panel import PARTS, panel, widths
+from laprox_tools.top.snapshot import snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPROX = {
@@ -105,7 +106,7 @@ def test_ranks_are_shown_together():
     with fake_http(
         {"/server_info": (200, both | {"internal_states": [*idle, *both["internal_states"]]})}
     ) as url:
-        watch = top.Watch(url, None)
+        watch = command.Watch(url, None)
         watch.look()
     now, _, fault = watch.state
     assert fault is None and now.ranks == 2 and now.slots == 55_000
@@ -175,11 +176,11 @@ def test_several_servers_and_some_that_are_none(capsys, tmp_path):
 def test_a_key_is_sent():
     headers = []
     with fake_http({"/server_info": (200, INFO)}, headers) as url:
-        Server(url, "secret").info()
-        Server(url).info()
+        ServerClient(url, "secret").info()
+        ServerClient(url).info()
     assert headers[0]["Authorization"] == "Bearer secret" and "Authorization" not in headers[1]
     with pytest.raises(CommandError, match="can't encode character"):
-        Server("http://127.0.0.1:1", "sec…ret").info()
+        ServerClient("http://127.0.0.1:1", "sec…ret").info()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_a_key_is_sent():
 )
 def test_a_panel_never_stands_still_over_an_answer_that_nobody_foresaw(states):
     with fake_http({"/server_info": (200, INFO | {"internal_states": states})}) as url:
-        watch = top.Watch(url, None)
+        watch = command.Watch(url, None)
         watch.look()
     now, before, fault = watch.state
     assert now is before is None and "another version of LaProx" in fault
@@ -202,13 +203,13 @@ def test_a_server_that_does_not_answer_does_not_hold_up_the_others(monkeypatch):
         time.sleep(1)
         return 200, INFO
 
-    monkeypatch.setattr(top, "SECONDS", 0.2)
+    monkeypatch.setattr(command, "SECONDS", 0.2)
     with fake_http({"/server_info": late}) as url:
-        watch = top.Watch(url, None)
+        watch = command.Watch(url, None)
         watch.look()
     assert watch.state == (None, None, f"{url} does not answer within 0.2 s")
     with pytest.raises(CommandError, match="cannot be reached"):
-        Server("http://127.0.0.1:1").info()
+        ServerClient("http://127.0.0.1:1").info()
 
 
 def test_a_picture_is_one_file_that_fetches_nothing(tmp_path, capsys):
@@ -234,7 +235,7 @@ def test_it_lives_in_a_terminal_until_ctrl_c():
     reader = threading.Thread(target=collect, args=(parent, shown))
     with fake_http({"/server_info": (200, INFO)}) as url:
         process = subprocess.Popen(
-            [sys.executable, "-m", "laprox_sglang.cli", "top", "--interval", "0.2", url, "127.0.0.1:1"],
+            [sys.executable, "-m", "laprox_tools", "top", "--interval", "0.2", url, "127.0.0.1:1"],
             cwd=ROOT, stdin=child, stdout=child, stderr=child, env=os.environ | {"TERM": "xterm"},
             # What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),

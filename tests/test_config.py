@@ -284,28 +284,28 @@ def test_custom_params_that_are_no_object_are_refused(custom_params):
 @pytest.mark.parametrize("budget", [0, -1, -0.1, 1.5, 2.0, math.nan, math.inf])
 def test_bad_budget_of_a_request_is_refused(budget):
     with pytest.raises(ConfigError):
-        Options.of({"laprox": {"budget": budget}}).check(Config(), 1000)
+        Options.of({"laprox": {"budget": budget}}).check(Config())
 
 
 @pytest.mark.parametrize(
     ("server", "asked", "fits"),
     [
         (0.2, 0.2, True), (0.2, 0.1, True), (0.2, 0.21, False), (0.2, 1, False), (0.2, 1.0, False),
-        (0.2, 200, True), (0.2, 201, False),
         (300, 300, True), (300, 299, True), (300, 301, False),
-        (300, 0.3, True), (300, 0.31, False), (300, 1, False),
+        # Which is more depends on the prompt: make_plan takes the smaller.
+        (0.2, 200, True), (0.2, 10**6, True), (300, 0.3, True), (300, 1, True), (300, 1.0, True),
         (1, 1.0, True), (1.0, 1, True), (1, 5000, True), (2000, 1.0, True),
     ],
 )  # fmt: skip
 def test_a_request_gets_at_most_what_the_server_has(server, asked, fits):
     options = Options(budget=asked)
     if fits:
-        options.check(Config(budget=server), 1000)
+        options.check(Config(budget=server))
         return
     with pytest.raises(
         ConfigError, match=re.escape(f"budget {asked} is above the server's {server}")
     ) as error:
-        options.check(Config(budget=server), 1000)
+        options.check(Config(budget=server))
     one_line(error)
 
 
@@ -324,7 +324,7 @@ def test_bad_keep_prefix_is_refused(keep):
 @pytest.mark.parametrize("keep", [-1, "4", "users"])
 def test_bad_keep_prefix_of_a_request_is_refused(keep):
     with pytest.raises(ConfigError, match=f"keep-prefix {keep!r}"):
-        Options.of({"laprox": {"keep_prefix": keep}}).check(Config(), 1000)
+        Options.of({"laprox": {"keep_prefix": keep}}).check(Config())
 
 
 def test_a_keep_prefix_is_read_as_it_is_written():
@@ -348,7 +348,7 @@ def test_a_keep_prefix_is_read_as_it_is_written():
 )
 def test_what_stays_dense(server, asked, keep, dense):
     config, options = Config(keep_prefix=server), Options(keep_prefix=asked)
-    options.check(config, 1000)
+    options.check(config)
     assert options.keep_prefix_or(config) == keep and options.dense_tokens(config) == dense
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from argparse import ArgumentParser
 from collections import Counter
 from importlib.util import find_spec
@@ -9,9 +10,12 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+import torch
+from sglang_router.launch_router import parse_router_args
 
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
-from laprox_patches import arguments, seams
+from laprox_kernels.gpu.support import GROUPS, HEAD_DIMS, check
+from laprox_patches import arguments, seams, version
 from laprox_patches.arguments import HELP, add_flags
 from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS
 from laprox_sglang.options.request import Options
@@ -24,24 +28,30 @@ from laprox_sglang.report.refused import Refused
 from laprox_sglang.report.totals import HOW_RELEASED, Totals
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import ALLOCATORS
+from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 from laprox_sglang.views.plan import REASONS, Plan
 from laprox_sglang.views.state import Outcome
 
 DOCS = ROOT / "docs"
 FLAGS, OPERATING, ARCHITECTURE = DOCS / "flags.md", DOCS / "operating.md", DOCS / "architecture.md"
+ON_A_GPU = DOCS / "on-a-gpu.md"
 TROUBLE, QUALITY, METRICS = DOCS / "troubleshooting.md", DOCS / "quality.md", DOCS / "metrics.md"
 # What architecture.md calls the rooms; all else lies in laprox_sglang.
 ROOMS = {
     "patches": "patches/laprox_patches",
     "kernels": "kernels/laprox_kernels",
+    "tools": "tools/laprox_tools",
     "tests": "tests",
     "benchmarks": "benchmarks",
 }
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    """Counted in characters: a bound on lines alone is kept by writing longer lines."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text) <= 12_500
+    assert [line for line in text.splitlines() if len(line) > 150] == []
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -122,6 +132,62 @@ def test_every_option_of_a_request_is_there() -> None:
     assert told == {name: "yes" if name in allowed else "no" for name in fields}
 
 
+def test_the_recipe_for_eight_gpus_fits_together() -> None:
+    """The router has these flags, and its list of servers is the eight that are started."""
+    [server] = [block.code for block in blocks(OPERATING) if "--base-gpu-id" in block.code]
+    [router] = [line for line in OPERATING.read_text().splitlines() if "sglang_router.launch_router" in line]
+    told = subprocess.run(["bash", "-c", f"echo {router}"], capture_output=True, text=True, check=True).stdout
+    given = parse_router_args(told.split()[3:])
+    gpu, port = (int(re.search(rf"--{flag} (\d+)", server)[1]) for flag in ("base-gpu-id", "port"))
+    ports = [int(url.rpartition(":")[2]) for url in given.worker_urls]
+    assert ports == list(range(port - gpu, port - gpu + 8)) and given.port not in ports
+    assert (given.host, given.prometheus_host) == ("127.0.0.1", "127.0.0.1")
+
+
+def test_what_thinking_costs_is_what_the_plan_computes() -> None:
+    text = section(OPERATING, "Reasoning models")
+    prompt, budget = re.search(r"prompt of ([\d,]+) tokens and a budget of ([\d.]+)", text).groups()
+    table = [tuple(map(number, row)) for row in rows(OPERATING) if f"| {' | '.join(row)} |" in text]
+    short = re.search(
+        r"prompt of ([\d,]+) tokens with ([\d,]+) tokens of thinking pins ([\d,]+) slots whole and "
+        r"([\d,]+) with a view: ([\d.]+) times",
+        " ".join(text.split()),
+    )
+    told = [(number(prompt), *row) for row in table if row[0]]
+    assert len(told) == 4
+    for tokens, answer, slots, with_view, times in [*told, tuple(map(number, short.groups()))]:
+        load = Load(int(tokens), int(answer))
+        config = Config(budget=float(budget), keep_prefix=0)
+        held, viewed_slots = whole(load).each, viewed(load, plan_of_load(config, load)).each
+        assert (slots, with_view, times) == (held, viewed_slots, round(held / viewed_slots, 1))
+    first, third = told[0], told[2]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{first[0]:,} tokens with an answer of {first[1]:,} pins {first[4]} times fewer" in readme
+    assert f"with {third[1]:,} tokens of thinking {third[4]} times" in readme
+
+
+def number(text: str) -> float:
+    """What a cell says; 0 if it is no number."""
+    text = text.replace(",", "")
+    if not re.fullmatch(r"[\d.]+", text):
+        return 0
+    return float(text) if "." in text else int(text)
+
+
+def test_models_that_pass_by_their_shapes_do() -> None:
+    shapes = [row for row in rows(ON_A_GPU) if re.fullmatch(r"\d+ / \d+", row[1])]
+    assert len(shapes) >= 10
+    for name, heads, group, dim in shapes:
+        query, kv = map(int, heads.split(" / "))
+        assert query == int(group) * kv, name
+        check("decode", torch.empty(1, kv, int(dim)), torch.empty(1, query, int(dim)))
+    refused = " ".join(row[1] for row in rows(ON_A_GPU) if "query heads to a KV head" in row[1])
+    groups = {int(found) for found in re.findall(r"(\d+) query heads to a KV head", refused)}
+    assert groups and not groups & set(GROUPS)
+    served = re.search(r"head size of (\d+) or (\d+) and (\d+) to (\d+) query heads", prose(ON_A_GPU))
+    assert served and tuple(map(int, served.groups())) == (*HEAD_DIMS, min(GROUPS), max(GROUPS))
+
+
 def test_every_method_is_there() -> None:
     told = quoted(QUALITY.read_text())
     assert {*SCORERS, *ALLOCATORS} <= told
@@ -130,8 +196,8 @@ def test_every_method_is_there() -> None:
 def facts_known() -> set[str]:
     plan = Plan(0, 10, 10, 0, 1, "short")
     whole = request_facts(Outcome(plan, None), 10, 0, False)
-    counts = SimpleNamespace(tolist=lambda: [0, 4, 4], tobytes=bytes)
-    view = SimpleNamespace(host_counts=counts, heads=1, positions=counts)
+    counts = SimpleNamespace(there=True, tolist=lambda: [0, 4, 4], tobytes=bytes)
+    view = SimpleNamespace(host_counts=counts, kept_cells=4, heads=1, positions=counts)
     return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, 0, True)}
 
 
@@ -167,7 +233,7 @@ def test_every_refusal_is_there_with_its_reason() -> None:
 def templates() -> list[str]:
     """Every text in the code, with ``…`` for what is filled in."""
     found = []
-    for folder in ("laprox_sglang", "patches", "kernels"):
+    for folder in ("laprox_sglang", "patches", "kernels", "tools"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
@@ -217,6 +283,11 @@ def test_every_hook_is_in_the_architecture() -> None:
         assert told[".".join(seam.target.split(".")[-2:])] == 1, seam.target
 
 
+def test_the_ports_are_in_the_architecture() -> None:
+    shown = ARCHITECTURE.read_text().split("<!-- ports -->\n")[1].split("\n<!-- end of ports -->")[0]
+    assert shown == version.table(), "put in what python -m laprox_patches.version prints"
+
+
 def test_sglang_is_imported_where_the_architecture_says() -> None:
     package = ROOT / "laprox_sglang"
     importing = {
@@ -225,4 +296,4 @@ def test_sglang_is_imported_where_the_architecture_says() -> None:
         if re.search(r"^\s*(from|import) sglang\b", path.read_text(), re.MULTILINE)
     }
     [said] = re.findall(r"SGLang is imported in (.*?); nowhere", ARCHITECTURE.read_text(), re.DOTALL)
-    assert importing | {"patches"} == {name.strip("/") for name in quoted(said)}
+    assert importing | {"patches", "tools"} == {name.strip("/") for name in quoted(said)}

@@ -77,7 +77,7 @@ def publish_until_heard(events: Publisher, subscriber: zmq.Socket) -> list[AnyEv
 
 def test_a_subscriber_is_told_what_the_server_is_and_then_what_happens(context, endpoint) -> None:
     events = Publisher(endpoint)
-    events.start(**START)
+    events.start(Start(seq=0, time=time.time(), **START))
     subscriber = subscribe(context, endpoint)
     first = publish_until_heard(events, subscriber)[0]
     assert isinstance(first, Start) and first.seq == 0 and first.slots == 9
@@ -94,7 +94,7 @@ def test_a_subscriber_is_told_what_the_server_is_and_then_what_happens(context, 
 
 def test_a_subscriber_gets_what_it_asked_for(context, endpoint) -> None:
     events = Publisher(endpoint)
-    events.start(**START)
+    events.start(Start(seq=0, time=time.time(), **START))
     every, some = subscribe(context, endpoint), subscribe(context, endpoint, TOPIC + "retracted")
     publish_until_heard(events, every)
     events.publish(Pruned, "a", **PRUNED)
@@ -121,7 +121,7 @@ def test_what_is_no_event_is_refused(message) -> None:
 def test_who_never_reads_costs_the_others_nothing(context, endpoint) -> None:
     waiting, total = 100, 20_000
     events = Publisher(endpoint, waiting)
-    events.start(**START)
+    events.start(Start(seq=0, time=time.time(), **START))
     dead, good = subscribe(context, endpoint, hwm=1), subscribe(context, endpoint)
     publish_until_heard(events, dead)
     publish_until_heard(events, good)
@@ -164,7 +164,7 @@ while True:
 def test_a_subscriber_that_hangs_and_then_dies_costs_the_others_nothing(context) -> None:
     """A process of its own, over TCP: its machine has taken what fits, and then takes nothing."""
     events = Publisher("tcp://127.0.0.1:*", 100)
-    events.start(**START)
+    events.start(Start(seq=0, time=time.time(), **START))
     endpoint = events._socket.last_endpoint.decode()
     good = subscribe(context, endpoint)
     publish_until_heard(events, good)
@@ -297,7 +297,7 @@ def test_two_publishers_do_not_share_an_endpoint() -> None:
 
 def test_publishing_writes_no_file(tmp_path, endpoint) -> None:
     events = Publisher(endpoint)
-    events.start(**START)
+    events.start(Start(seq=0, time=time.time(), **START))
     for _ in range(100):
         events.publish(Pruned, "a", **PRUNED)
     events.close()

@@ -15,8 +15,8 @@ import pytest
 
 from examples import anthropic_messages, frontend, openai_tools, router
 from fake_http import fake_http
-from laprox_sglang.needle import DIGITS, Task, Turn
 from laprox_sglang.options.server import WINDOW
+from laprox_tools.needle import DIGITS, Task, Turn
 from server import ROOT, Server
 
 EXAMPLES = ROOT / "examples"

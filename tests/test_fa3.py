@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from msgspec.structs import replace
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
-from sglang.srt.model_executor.runner_utils.capture_mode import capture_lora_variant
+from sglang.srt.model_executor.runner_utils import capture_mode
 
 from fa3 import fa3_on_a_cpu, flash_attention
 from fakes import (
@@ -22,7 +23,7 @@ from fakes import (
     sglang_context,
     stamp,
 )
-from laprox_sglang.attention.backend import COMPRESSED, STOCK
+from laprox_sglang.attention.backend import GraphFamilies
 from test_memory_properties import check
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
@@ -63,8 +64,8 @@ def capture(scheduler: Scheduler) -> None:
         zeros = torch.zeros(size, dtype=torch.int64)
         batch = ForwardBatch(ForwardMode.DECODE, size, zeros, zeros, zeros + 1, zeros, size, positions=zeros)
         inputs = [torch.zeros(LAYERS, size, heads, DIM) for heads in (QUERY_HEADS, HEADS, HEADS)]
-        for family in (COMPRESSED, STOCK):
-            with capture_lora_variant(family):
+        for family in GraphFamilies.capture_labels:
+            with mock.patch.object(capture_mode, "_capture_attention_variant", family):
                 scheduler.backend.init_forward_metadata_out_graph(batch, in_capture=True)
                 scheduler.backend.init_forward_metadata_in_graph(batch)
                 scheduler.attend(batch, *inputs)

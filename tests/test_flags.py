@@ -8,7 +8,7 @@ import pytest
 from laprox_patches.arguments import add_flags, check_served, read_flags
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
-from laprox_sglang.report.endpoint import check_endpoint
+from laprox_sglang.report.endpoint import check_endpoint, endpoint_of
 
 
 def read(*flags: str) -> Config | None:
@@ -56,10 +56,25 @@ def test_flags_without_laprox_are_refused() -> None:
     assert read() is None
 
 
-def test_replicas_do_not_share_an_endpoint(monkeypatch) -> None:
-    monkeypatch.setattr("laprox_patches.arguments.check_arguments", lambda args: None)
-    with pytest.raises(ConfigError, match="--laprox-events with --dp-size 2 does not go together"):
-        check_served(Config(events="ipc:///tmp/x"), SimpleNamespace(dp_size=2), None)
+def test_the_endpoint_of_every_replica_is_looked_at(tmp_path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    (tmp_path / "events_dp2").write_text("somebody's")
+    with pytest.raises(ConfigError, match="events_dp2 is there and is no socket"):
+        check_served(Config(events=endpoint), SimpleNamespace(dp_size=3), None)
+    # The third would have port 65536.
+    with pytest.raises(ConfigError, match=r"tcp://127\.0\.0\.1:65536 is no IP address and port"):
+        check_served(Config(events="tcp://127.0.0.1:65534"), SimpleNamespace(dp_size=3), None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "endpoints"),
+    [
+        ("ipc:///tmp/x", ["ipc:///tmp/x", "ipc:///tmp/x_dp1", "ipc:///tmp/x_dp2"]),
+        ("tcp://[::1]:5557", ["tcp://[::1]:5557", "tcp://[::1]:5558", "tcp://[::1]:5559"]),
+    ],
+)
+def test_every_replica_has_an_endpoint_of_its_own(endpoint, endpoints) -> None:
+    assert [endpoint_of(endpoint, replica) for replica in range(3)] == endpoints
 
 
 def test_an_endpoint_is_looked_at_before_the_model(monkeypatch) -> None:

@@ -8,19 +8,17 @@ from typing import Any
 from laprox_patches.request import check_options, refused
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import LONGEST_MESSAGE, REFUSED, ConfigError
+from laprox_sglang.options.values import LONGEST_MESSAGE, REFUSED, ConfigError, budget_slots
 from laprox_sglang.views.plan import REASONS, make_plan
 from options import draw_options
 
 REQUESTS, CONTEXT = 10_000, 4096
 
 
-def manager(config: Config, preferred: Any = None, context: int = CONTEXT) -> Any:
+def manager(config: Config, preferred: Any = None) -> Any:
     """What checks requests in a server's front."""
     arguments = SimpleNamespace(_laprox=config)
-    return SimpleNamespace(
-        server_args=arguments, preferred_sampling_params=preferred, context_len=context, enable_metrics=False
-    )
+    return SimpleNamespace(server_args=arguments, preferred_sampling_params=preferred, enable_metrics=False)
 
 
 def fault_of(front: Any, custom_params: Any) -> str | None:
@@ -52,6 +50,9 @@ def test_every_request_is_refused_in_one_line_or_planned(seed: int, figures: lis
         plan = make_plan(config, Options.of(custom_params), draw.randint(1, CONTEXT), draw.randint(0, 9))
         assert plan.reason in (None, *REASONS)
         assert 0 <= plan.start <= plan.end and 0 <= plan.slots <= plan.length
+        if plan.reason is None:
+            least = config.longest_window + plan.sinks
+            assert plan.slots <= max(budget_slots(config.budget, plan.length), least), "above the server's"
     counts = sum((Counter(refused(front).to_dict()) for front in fronts), Counter())
     assert served + counts.total() == REQUESTS
     assert served > REQUESTS / 10 and min(counts[fault] for fault in REFUSED[:3]) > REQUESTS / 100

@@ -10,19 +10,29 @@ import triton
 from sglang.srt.arg_groups import model_override_base
 from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.model_executor.runner import decode_cuda_graph_runner
+from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
+from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_attention_variant
 from sglang.srt.runtime_context import override_platform
 from sglang.srt.server_args import ServerArgs
 
-from laprox_kernels import SCORE_BYTES, Unsupported, check_serving, lengths_of_every_kind
+from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind, score_bytes
 from laprox_kernels.gpu import select
-from laprox_kernels.gpu.support import power_of_two
+from laprox_kernels.gpu.support import SCORE_BYTES, power_of_two
 from laprox_patches import arguments, decode_graphs, memory_pool, seams
-from laprox_sglang.needle import MODEL_PATH
+from laprox_sglang.attention.backend import with_laprox
+from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.options.refusals import check_arguments
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
-from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, needs, windows
+from laprox_sglang.projection import HEADS_AT_ONCE
+from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, most_running, needs, table, windows
+from laprox_sglang.views.plan import Plan, make_plan
+from laprox_sglang.views.view import View
+from laprox_tools.needle import MODEL_PATH
 
 LLAMA = SimpleNamespace(
     num_hidden_layers=32,
@@ -50,16 +60,23 @@ def test_needs_at_the_headline_size():
     parts = needs(Config(budget=0.05), LLAMA, server_args(), 2, POOL)
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 16)  # 215 MB of cells, their indices, tokens
     assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
-    assert parts["decode rows"] == 64 * (4 * (32768 + 16) + 8 * 260)
-    assert parts["Gram matrices"] == 32 * 32 * 128 * 128 * (4 + 2)
+    # Those of the largest graph, and beside them as many as SGLang lets run.
+    assert most_running(788_603, 32768) == 4096
+    assert parts["decode rows"] == 64 * (4 * (32768 + 16) + 8 * 262) + 4096 * (4 * 32768 + 8 * 262)
+    # 25 MB to make them anew: 4 heads of W_O as they are and in float32, and rows of the identity.
+    block = HEADS_AT_ONCE * 128 * (4096 + 4096 + 4096) * 4
+    assert parts["Gram matrices"] == 32 * 32 * 128 * 128 * (4 + 2) + block
     # 6.3 MB a prompt, for a batch of 64, one that comes in chunks, and the one that is scored.
     assert parts["window queries"] == (64 + 2) * 32 * 24 * 32 * 128 * 2
-    assert sum(parts.values()) < POOL / 100
+    assert sum(parts.values()) < POOL / 70
+    # A bound on what runs at once is one on this, too.
+    fewer = needs(Config(budget=0.05), LLAMA, server_args(max_running_requests=64), 2, POOL)
+    assert sum(fewer.values()) < POOL / 100
     # What no kernel scores goes layer by layer in float32: attention and logits, six tensors like K, W_O.
     parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, server_args(), 2, POOL)
     attention, keys = 32 * 25 * 32768 * 4, 8 * 128 * 32768 * 4
     assert parts["layer by layer"] == 2 * attention + 6 * keys + 2 * (4096 + 2048) * 4096 * 4
-    assert sum(parts.values()) < POOL / 40
+    assert sum(parts.values()) < POOL / 35
 
 
 def test_buffers_follow_what_the_server_can_run():
@@ -71,7 +88,45 @@ def test_buffers_follow_what_the_server_can_run():
     # Without graphs each step makes what its rows need, and there may be as many as run.
     args.max_running_requests = 9
     assert graph_rows(args) == 0
-    assert needs(Config(), LLAMA, args, 2, POOL)["decode rows"] == 9 * (4 * (32768 + 16) + 8 * 260)
+    assert needs(Config(), LLAMA, args, 2, POOL)["decode rows"] == 9 * (4 * 32768 + 8 * 262)
+    # Two slots for each that runs; and no row is longer than the pool.
+    assert needs(Config(), LLAMA, args, 2, 10 * SLOT)["decode rows"] == 5 * (4 * 10 + 8 * 262)
+
+
+@pytest.mark.parametrize("graphs", [0, 3])
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_step_s_tables_are_as_large_as_is_said(graphs, rows):
+    """Rows as long as the pool, more of them than the largest graph has."""
+    longest, cells = 100, 6
+    decode = DecodeBatch(torch.zeros((rows + 1, longest + 16), dtype=torch.int32), 2, 3)
+    view = View.of(
+        Plan(0, 20, 20, 0, 1, None),
+        torch.arange(20),
+        2,
+        torch.zeros(cells + 1, dtype=torch.int64),
+        torch.tensor(5),
+    )
+    decode.allocate(graphs)
+    decode.take_step([view, *[None] * (rows - 1)], [longest] * rows)
+    decode.prepare(torch.arange(rows), torch.full((rows,), longest))
+    assert decode.rows is not None
+    said = table(graphs, longest + 16, cells) + table(rows, longest, cells)
+    buffers = [*decode.rows, *decode._graph_rows]
+    made = sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in buffers}.values())
+    assert made == said
+
+
+def test_scores_of_a_long_prompt_are_counted():
+    """Qwen2.5-7B-1M: the contributions of one layer are 113 MB, and what bounds many of them is 67."""
+    assert score_bytes(28, 4, 1_010_000) == 4 * 28 * 1_010_000 == 113_120_000
+    # An even number of query heads is scored in pairs.
+    assert score_bytes(32, 8, 10**6) == SCORE_BYTES == 2**26 > 4 * 16 * 10**6
+    qwen = SimpleNamespace(
+        num_hidden_layers=28, num_attention_heads=28, head_dim=128, context_len=1_010_000, hidden_size=3584,
+        get_num_kv_heads=lambda tp: 4,
+    )  # fmt: skip
+    parts = needs(Config(), qwen, server_args(max_running_requests=64), 2, 10**6 * 1_010_000)
+    assert parts["scores"] == 4 * 28 * 4 * 1_010_000 + 113_120_000
 
 
 @pytest.mark.parametrize(
@@ -95,11 +150,12 @@ def test_a_prompt_is_no_longer_than_the_pool():
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, args, 2, available)
-        # A request may ask for a number of tokens: 2 % of the context, be it 66 % of its prompt.
-        Options(budget=656).check(Config(budget=0.02), LLAMA.context_len)
-        assert small["packing"] == 656 * cell
+        # What a request asks for beyond the server's share of its prompt it does not get.
+        config = Config(budget=0.05)
+        most = make_plan(config, Options(budget=656), 1000, 9).slots
+        assert needs(config, LLAMA, args, 2, available)["packing"] == 50 * cell == most * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
-        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 1000 * cell
+        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 200 * cell
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])
@@ -127,7 +183,7 @@ def test_the_pool_gets_what_is_left(caplog):
     assert f"reserves {total / 1e6:.0f} MB" in caplog.text
     with pytest.raises(SystemExit) as error:
         memory_pool.leave_room(10**8, builder, 0)
-    assert "--laprox-budget" in str(error.value) and "\n" not in str(error.value)
+    assert "--max-running-requests or --laprox-budget" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.fixture
@@ -208,16 +264,45 @@ def test_without_the_flag_nothing_is_chosen(monkeypatch):
     assert args == ServerArgs(model_path=str(MODEL_PATH)) and not hasattr(args, "_laprox")
 
 
-def test_graph_families_follow_the_batch():
-    runner = SimpleNamespace(attn_backend=SimpleNamespace(laprox=SimpleNamespace(decode=SimpleNamespace())))
+class GraphRunner(DecodeCudaGraphRunner):
+    """SGLang's own loop over what is captured, and its own choice of a graph; nothing is captured."""
+
+    def __init__(self, backend: AttentionBackend) -> None:
+        self.attn_backend, self.attention_graph_variants = backend, None
+        self.capture_bs, self.compile_bs, self.record_nolora_graph = [1, 2], (), False
+        self.model_runner = SimpleNamespace(device="cuda", gpu_id=0, model=torch.nn.Identity())
+        self.captured_req_width, self._profiler, self.captured = 1, None, []
+
+    def capture_one_shape(self, size, *given):
+        self.captured.append((size, get_capture_attention_variant()))
+
+
+def graph_runner(backend: AttentionBackend, monkeypatch) -> GraphRunner:
+    runner = GraphRunner(backend)
+    monkeypatch.setattr(decode_cuda_graph_runner, "get_available_gpu_memory", lambda *a, **kw: 1.0)
+    monkeypatch.setattr(
+        decode_cuda_graph_runner, "get_parallel", lambda: SimpleNamespace(tp_rank=1, tp_group=None)
+    )
     decode_graphs.capture_both(runner)
-    assert runner.record_nolora_graph
-    labels = set()
-    for compressed in (True, False):
-        runner.attn_backend.laprox.decode.compressed = compressed
-        labels.add(decode_graphs.family(None, runner, None))
-    # The labels under which SGLang captures; without adapters it captures neither.
-    assert labels == {"lora", "nolora"}
+    runner._capture_one_stream()
+    return runner
+
+
+def test_graph_families_follow_the_batch(monkeypatch):
+    laprox = SimpleNamespace(decode=SimpleNamespace(compressed=True))
+    runner = graph_runner(
+        with_laprox(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), laprox), monkeypatch
+    )
+    assert runner.captured == [(2, "compressed"), (2, "whole"), (1, "compressed"), (1, "whole")]
+    assert runner._resolve_attention_variant(None, 2) == "compressed"
+    laprox.decode.compressed = False
+    assert runner._resolve_attention_variant(None, 2) == "whole"
+
+
+def test_graphs_of_a_backend_that_is_not_ours_stay_as_they_are(monkeypatch):
+    """A draft worker's, say."""
+    runner = graph_runner(TorchNativeAttnBackend.__new__(TorchNativeAttnBackend), monkeypatch)
+    assert runner.captured == [(2, None), (1, None)]
 
 
 def test_what_no_kernel_serves_is_named_before_anything_is_served():
@@ -245,4 +330,5 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
     assert windows(Config(), view) > 1
-    assert parts["Gram matrices"] == 8 * 8 * 64 * 64 * 8 and all(part >= 0 for part in parts.values())
+    assert parts["Gram matrices"] == 8 * 8 * 64 * 64 * 8 + 4 * 64 * (512 + 2 * 256) * 4
+    assert all(part >= 0 for part in parts.values())

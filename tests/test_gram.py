@@ -1,13 +1,17 @@
 """Gram matrices of a model's output projections, and the models that have none we could use."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+from sglang.srt.models.transformers import TransformersBase
 
 from laprox_sglang import gram
 from laprox_sglang.gram import UnsupportedModel, attention_layers, gram_matrices
+from laprox_sglang.projection import output_weights, reading_bytes
+from memory import Peak
 
 QUERY_HEADS, HEADS, DIM, HIDDEN = 4, 2, 6, 10
 
@@ -75,15 +79,36 @@ def test_half_precision_weights_are_widened():
     torch.testing.assert_close(gram_matrices(net)[0, 0], head.T @ head)
 
 
-@pytest.mark.parametrize("block", [1, 5, 1024])
-def test_quantized_projection_is_read_through_its_method(block, monkeypatch, seed):
+@pytest.mark.parametrize("at_once", [1, 3, 4, 99])
+def test_quantized_projection_is_read_through_its_method(at_once, monkeypatch, seed):
     torch.manual_seed(seed)
-    monkeypatch.setattr(gram, "BLOCK", block)
     net = model(Attention(0))
-    expected = gram_matrices(net)
+    expected, weights = gram_matrices(net), output_weights(net[0].attn, net[0].o_proj)
+    monkeypatch.setattr(gram, "HEADS_AT_ONCE", at_once)
+    torch.testing.assert_close(gram_matrices(net), expected)
     net[0].o_proj = Quantized(net[0].o_proj.weight.detach())
     torch.testing.assert_close(gram_matrices(net), expected)
-    assert net[0].o_proj.largest_block <= block
+    assert net[0].o_proj.largest_block == min(at_once, QUERY_HEADS) * DIM
+    torch.testing.assert_close(output_weights(net[0].attn, net[0].o_proj), weights)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_new_weights_take_no_more_than_was_set_aside(dtype, quantized):
+    """After the start the KV pool has all the memory, so W_O of a layer is never made in float32 whole."""
+    query_heads, dim, hidden = 28, 128, 3584
+    net = model(Attention(0, query_heads=query_heads, head_dim=dim, num_kv_heads=4))
+    weight = torch.zeros((hidden, query_heads * dim), dtype=dtype)
+    net[0].o_proj.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if quantized:
+        net[0].o_proj = Quantized(weight)
+        net[0].o_proj.params_dtype = dtype
+    out = torch.empty((1, query_heads, dim, dim))
+    with Peak() as used:
+        gram_matrices(net, out)
+    bound = reading_bytes(query_heads, dim, hidden)
+    print(f"{used.peak / 1e6:.1f} MB of {bound / 1e6:.1f}; W_O in float32 {4 * weight.numel() / 1e6:.1f}")
+    assert used.peak <= bound < 4 * weight.numel()
 
 
 @pytest.mark.parametrize(
@@ -117,3 +142,30 @@ def test_temperature_by_length_is_refused():
     net[0].attn.xai_temperature_len = 1024
     with pytest.raises(UnsupportedModel, match="temperature"):
         gram_matrices(net)
+
+
+class WithSinks(Attention):
+    """Attention whose model may have learned sinks, under one of the names that they have."""
+
+    def __init__(self, name, value) -> None:
+        super().__init__(0)
+        self.has_sink, self.sink_size = value is not None, 4
+        setattr(self, name, value)
+
+
+@pytest.mark.parametrize("name", ["sinks", "attention_sink_bias"])
+def test_sinks_are_refused_where_there_are_any(name):
+    assert len(attention_layers(model(WithSinks(name, None)))) == 1
+    for value in (torch.nn.Parameter(torch.zeros(4)), torch.zeros(4)):
+        with pytest.raises(UnsupportedModel, match=rf"has attention sinks \({name}\)"):
+            attention_layers(model(WithSinks(name, value)))
+
+
+def test_the_transformers_backend_is_named():
+    """It has its attention layers in a plain dict, where no module is found."""
+    source = inspect.getsource(TransformersBase.__init__)
+    assert "self.attention_instances = self._create_attention_instances()" in source
+    net = model(torch.nn.Linear(2, 2))
+    net.attention_instances = {0: Attention(0).attn}
+    with pytest.raises(UnsupportedModel, match="it runs on SGLang's Transformers backend"):
+        attention_layers(net)

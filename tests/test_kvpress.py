@@ -12,11 +12,11 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from captured import Captured, load_model
-from laprox_sglang.needle import Task
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import ALLOCATORS, Allocation, keep
 from laprox_sglang.scorers.pooling import Pooling
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
+from laprox_tools.needle import Task
 
 VERSION = "0.5.5"
 WINDOW, KERNEL = 32, 7
@@ -86,7 +86,9 @@ def ours(prompt: Captured, name: str, slots: int, allocation: Allocation) -> tup
     """Scores ``[L, H, n]``, the window's +inf, and kept positions of every (layer, head)."""
     heads, n = prompt.keys[0].shape[1:3]
     scores = torch.empty((len(prompt.keys), heads, n))
-    rank(prompt.prompts(WINDOW, 0, 0, slots), SCORERS[name], Pooling("average", KERNEL), scores)
+    sums = rank(prompt.prompts(WINDOW, 0, 0, slots), SCORERS[name], Pooling("average", KERNEL), scores)
+    # Shares of a layer are compared here: presses scale their scores as they like.
+    compare_layers(scores, sums, slice(n - WINDOW))
     kept, cu_cells = keep(scores.clone(), slots, allocation, WINDOW)
     return scores, [set((kept[a:b] % n).tolist()) for a, b in pairwise(cu_cells)]
 

@@ -98,7 +98,7 @@ def check_request(scheduler: Scheduler, req, shared: dict[tuple[int, ...], int])
         view.check_integrity(row)
         assert owned == (0 if scheduler.tree == "off" else view.start) and view.slots == req.laprox.plan.slots
         private -= set(range(view.start, view.end))
-        check_view(scheduler, view, columns, tokens)
+        check_view(scheduler, view, columns, tokens, req.laprox.options.instructions.spans)
     for i in private:
         check_cells(scheduler, columns[i], tokens[: i + 1], req.rid if view and i >= view.end else "")
     held = range(view.start, view.start + view.slots) if view else ()
@@ -110,11 +110,12 @@ def check_cells(scheduler: Scheduler, slot: int, prefix: tuple[int, ...], owner:
     assert torch.equal(scheduler.pool.keys[slot], k) and torch.equal(scheduler.pool.values[slot], v), prefix
 
 
-def check_view(scheduler: Scheduler, view, columns: list[int], tokens: tuple[int, ...]) -> None:
+def check_view(scheduler: Scheduler, view, columns: list[int], tokens: tuple[int, ...], spans) -> None:
     """Packed cells are those of the kept positions; what is protected is kept in every head."""
     positions, cu_cells = view.positions.tolist(), view.cu_cells.tolist()
     sinks = range(view.start, max(view.start, scheduler.laprox.config.sink_tokens))
     always = {*sinks, *range(view.end - scheduler.laprox.config.window, view.end)}
+    always |= {i for a, b in spans for i in range(a, b) if view.start <= i < view.end}
     for cell in range(CELLS):
         kept = positions[cu_cells[cell] : cu_cells[cell + 1]]
         assert always <= set(kept) and kept == sorted(set(kept))
@@ -131,6 +132,10 @@ def check_decoded(scheduler: Scheduler) -> None:
     for req, view, tokens, output in scheduler.decoded:
         expected = expected_output(view, tokens, req.rid)
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+
+
+# Where a chat template put instructions.
+BEHIND = {"spans": [[3, 5], [9, 13]]}
 
 
 class Machine(RuleBasedStateMachine):
@@ -162,7 +167,9 @@ class Machine(RuleBasedStateMachine):
         body=st.sampled_from(BODIES),
         tail=st.lists(st.integers(0, 1), max_size=2),
         new=st.sampled_from([1, 2, 3, 7]),
-        options=st.sampled_from([{}, {}, {}, {"enabled": False}, {"budget": 0.2}, {"keep_prefix": 5}]),
+        options=st.sampled_from(
+            [{}, {}, {"enabled": False}, {"budget": 0.2}, {"keep_prefix": 5}, {"instructions": BEHIND}]
+        ),
     )
     def arrive(self, prefix, body, tail, new, options):
         self.send((*prefix, *body, *tail), new, **options)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from laprox_sglang import needle
-from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, vocabulary, words
+from laprox_tools import needle
+from laprox_tools.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, vocabulary, words
 
 FACT = re.compile(r"the (\w+ of the \w+ \w+) is (\d \d \d \d) \.")
 QUESTION = re.compile(r"question : what is the (\w+ of the \w+ \w+) \? answer :")

@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import WINDOW, Config
 from laprox_sglang.options.values import AUTO, SYSTEM
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)
+# What a request asks for is not cut.
+ALL = Config(budget=1.0)
 REASONS = {None, "disabled", "uncacheable", "no_decode", "short", "within_budget"}
 
 
@@ -42,11 +44,11 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"new_tokens": 1}, (0, 1000, 1000, 4, "no_decode")),
         ({"new_tokens": 0}, (0, 1000, 1000, 4, "no_decode")),
         ({"new_tokens": 2}, (0, 1000, 100, 4, None)),
-        ({"budget": 1}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 1.0}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 1000}, (0, 1000, 1000, 4, "within_budget")),
-        ({"budget": 999}, (0, 1000, 999, 4, None)),
-        ({"budget": 999 / 1000}, (0, 1000, 999, 4, None)),
+        ({"budget": 1, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 1.0, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 1000, "config": ALL}, (0, 1000, 1000, 4, "within_budget")),
+        ({"budget": 999, "config": ALL}, (0, 1000, 999, 4, None)),
+        ({"budget": 999 / 1000, "config": ALL}, (0, 1000, 999, 4, None)),
         ({"budget": 2}, (0, 1000, 28, 4, None)),
         ({"budget": 1e-9, "keep_prefix": 10}, (10, 1000, 24, 0, None)),
     ],
@@ -61,10 +63,10 @@ def test_plan(case, expected):
     [(28, 8), (67, 8), (68, 24), (900, 24)],
 )
 def test_a_small_view_is_not_filled_by_its_window(slots, window):
-    assert plan(budget=slots)[2:5] == (slots, 4, window)
+    assert plan(budget=slots, config=ALL)[2:5] == (slots, 4, window)
     # What somebody asks for they get.
-    assert plan(budget=slots, config=Config(budget=0.1, window=24)).window == 24
-    assert plan(budget=slots, config=Config(budget=0.1, window=3)).window == 3
+    assert plan(budget=slots, config=Config(budget=1.0, window=24)).window == 24
+    assert plan(budget=slots, config=Config(budget=1.0, window=3)).window == 3
 
 
 def test_a_request_overrides_the_server_and_none_does_not():
@@ -75,10 +77,57 @@ def test_a_request_overrides_the_server_and_none_does_not():
     assert plan(config=config, budget=0.1)[:3] == (100, 1000, 90)
 
 
+@pytest.mark.parametrize("server", [0.1, 2000, 1.0])
+@pytest.mark.parametrize("asked", [13_107, 2, 0.05, 0.5, 1.0, 1])
+@pytest.mark.parametrize("end", [1000, 13_107, 131_072])
+def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
+    """13,107 tokens are a tenth of 131,072, and all of a prompt that is no longer than that."""
+    config = Config(budget=server)
+    made = plan(end=end, config=config, budget=asked)
+    alone = [plan(end=end, config=Config(budget=budget)).slots for budget in (server, asked)]
+    assert made.slots == min(alone)
+    assert (server, asked, end) != (0.1, 13_107, 13_107) or made.slots == 1311
+
+
 def test_a_prompt_that_is_left_whole_after_all():
     made = plan(keep_prefix=200)
-    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, 24, "no_room")
+    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, 24, "no_room", ())
     assert made.pruned and not made.whole("no_room").pruned
+
+
+@pytest.mark.parametrize(
+    ("spans", "options", "expected"),
+    [
+        # slots, window, spans, reason
+        ([(500, 540)], {}, (100, 8, ((500, 540),), None)),
+        # They count in the budget, and a view has room for them beside its sinks and its longest window.
+        ([(500, 700)], {}, (228, 8, ((500, 700),), None)),
+        ([(500, 600), (700, 720)], {"budget": 2}, (148, 8, ((500, 600), (700, 720)), None)),
+        ([(500, 512)], {}, (100, 24, ((500, 512),), None)),
+        # What is dense, a sink or in the window is there already.
+        ([(2, 10)], {}, (100, 24, ((4, 10),), None)),
+        ([(0, 4), (100, 110)], {}, (100, 24, ((100, 110),), None)),
+        ([(50, 110)], {"keep_prefix": 100}, (90, 24, ((100, 110),), None)),
+        ([(50, 100)], {"keep_prefix": 100}, (90, 24, (), None)),
+        ([(970, 1000)], {}, (100, 24, ((970, 976),), None)),
+        ([(970, 1000)], {"budget": 30}, (34, 8, ((970, 992),), None)),
+        ([(990, 995), (2000, 2010)], {}, (100, 24, (), None)),
+        # All that there is, and more than there is memory for.
+        ([(4, 976)], {}, (1000, 8, ((4, 976),), "within_budget")),
+        ([(100, 372)], {}, (300, 8, ((100, 372),), None)),
+        ([(100, 373)], {}, (1000, 8, ((100, 373),), "within_budget")),
+    ],
+)  # fmt: skip
+def test_instructions_behind_other_messages_are_protected(spans, options, expected):
+    made = make_plan(CONFIG, Options(**options), 1000, 16, True, Instructions(tuple(spans), 300))
+    assert (made.slots, made.window, made.spans, made.reason) == expected
+    assert made.protected == made.sinks + made.window + sum(b - a for a, b in made.spans) <= made.slots
+
+
+def test_a_retracted_request_protects_the_same_positions():
+    spans = Instructions(((500, 540), (985, 1000)))
+    first, again = (make_plan(CONFIG, Options(), end, 16, True, spans) for end in (1000, 1050))
+    assert first.spans == ((500, 540), (985, 992)) and again.spans == ((500, 540), (985, 1000))
 
 
 configs = st.builds(
@@ -106,8 +155,11 @@ def test_every_plan(config, data):
         keep_prefix=data.draw(st.none() | st.integers(0, 5000) | st.just(SYSTEM)),
     )
     new_tokens, in_tree = data.draw(st.integers(0, 100)), data.draw(st.booleans())
-    made = make_plan(config, options, end, new_tokens, in_tree)
-    assert made == make_plan(config, options, end, new_tokens, in_tree)
+    edges = sorted(data.draw(st.sets(st.integers(0, 4100), max_size=8)))
+    spans = tuple(zip(edges[::2], edges[1::2], strict=False))
+    instructions = Instructions(spans, data.draw(st.integers(1100, 5000)))
+    made = make_plan(config, options, end, new_tokens, in_tree, instructions)
+    assert made == make_plan(config, options, end, new_tokens, in_tree, instructions)
     assert made.reason in REASONS and made.pruned == (made.reason is None)
     assert 0 <= made.start <= made.end == end and made.length == end - made.start
     # Nothing that others have in the tree has a say.
@@ -119,8 +171,13 @@ def test_every_plan(config, data):
         assert config.longest_window + made.sinks <= made.slots < made.length
         # What the start has compiled.
         assert made.window in config.windows and 1 <= made.window <= config.longest_window
+        assert made.protected <= made.slots <= instructions.most
+        protected = {*range(made.start, made.start + made.sinks), *range(end - made.window, end)}
+        protected |= {i for a, b in made.spans for i in range(a, b)}
+        assert len(protected) == made.protected
+        assert {i for a, b in spans for i in range(a, b) if made.start <= i < end} <= protected
         # Something is left to be chosen.
-        assert config.window != AUTO or made.sinks + made.window < made.slots
+        assert config.window != AUTO or spans or made.protected < made.slots
         assert made.length >= config.min_tokens and options.enabled and in_tree and new_tokens > 1
         # The prefix cache may hold all but the window: what it offers never reaches into the dense prefix.
         assert made.end - config.longest_window > made.start

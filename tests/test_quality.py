@@ -30,7 +30,7 @@ from benchmarks.quality.tasks import TASKS, published
 from benchmarks.quality.tasks.needles import KINDS, tokens_before
 from benchmarks.quality.tasks.sentences import BOOK, Shelf, sentences
 from benchmarks.quality.tasks.task import Case, Earlier, TaskError, Wanted
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 OPTIONS = {"window": 32}
 SERVED = Reading(FIRST, "laprox", "model", 0.1)

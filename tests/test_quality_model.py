@@ -19,8 +19,8 @@ from benchmarks.quality.methods.reader import LONGEST_WINDOW, BadModel, Model, e
 from benchmarks.quality.record.documents import all_kv
 from benchmarks.quality.served import Reply, compare
 from benchmarks.quality.tasks.task import Case, Earlier
-from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import Config
+from laprox_tools.needle import MODEL_PATH, Task
 
 LENGTH = 400
 BUDGET = 0.2

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, committed, speed
+from benchmarks.tables import cells, committed, headline, speed
 from benchmarks.tables.__main__ import PAGES, all_figures, filled, main, readme
 from benchmarks.tables.committed import TablesError
 
@@ -28,7 +28,7 @@ def test_the_pages_say_what_the_results_say():
 def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
     page = copied(tmp_path) / "README.md"
     text = page.read_text()
-    page.write_text(text.replace("agents of 8 turns run at **", "agents of 8 turns run at **1", 1))
+    page.write_text(text.replace("| **2.", "| **12.", 1))
     assert page.read_text() != text
     assert main(["--check"], tmp_path) == 1
     said = capsys.readouterr().err
@@ -54,29 +54,59 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
     shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
     blocks = readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
-    assert "| fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 |" in blocks["serving"]
-    assert blocks["serving"].count("fp8 KV on flashinfer, for the fa3 at hand") == 1
-    assert "output tokens/s: (f) 200 and 150, LaProx / fp8 **0.75**." in blocks["serving"]
-    assert "In some rows" not in blocks["serving"]
-    assert "On another card only" not in blocks["serving"]
+    assert "fastest stock" not in blocks["headline"]
+    f_row = "| (f) agents: 4K shared, 24K of their own, 8 turns of 1K more | "
+    assert f"{f_row}fa3 / fa3 | output tokens/s | 100 | 150 | 1.50 |" in blocks["serving"]
+    # Stock with fp8 KV is of a card's own rows there, and of the first other card's here.
+    fp8 = "flashinfer with fp8 KV / fa3 | output tokens/s | 200 | 150 | **0.75** |"
+    assert blocks["serving"].count(fp8) == 1 and f_row + fp8 in blocks["serving"]
+    assert blocks["serving"].count("the fa3 of this stack has no kernels for it") == 1
     for chip, name in (("another", "lone-300"), ("third", "short-1k")):
         other = Record(tmp_path / f"serving-{chip}.json", False, table)
         for server, figure in (("stock", 10.0), ("laprox", 12.0)):
             other.put(table[name], server, {"ttft_p50": figure, "output_tok_s": 10 * figure}, "fa3")
     told = readme()["serving"]
-    first = "time to first token, median 10.0 ms, 12.0 ms, **1.20**"
-    short, lone = told[told.index("On another card only") :].split("; (lone-300)")
-    assert f"output tokens/s 100, 120, 1.20 and {first}" in short and "short-1k" in short
-    assert "300 in, pruned (" in lone and f"{first}." in lone
-    assert "| (lone-300)" not in told
+    first = "time to first token, median | 10.0 ms | 12.0 ms | **1.20** |"
+    assert f"| (lone-300) {table['lone-300'].what} | fa3 / fa3 | {first}" in told
+    short = f"| (short-1k) {table['short-1k'].what} | fa3 / fa3 | output tokens/s | 100 | 120 | 1.20 |"
+    assert f"{short}\n|  |  | {first}" in told
     forced = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table, "flashinfer")
     forced.put(table["f"], "stock", f | {"output_tok_s": 125.0}, "flashinfer")
-    told = "output tokens/s: (f) 125 on flashinfer, LaProx / that 1.20 ("
-    assert told in readme()["serving"]
+    blocks = readme()
+    assert "|  | flashinfer / fa3 | output tokens/s | 125 | 150 | 1.20 |" in blocks["serving"]
+    assert "(1.20 times the fastest stock's, on flashinfer)" in blocks["headline"]
     assert "(e)" not in blocks["serving"]
     everything = all_figures()["all"]
     assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4
     assert everything.count("| 1 | 1 | +0 | 1 |  | ≤ 0 more |") == 2
+
+
+def side(versions):
+    return {"versions": versions, "commit": "0" * 40, "dirty": False, "date": "2026-01-01"}
+
+
+def test_what_has_no_figure_is_said_beside_the_headline(monkeypatch):
+    pinned = headline.stack()
+    assert set(pinned) == set(headline.STACK)
+    of_today = [side({name: f"{version}+cu130" for name, version in pinned.items()})]
+    older = side(of_today[0]["versions"] | {"torch": "2.11.0+cu130"})
+    monkeypatch.setattr(headline, "BUDGET", 0.2)
+    assert headline.not_measured(of_today) == []
+    [told] = headline.not_measured([*of_today, older])
+    assert f"torch {pinned['torch']}, sglang-kernel" in told and "torch 2.11.0, " in told
+    monkeypatch.setattr(headline, "BUDGET", 0.05)
+    assert "at the default budget**, 20 %" in headline.not_measured(of_today)[0]
+
+
+def test_what_is_lost_stands_beside_what_is_won(monkeypatch):
+    monkeypatch.setattr(headline, "faster_stock", lambda workload: None)
+    slower = {"output_tok_s": 0.5, "ttft_p50": 2.0, "slots_mean": 0.1, "itl_p99": 1.5}
+    row = {"ratio": slower, "stock": {"slots_mean": 10}, "laprox": {"slots_mean": 1}, "what": "one"}
+    told = headline.claims({"f": row, "ttft": row})
+    assert [is_lost for is_lost, _ in told] == [True, True, False, True]
+    rows = headline.two_columns(told).splitlines()[2:]
+    assert rows[0] == "| 1 KV slots pinned, not 10 | **0.50 times** the output tokens per second |"
+    assert len(rows) == 3
 
 
 def test_what_lies_between_the_marks_is_replaced():

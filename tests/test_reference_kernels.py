@@ -11,6 +11,7 @@ from laprox_kernels.reference.decode import decode
 from laprox_kernels.reference.pack import pack
 from laprox_kernels.reference.score import score
 from laprox_kernels.reference.select import select
+from laprox_sglang.scorers.rank import compare_layers
 
 INF = float("inf")
 
@@ -52,14 +53,15 @@ class ScoreCase:
         self.row = torch.randperm(n + 8, generator=rng)[:n] + 1
         self.projection = torch.randn((heads * group, dim, hidden), generator=rng)
 
-    def run(self) -> list[list[float]]:
+    def run(self) -> tuple[list[list[float]], float]:
+        """Scores of the second layer, and their sum."""
         out = torch.full((2, self.heads, self.n - self.start), 99.0)
         gram = torch.stack([100 * self.projection.flip(0), self.projection])
-        score(self.all_queries, *self.pool, self.row, self.start, gram @ gram.mT, self.scale, self.sinks,
-              self.pooling, out)  # fmt: skip
-        return out[1].tolist()
+        sums = score(self.all_queries, *self.pool, self.row, self.start, gram @ gram.mT, self.scale,
+                     self.sinks, self.pooling, out)  # fmt: skip
+        return out[1].tolist(), float(sums[1])
 
-    def brute_force(self) -> list[list[float]]:
+    def brute_force(self) -> tuple[list[list[float]], float]:
         k, v = self.keys[self.row].tolist(), self.values[self.row].tolist()
         q, w_o = self.queries.tolist(), self.projection.tolist()
         raw = [[0.0] * self.n for _ in range(self.heads)]
@@ -89,7 +91,7 @@ class ScoreCase:
         ]
         total = sum(map(sum, pooled))
         protected = [INF] * self.sinks, [INF] * self.window
-        return [[*protected[0], *(x / total for x in line), *protected[1]] for line in pooled]
+        return [[*protected[0], *line, *protected[1]] for line in pooled], total
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 41])
@@ -102,28 +104,39 @@ class ScoreCase:
 )  # fmt: skip
 def test_score_equals_the_method_written_out(shape, kind, width, seed):
     case = ScoreCase(seed, pooling=(kind, width), **shape)
-    for got, expected in zip(case.run(), case.brute_force(), strict=True):
+    (scores, total), (expected_scores, expected_total) = case.run(), case.brute_force()
+    for got, expected in zip(scores, expected_scores, strict=True):
         assert got == pytest.approx(expected, rel=2e-4, abs=1e-7)
+    assert total == pytest.approx(expected_total, rel=2e-4)
 
 
 @pytest.mark.parametrize(("start", "sinks"), [(0, 0), (0, 4), (3, 1), (10, 0)])
-def test_candidates_sum_to_one_and_the_protected_stand_above_all(start, sinks, seed):
+def test_candidates_come_to_the_sum_and_the_protected_stand_above_all(start, sinks, seed):
     case = ScoreCase(seed, start=start, sinks=sinks, n=60, pooling=("average", 7))
-    scores = torch.tensor(case.run())
+    listed, total = case.run()
+    scores = torch.tensor(listed)
     private = case.n - start
     protected = torch.zeros(private, dtype=torch.bool)
     protected[:sinks] = protected[private - case.window :] = True
     assert bool((scores[:, protected] == INF).all())
     candidates = scores[:, ~protected]
     assert bool((candidates >= 0).all()) and bool(candidates.isfinite().all())
-    assert float(candidates.sum()) == pytest.approx(1, abs=1e-5)
+    assert float(candidates.sum()) == pytest.approx(total, rel=1e-5)
 
 
 def test_values_of_zero_score_zero(seed):
     case = ScoreCase(seed)
     case.values.zero_()
-    candidates = torch.tensor(case.run())[:, : case.n - case.window]
-    assert bool((candidates == 0).all())
+    scores, total = case.run()
+    assert bool((torch.tensor(scores)[:, : case.n - case.window] == 0).all()) and total == 0
+
+
+def test_a_form_that_rounding_pushed_below_zero_counts_as_zero(seed):
+    case = ScoreCase(seed)
+    out = torch.full((2, case.heads, case.n), 99.0)
+    gram = -1e-9 * torch.eye(case.dim).expand(2, case.heads * case.group, -1, -1)
+    score(case.all_queries, *case.pool, case.row, 0, gram, case.scale, 0, case.pooling, out)
+    assert bool((out[..., : case.n - case.window] == 0).all())
 
 
 def test_score_does_not_see_other_slots(seed):
@@ -172,8 +185,13 @@ def test_score_and_select_equal_flatten_normalise_top_k(seed):
     """Algorithm 2 on top of Algorithm 1, over layers of very different size."""
     cases = [ScoreCase(seed + i, n=30, pooling=("average", 7), sinks=2) for i in range(3)]
     cases[1].projection *= 1000
-    got = torch.tensor([case.run() for case in cases])
-    expected = [case.brute_force() for case in cases]
+    scores, sums = zip(*(case.run() for case in cases), strict=True)
+    got = torch.tensor(scores)
+    compare_layers(got, torch.tensor(sums), slice(2, 30 - cases[0].window))
+    expected = [
+        [[x / total for x in line] for line in lines]
+        for lines, total in (case.brute_force() for case in cases)
+    ]
     # Float noise may swap neighbours that are all but equal: skip a cut between such.
     ranked = sorted((x for layer in expected for head in layer for x in head), reverse=True)
     cuts = [(k, ranked[k - 1], ranked[k]) for k in range(30, 150)]
@@ -274,6 +292,17 @@ def test_decode_equals_dense_attention_with_a_mask(group, segments, variant, see
     for layer in range(case.layers):
         got = decode(case.queries, case.keys, case.values, layer, case.rows(), 0.6)
         torch.testing.assert_close(got.double(), case.dense_attention(layer), atol=1e-5, rtol=1e-4)
+
+
+def test_decode_does_not_see_other_slots(seed):
+    """Slot 0 among them, where padding is written to: rows that are shorter than the longest name it."""
+    case = DecodeCase(seed, group=2, segments=2)
+    expected = [decode(case.queries, case.keys, case.values, i, case.rows(), 0.6) for i in range(case.layers)]
+    others = sorted(set(range(len(case.keys))) - {slot for line in case.slots for slot in line if slot})
+    case.keys[others] = case.values[others] = math.nan
+    for layer, before in enumerate(expected):
+        after = decode(case.queries, case.keys, case.values, layer, case.rows(), 0.6)
+        assert torch.equal(after, before)
 
 
 @pytest.mark.parametrize("dense", [0, 3])

@@ -19,7 +19,6 @@ from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
 from laprox_patches.request import check_options
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.refusals import (
     ATTENTION_BACKENDS,
     ENVIRONMENT_REFUSALS,
@@ -30,6 +29,7 @@ from laprox_sglang.options.refusals import (
 )
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
+from laprox_tools.needle import MODEL_PATH
 
 CLEAN = {
     "model_path": str(MODEL_PATH),
@@ -78,7 +78,7 @@ RESOLVED_AWAY = {"enable_dp_attention": "--attention-data-parallel-size"}
 # What was found not to be servable when SGLang was read, by attribute.
 NOT_SERVED = """
 speculative_algorithm disaggregation_mode disaggregation_decode_enable_offload_kvcache
-enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend kv_events_config
+enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
 enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
@@ -303,6 +303,7 @@ def test_everything_is_refused_through_the_check_of_a_start(model):
         ({"is_encoder_decoder": True}, "cross attention"),
         ({"is_multimodal": True}, "image or audio"),
         ({"attention_chunk_size": 8192}, "chunked local attention"),
+        ({"has_attention_sinks": True}, "attention sinks"),
         ({"is_generation": False}, "no decoding"),
     ],
 )

@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 
 from fakes import HEADS, LAYERS, Scheduler, sglang_context
 from laprox_patches.metrics import pool_of
-from laprox_patches.output import attach_facts, encode_facts
+from laprox_patches.output import add_facts, say_facts
+from laprox_sglang.cache.tree import LaproxCache
 from laprox_sglang.report.events import Pruned, Publisher, Released, Retracted
 from laprox_sglang.report.metrics import METRICS, Metrics
 from laprox_sglang.report.positions import encode, kept_positions
@@ -50,10 +51,12 @@ def metrics_of():
 def finish(scheduler: Scheduler) -> list[dict[str, Any]]:
     """Runs everything to its end; the facts of all requests."""
     scheduler.run_until_idle()
-    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
-    attach_facts(streamer, scheduler.arrived, False)
-    entries = [(req.customized_info or {}).get("laprox") for req in scheduler.arrived]
-    return [entry[-1] for entry in entries if entry and entry[-1]]
+    return [facts for said in told(scheduler, scheduler.arrived) for facts in said]
+
+
+def told(scheduler: Scheduler, reqs: list[Any]) -> list[list[dict[str, Any]]]:
+    """What the output of these requests says of them."""
+    return add_facts({}, SimpleNamespace(tree_cache=scheduler.tree_cache), reqs).get("laprox", [])
 
 
 def sample(name: str, **labels: str) -> float | None:
@@ -69,12 +72,17 @@ def test_kept_positions_arrive_as_they_were() -> None:
     positions, offsets = view.positions.tolist(), view.cu_cells.tolist()
     [said] = finish(scheduler)
     assert isinstance(said["kept_positions"]["int32"], bytes), "the scheduler's thread does no more than copy"
-    meta_info = {"laprox": [None, said]}
-    encode_facts(None, None, meta_info, None, {}, 0, None)
-    assert meta_info["laprox"][-1] is said, "not before the end"
-    state = SimpleNamespace(obj=SimpleNamespace())
-    encode_facts(None, None, meta_info, state, {}, 0, {"type": "length"})
-    assert state.obj.laprox_facts is meta_info["laprox"][-1]
+    meta_info, state, accumulated = {}, SimpleNamespace(obj=SimpleNamespace()), []
+
+    def stock(self, meta_info, state, customized_info, index, finish_reason):
+        accumulated.append(customized_info)
+
+    others = {"other": [[1], [2]], "laprox": [[], [said]]}
+    say_facts(stock, None, meta_info, state, others, 0, None)
+    assert not meta_info and not hasattr(state.obj, "laprox_facts"), "it goes on"
+    say_facts(stock, None, meta_info, state, others, 1, {"type": "length"})
+    assert accumulated == [{"other": [[1], [2]]}] * 2, "what SGLang accumulates it cuts up by token"
+    assert len(meta_info["laprox"]) == 1 and state.obj.laprox_facts is meta_info["laprox"][-1]
     kept = kept_positions(json.loads(json.dumps(meta_info["laprox"][-1])))
     assert [len(heads) for heads in kept] == [HEADS] * LAYERS
     assert [p for heads in kept for head in heads for p in head] == positions
@@ -143,7 +151,7 @@ def test_counters_never_go_back(metrics_of, seed, overlap) -> None:
         if draw.random() < 0.05 and scheduler.arrived:
             scheduler.abort(draw.choice(scheduler.arrived))
         batch = scheduler.step(draw.choice((8, 1024)), retract=draw.random() < 0.1)
-        attach_facts(SimpleNamespace(tree_cache=scheduler.tree_cache), batch.reqs if batch else [], False)
+        told(scheduler, [req for req in batch.reqs if req.finished()] if batch else [])
         metrics.publish(pool_of(scheduler), scheduler.laprox.pruner.stages.seconds())
     totals = scheduler.laprox.report.totals
     assert totals.slots_taken and totals.prunes > 5 and totals.released["retracted"]
@@ -154,9 +162,10 @@ def test_counters_never_go_back(metrics_of, seed, overlap) -> None:
 
 
 def test_every_reason_has_a_series() -> None:
-    """Those that a plan can name, and the one that is found out later."""
+    """Those that a plan can name, and those that are found out later."""
     named = re.findall(r'plan\.whole\("(\w+)"\)', inspect.getsource(make_plan))
-    assert {*named, "no_room"} == set(REASONS) and len(named) == len(REASONS) - 1
+    found = set(re.findall(r'return "(\w+)"', inspect.getsource(LaproxCache)))
+    assert [*named, *sorted(found)] == list(REASONS) and len(found) == 2
 
 
 def test_events_follow_the_life_of_a_request() -> None:
@@ -203,7 +212,7 @@ def test_stages_of_a_gpu_count_when_they_are_over(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.Event", Clock)
     stages = Stages(cuda=True)
     for _ in range(2):
-        stages.begin()
+        stages.start()
         for stage in STAGES:
             stages.done(stage)
     assert stages.seconds() == dict.fromkeys(STAGES, 0.0)

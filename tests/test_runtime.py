@@ -2,6 +2,7 @@
 
 from array import array
 from dataclasses import replace as replace_outcome
+from itertools import pairwise
 from types import SimpleNamespace
 from unittest import mock
 
@@ -25,11 +26,12 @@ from fakes import (
 )
 from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
-from laprox_patches.output import attach_facts
+from laprox_patches.output import add_facts
 from laprox_sglang.cache.tree import without
 from laprox_sglang.options.server import POOLING_KERNEL
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.state import view_of
+from laprox_sglang.views.view import HostCopy
 from test_memory_properties import check
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
@@ -142,6 +144,36 @@ def test_every_scorer_prunes_and_frees(scorer, allocator):
     steps(scheduler, 2)
     scheduler.run_until_idle()
     assert pinned(scheduler) == 0
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("allocator", ["model", "layer", "uniform"])
+def test_instructions_behind_other_messages_are_kept_in_every_layer_and_head(scorer, allocator):
+    """With any scorer, however little it thinks of them, and again after a retraction."""
+    config = replace(CONFIG, scorer=scorer, allocator=allocator, pooling_kernel=POOLING_KERNEL)
+    spans = ((11, 19), (30, 32))
+    instructions = {i for a, b in spans for i in range(a, b)}
+    scheduler = Scheduler(100, config=config)
+    req = scheduler.arrive(PROMPT, 9, instructions={"spans": spans})
+    other = scheduler.arrive(PROMPT, 9)
+    prefill(scheduler, 13)
+    assert view_of(req).slots == view_of(other).slots == 16
+
+    def cells(req) -> list[set[int]]:
+        positions, cu_cells = kept(req)
+        return [{*positions[a:b]} for a, b in pairwise(cu_cells)]
+
+    assert len(cells(req)) == CELLS and all(instructions <= cell for cell in cells(req))
+    # They are not what would have been kept anyway.
+    assert not all(instructions <= cell for cell in cells(other))
+    steps(scheduler, 3)
+    check(scheduler)
+    scheduler.retract_everything()
+    while view_of(req) is None:
+        scheduler.step()
+    assert view_of(req).end > N and all(instructions <= cell for cell in cells(req))
+    scheduler.run_until_idle()
+    check(scheduler)
 
 
 # What a pruned request holds.
@@ -288,7 +320,8 @@ def test_a_hit_leaves_the_window_to_compute(tree, overlap, more):
     ],
 )
 def test_a_prompt_that_stays_whole_is_stock(tree, new_tokens, options, reason):
-    scheduler = Scheduler(200, tree=tree)
+    config = replace(CONFIG, budget=options.get("budget", CONFIG.budget))
+    scheduler = Scheduler(200, config=config, tree=tree)
     for cached in (0, N - 1):
         req = scheduler.arrive(PROMPT, new_tokens, **options)
         prefill(scheduler)
@@ -484,13 +517,13 @@ def test_freed_slots_admit_who_waits(overlap):
     scheduler = Scheduler(72, overlap=overlap)
     first, second = scheduler.arrive(PROMPT, 9), scheduler.arrive(OTHER, 9)
     full = []
-    finish = scheduler.laprox.finish
+    finish = scheduler.laprox.finish_prefill
 
     def spy(*args):
         full.append(scheduler.running_batch.batch_is_full)
         return finish(*args)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.step()
     assert full == [True] and not scheduler.running_batch.batch_is_full
     assert view_of(first) is not None and view_of(second) is None
@@ -537,8 +570,8 @@ def test_a_view_that_would_free_nothing_leaves_a_prompt_in_chunks_its_room(tree)
         scheduler = Scheduler(60, config=replace(CONFIG, budget=0.5), tree=tree)
         scheduler.arrive(BODY, 9, enabled=False)
         steps(scheduler, 1)
-        finish = scheduler.laprox.finish
-        scheduler.laprox.finish = lambda tree, reserve, stream, rest=rest, to=finish: to(tree, rest, stream)
+        finish = scheduler.laprox.finish_prefill
+        scheduler.laprox.finish_prefill = lambda cache, reserve, rest=rest, to=finish: to(cache, rest)
         req = scheduler.arrive(BODY, 9)
         steps(scheduler, 1)
         reasons.append(req.laprox.outcome.plan.reason)
@@ -548,13 +581,13 @@ def test_a_view_that_would_free_nothing_leaves_a_prompt_in_chunks_its_room(tree)
 def test_what_a_prompt_in_chunks_still_needs_is_reserved():
     scheduler = Scheduler(200)
     reserves = []
-    finish = scheduler.laprox.finish
+    finish = scheduler.laprox.finish_prefill
 
-    def spy(tree, reserve, stream):
+    def spy(cache, reserve):
         reserves.append(reserve)
-        return finish(tree, reserve, stream)
+        return finish(cache, reserve)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.arrive(PROMPT[:10])
     scheduler.arrive(OTHER)
     prefill(scheduler, 25)
@@ -595,19 +628,19 @@ def test_a_pool_that_is_short_of_a_view_gives_up_what_it_stands_for(tree, overla
     assert pinned(scheduler) == 0 and scheduler.laprox.report.totals.slots_freed == N - keep - slots
 
 
-@EVERY_CACHE
+@EVERY_CORE
 @EVERY_LOOP
 def test_prompts_of_one_batch_take_their_views_from_each_other(tree, overlap):
     """All room is taken before anything is packed: slots of the second are what the first is packed from."""
     scheduler = Scheduler(2 * N + 12, tree=tree, overlap=overlap)
     reqs = [scheduler.arrive(PROMPT, 3), scheduler.arrive(OTHER, 3)]
-    sources, finish = [], scheduler.laprox.finish
+    sources, finish = [], scheduler.laprox.finish_prefill
 
     def spy(*args):
         sources.append([set(scheduler.rows[req.kv.req_pool_idx, :N].tolist()) for req in reqs])
         return finish(*args)
 
-    scheduler.laprox.finish = spy
+    scheduler.laprox.finish_prefill = spy
     scheduler.step()
     check(scheduler)
     taken = set(scheduler.rows[reqs[1].kv.req_pool_idx, : view_of(reqs[1]).slots].tolist())
@@ -813,25 +846,16 @@ def test_who_waits_for_the_reads_of_a_prefill_waits_for_its_packing(overlap):
     assert runner.shared_read_done_event is event
 
 
-@EVERY_LOOP
-def test_slots_of_a_view_are_kept_alive_for_the_other_stream(overlap):
-    scheduler = Scheduler(200, overlap=overlap)
-    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(OTHER)]
-    prefill(scheduler)
-    (recorded,) = scheduler.batch_record_buf
-    rows = [scheduler.rows[req.kv.req_pool_idx, : view_of(req).slots].tolist() for req in reqs]
-    assert [slots.tolist() for slots in recorded] == (rows if overlap else [])
-
-
-def test_packing_waits_for_what_the_schedule_has_enqueued():
+def test_views_are_packed_on_the_forward_stream_from_slots_that_it_keeps():
     scheduler = Scheduler(200, overlap=True)
-    order = []
-    scheduler.forward_stream.wait_stream.side_effect = lambda stream: order.append(stream)
+    order = scheduler.stream.asked
     make_view = scheduler.laprox.pruner.make_view
     scheduler.laprox.pruner.make_view = lambda *args: order.append("pack") or make_view(*args)
-    scheduler.arrive(PROMPT)
-    scheduler.step()
-    assert order == [scheduler.schedule_stream, "pack"]
+    reqs = [scheduler.arrive(PROMPT), scheduler.arrive(OTHER)]
+    prefill(scheduler)
+    said = [entry if isinstance(entry, str) else entry.tolist() for entry in order]
+    first, second = (view_of(req).own.tolist() for req in reqs)
+    assert said == ["behind", first, "pack", second, "pack"]
 
 
 # What a decode step reads.
@@ -885,6 +909,17 @@ def test_a_captured_step_reads_its_own_copies(overlap):
             expected = expected_output(view, tokens, req.rid)
             torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
     assert {1, 2, 3} <= sizes
+
+
+@EVERY_LOOP
+def test_a_captured_step_does_not_read_the_tables_of_another_batch(overlap):
+    """Batches of one padded size one after the other: in one row another request, then a row less."""
+    scheduler = Scheduler(200, rows=2, config=replace(CONFIG, keep_prefix=6), overlap=overlap, graphs=True)
+    for i, new_tokens in enumerate([3, 9, 4]):
+        scheduler.arrive([i, *PROMPT], new_tokens)
+    while not scheduler.idle():
+        scheduler.step()
+        check_decoded(scheduler)
 
 
 @EVERY_LOOP
@@ -973,7 +1008,7 @@ def test_new_weights_give_new_scores():
     with torch.no_grad():
         projection = scheduler.model.layers[0].o_proj
         projection.weight[:, : projection.in_features // 2].zero_()
-    assert weights.reload((True, ""), scheduler, None, True, "") is None, "SGLang's own result stands"
+    weights.load_weights(scheduler.tp_worker.model_runner)
     after = scheduler.arrive(PROMPT)
     prefill(scheduler)
     assert kept(after) != first
@@ -989,31 +1024,131 @@ def test_requests_are_counted_by_what_became_of_them():
     # Aborted in the middle of its prefill: planned, never pruned.
     dropped.laprox.outcome = replace_outcome(dropped.laprox.outcome, view=None)
     streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
-    attach_facts(streamer, [pruned, whole, dropped], False, skip_req=dropped)
+    said = add_facts({"other": [1, 2, 3]}, streamer, [pruned, dropped, whole])
     totals = scheduler.laprox.report.totals.to_dict()
     assert (totals["requests"], totals["pruned"], totals["unpruned"]) == (2, 1, {"disabled": 1})
     assert totals["slots_held"] == pruned.laprox.held + whole.laprox.held
     assert pruned.laprox.held in range(pruned_slots + 3, pruned_slots + 6)
-    entries = pruned.customized_info["laprox"]
-    assert len(entries) == len(pruned.output_ids) and entries[:-1] == [None] * (len(entries) - 1)
-    assert entries[-1]["pruned"] and not whole.customized_info["laprox"][-1]["pruned"]
-    attach_facts(streamer, [dropped], False)
-    assert scheduler.laprox.report.totals.to_dict()["requests"] == 2, "it was counted when it was released"
+    # One entry for each that has ended, however many tokens it has. The dropped one was counted before.
+    assert said["other"] == [1, 2, 3] and [len(facts) for facts in said["laprox"]] == [1, 0, 1]
+    assert said["laprox"][0][0]["pruned"] and not said["laprox"][2][0]["pruned"]
 
 
-@pytest.mark.parametrize("incremental", [True, False])
-def test_a_stream_has_an_entry_for_every_token_where_it_is_cut_up_by_token(incremental):
+def test_a_request_that_goes_on_says_nothing_yet():
     scheduler = Scheduler(200)
     req = scheduler.arrive(PROMPT, 6)
-    req.stream = True
-    arguments = SimpleNamespace(incremental_streaming_output=incremental)
-    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache, server_args=arguments)
-    while not req.finished():
-        scheduler.step()
-        attach_facts(streamer, [req], False)
-        entries = (req.customized_info or {}).get("laprox")
-        if incremental or req.finished():
-            assert len(entries) == len(req.output_ids)
-        else:
-            assert entries is None
-    assert entries[:-1] == [None] * 5 and entries[-1]["pruned"]
+    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
+    prefill(scheduler)
+    assert add_facts({}, streamer, [req]) == {}
+    scheduler.run_until_idle()
+    assert len(add_facts({}, streamer, [req])["laprox"][0]) == 1
+
+
+class Slow:
+    """A CUDA event of a device that is not there yet, on the scheduler's thread."""
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        raise AssertionError("the scheduler waits for the device")
+
+
+@EVERY_LOOP
+def test_who_ends_before_its_view_is_made_is_told_what_the_host_knows(overlap):
+    scheduler = Scheduler(200, overlap=overlap)
+    reqs = [scheduler.arrive(PROMPT, 9), scheduler.arrive(OTHER, 3)]
+    made, make_view = [], scheduler.laprox.pruner.make_view
+
+    def make_slowly(*args):
+        view = make_view(*args)
+        if not made:
+            view.host_counts._event = view.positions._event = Slow()
+        made.append(view)
+        return view
+
+    scheduler.laprox.pruner.make_view = make_slowly
+    reqs[0].sampling_params.stop_token_ids = {0, 1, 2, 3}
+    reqs[0].sampling_params.ignore_eos = False
+    scheduler.run_until_idle()
+    streamer = SimpleNamespace(tree_cache=scheduler.tree_cache)
+    [first], [second] = add_facts({}, streamer, reqs)["laprox"]
+    assert len(reqs[0].output_ids) == 1 and set(first) == set(second)
+    known = {name: value for name, value in first.items() if value is not None}
+    unknown = {name for name, value in second.items() if value is not None} - set(known)
+    assert unknown == {"erased_share", "layer_share", "kept_positions"}
+    # Of prompts of one length all else is the same.
+    assert all(second[name] == value for name, value in known.items())
+    totals = scheduler.laprox.report.totals
+    assert totals.finished["pruned"] == 2 and totals.kept_tokens == 2 * made[0].slots
+    # What is not known of the first is in no quotient.
+    assert totals.viewed_tokens == N and totals.kept_cells.total() == made[1].kept_cells
+    assert totals.scored_cells * LAYERS == N * CELLS
+
+
+def test_a_copy_is_not_read_before_it_is_there():
+    copy = HostCopy(torch.arange(3))
+    assert copy.there and copy.tolist() == [0, 1, 2]
+    copy._event = Slow()
+    for read in (copy.tolist, copy.tobytes):
+        with pytest.raises(AssertionError, match="before the device has written it"):
+            read()
+
+
+# What SGLang's memory should never do, and what becomes of the one request if it does.
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("keep", [0, KEEP])
+@pytest.mark.parametrize("fault", ["not published", "not found"])
+def test_a_prompt_that_the_tree_does_not_hold_is_left_whole(tree, overlap, keep, fault):
+    scheduler = Scheduler(100, config=replace(CONFIG, keep_prefix=keep), tree=tree, overlap=overlap)
+    cache = scheduler.tree_cache
+    if fault == "not published":
+        cache.publish = lambda req: None
+    else:
+        cache._node_at = lambda req, length: None
+    req = scheduler.arrive(PROMPT)
+    prefill(scheduler)
+    assert req.laprox.outcome.plan.reason == "not_in_tree" and view_of(req) is None
+    steps(scheduler, 2)
+    scheduler.run_until_idle()
+    check(scheduler)
+    assert pinned(scheduler) == 0 and len(req.output_ids) == 4
+    assert scheduler.laprox.report.totals.prunes == 0
+
+
+@EVERY_CORE
+@EVERY_LOOP
+@pytest.mark.parametrize("keep", [0, KEEP])
+@pytest.mark.parametrize("evicted", [0, 1, N])
+def test_a_prompt_for_whose_view_less_is_freed_than_counted_is_whole_again(tree, overlap, keep, evicted):
+    """Its lock has moved by then, and some of it, or all behind its prefix, may have been evicted."""
+    config = replace(CONFIG, keep_prefix=keep)
+    scheduler = Scheduler(200, config=config, tree=tree, overlap=overlap)
+    allocator = scheduler.token_to_kv_pool_allocator
+    alloc, finish, lost = allocator.alloc, scheduler.laprox.finish_prefill, []
+
+    def fail_once(need_size):
+        allocator.alloc = alloc
+        before = available(scheduler)
+        evict(scheduler, evicted)
+        lost.append(available(scheduler) - before)
+
+    def finish_without_room(*args):
+        allocator.alloc = fail_once if not lost and scheduler.laprox._last else alloc
+        return finish(*args)
+
+    scheduler.laprox.finish_prefill = finish_without_room
+    # In chunks, so that the prompt is several nodes of the tree.
+    req, other = scheduler.arrive(PROMPT), scheduler.arrive(OTHER, 6)
+    prefill(scheduler, 16)
+    assert req.laprox.outcome.plan.reason == "no_room" and view_of(req) is None
+    assert view_of(other) is not None and bool(lost[0]) == bool(evicted)
+    steps(scheduler, 2)
+    scheduler.run_until_idle()
+    check(scheduler)
+    assert pinned(scheduler) == 0 and len(req.output_ids) == 4 and len(other.output_ids) == 6
+    # It was never written over, and goes into the tree as stock's.
+    assert hit(scheduler, PROMPT) == N

@@ -1,13 +1,10 @@
 """Every scorer with every allocator and pooling, and what their formulas say."""
 
-import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import laprox_kernels as kernels
 from laprox_sglang.options.server import Config
@@ -15,8 +12,9 @@ from laprox_sglang.scorers import SCORERS, BadScorer, find, is_pooled, try_out
 from laprox_sglang.scorers.allocators import ALLOCATORS, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling
 from laprox_sglang.scorers.prompt import Prompt
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.memory import needs
+from memory import Peak
 from scorer_cases import Case, random_case
 
 INF = float("inf")
@@ -24,8 +22,9 @@ EVERY_SCORER = pytest.mark.parametrize("name", SCORERS)
 
 
 def ranked(case: Case, name: str, pooling: Pooling) -> torch.Tensor:
+    """Scores that are comparable over layers."""
     out = case.unwritten()
-    rank(case.layers(), SCORERS[name], pooling, out)
+    compare_layers(out, rank(case.layers(), SCORERS[name], pooling, out), case.candidates)
     return out
 
 
@@ -62,8 +61,11 @@ def test_laprox_layer_by_layer_is_the_kernel(kind, width, seed):
         expected = case.unwritten()
         pooling = Pooling(kind, width)
         given = case.queries, *case.pool, case.row, case.start, case.gram, case.scale, case.sinks
-        kernels.score(*given, pooling, expected)
-        torch.testing.assert_close(ranked(case, "laprox", pooling), expected)
+        expected_sums = kernels.score(*given, pooling, expected)
+        out = case.unwritten()
+        sums = rank(case.layers(), SCORERS["laprox"], pooling, out)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(sums, expected_sums)
 
 
 def window_attention(prompt: Prompt, q_head: int) -> torch.Tensor:
@@ -180,35 +182,6 @@ def test_worthless_layers_and_nan(seed):
     assert bool((ranked(case, "laprox-max", Pooling())[:, :, case.candidates] == 0).all())
     case.pool[1, case.row[case.start + case.sinks]] = float("nan")
     assert bool(ranked(case, "laprox-max", Pooling())[:, :, case.candidates].isnan().all())
-
-
-class Peak(TorchDispatchMode):
-    """Largest number of bytes in tensors made inside, at any time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, weakref.ref] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        given = {x.untyped_storage()._cdata for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)}
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in given | self.live.keys():
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                self.live[storage._cdata] = weakref.ref(
-                    storage, self.forget(storage._cdata, storage.nbytes())
-                )
-        return result
-
-    def forget(self, key: int, size: int):
-        def gone(_) -> None:
-            del self.live[key]
-            self.now -= size
-
-        return gone
 
 
 @EVERY_SCORER

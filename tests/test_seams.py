@@ -13,8 +13,8 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from laprox_patches import arguments, seams
 from laprox_patches.seam import Seam, SeamError, register, verify
-from laprox_sglang.needle import MODEL_PATH
 from laprox_sglang.options.server import ENVIRONMENT, Config
+from laprox_tools.needle import MODEL_PATH
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = (*arguments.SEAMS, *seams.SEAMS)

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from benchmarks.harness.client import facts
-from laprox_sglang.needle import DIGITS, Task, Turn
+from benchmarks.harness.server import RETURN_KEPT
 from laprox_sglang.options.server import WINDOW
+from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import DIGITS, Task, Turn
 from server import Server
 
 TOOLS = [
@@ -18,6 +21,15 @@ TOOLS = [
 ]
 BUDGET = 0.2
 Message = dict[str, Any]
+
+
+# As Mistral's: tools and system message stand before the last user message.
+BEFORE_THE_LAST = (
+    "{{ '<s> ' }}{% for m in messages %}{% if m.role == 'user' %}{% if loop.last %}"
+    "{% if tools %}{{ 'and the ' }}{% for t in tools %}{{ t.function.name + ' ; ' }}{% endfor %}{% endif %}"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content + ' . ' }}{% endif %}{% endif %}"
+    "{{ m.content + ' ' }}{% elif m.role == 'assistant' %}{{ m.content + ' . ' }}{% endif %}{% endfor %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +180,45 @@ def test_facts_come_with_every_reply(client: openai.OpenAI, turns: list[Turn], c
     # Whole prompts have their reason.
     [whole] = create(**given, extra_body={"custom_params": {"laprox": {"enabled": False}}}).metadata["laprox"]
     assert (whole["pruned"], whole["reason"]) == (False, "disabled")
+
+
+def test_instructions_behind_other_messages_are_kept(
+    turns: list[Turn], instructions: str, tmp_path: Path
+) -> None:
+    """Over HTTP, with a server whose template puts them there; it says so once."""
+    template = tmp_path / "template.jinja"
+    template.write_text(BEFORE_THE_LAST)
+    flags = (
+        "--enable-laprox",
+        "--laprox-budget",
+        str(BUDGET),
+        "--chat-template",
+        str(template),
+        *RETURN_KEPT,
+    )
+    with Server(*flags) as server:
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        messages: list[Message] = [{"role": "system", "content": instructions}]
+        before = 1
+        block = 2 + 2 * len(TOOLS) + len(instructions.split()) + 1
+        for number, turn in enumerate(turns[:3]):
+            messages.append(user(turn))
+            completion = complete(client, messages, {"return_kept": True}, tools=TOOLS)
+            said = facts_of(completion)
+            assert said["pruned"] and said["prompt_tokens"] == before + block + len(turn.text), said
+            if number == 0:
+                assert (said["instructions"], said["protected_tokens"]) == ("dense", 0)
+                assert said["dense_tokens"] == 1 + block
+            else:
+                assert (said["instructions"], said["dense_tokens"]) == ("protected", 1)
+                assert block <= said["protected_tokens"] <= block + 3
+                behind = {*range(before, before + block)}
+                for layer in kept_positions(said):
+                    assert all(behind <= {*head} for head in layer)
+                assert said["slots_after"] == math.ceil(round(BUDGET * said["slots_before"], 6))
+            answer = str(completion.choices[0].message.content)
+            messages.append({"role": "assistant", "content": answer})
+            before += len(turn.text) + len(answer.split()) + 1
+        assert server.launch.log.read_text().count("puts instructions behind other messages") == 1
+        with pytest.raises(openai.BadRequestError, match="unknown field `instructions`"):
+            complete(client, messages[:2], {"instructions": {"spans": [[0, 500]]}})

@@ -15,9 +15,9 @@ import pytest
 
 from benchmarks.harness.client import POLL_SECONDS, facts
 from benchmarks.harness.server import RETURN_KEPT
-from laprox_sglang.needle import DIGITS, Sample, Task
 from laprox_sglang.prefix import common
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import DIGITS, Sample, Task
 from server import ROOT, Server, command
 
 BUDGET, SLOTS = 0.1, 30_000
@@ -39,7 +39,7 @@ def sample(seed: int) -> Sample:
 
 def laprox(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "laprox_sglang.cli", *arguments],
+        [sys.executable, "-m", "laprox_tools", *arguments],
         cwd=ROOT, input=text, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 

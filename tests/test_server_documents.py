@@ -16,7 +16,7 @@ import pytest
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT, Launch, Server
 from documents import OUTPUT, ROOT, STARTS, Block, blocks, documents, quoted, section
-from laprox_sglang.needle import MODEL_PATH, Task
+from laprox_tools.needle import MODEL_PATH, Task
 
 SECONDS = 120
 README = ROOT / "README.md"
@@ -32,6 +32,7 @@ ELSEWHERE = {
     "pytest": "make test runs all of them",
     "python -m benchmarks.quality": "test_server_quality, in small",
     "python -m benchmarks.checks": "on a GPU; test_check_serving has its parts",
+    "python -m sglang_router.launch_router": "test_examples, over two servers; test_documents has its flags",
     "python -m benchmarks.serving": "on a GPU; test_bench_serving has its parts",
     "from laprox_sglang.scorers import find": "test_add_a_scorer, which gives it layers and scores",
 }
@@ -73,7 +74,7 @@ class Reader:
         tools.mkdir()
         # As the package installs it; an environment may have been made before there was the command.
         command = tools / "laprox"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m laprox_sglang.cli "$@"\n')
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m laprox_tools "$@"\n')
         command.chmod(0o755)
         path = [str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]
         modules = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -181,7 +182,7 @@ def test_what_starts_a_server_would_start(reader: Reader) -> None:
         report = reader.folder / f"report-{number}.json"
         if block != cpu_start():
             asked[" ".join(flags)] = (str(report), str(reader.place(block.page)), flags)
-    program = Path(__file__).with_name("rehearsals.py")
+    program = Path(__file__).with_name("dry_runs.py")
     command = [sys.executable, str(program), json.dumps(list(asked.values()))]
     subprocess.run(command, env=reader.environment, check=True, timeout=SECONDS, cwd=ROOT)
     assert asked

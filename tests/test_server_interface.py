@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.harness.client import facts, generation
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
-from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
+from laprox_tools.needle import MODEL_PATH, Task
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import PYTHON_CORE, Server
 
@@ -217,19 +217,28 @@ def test_weight_update(server: Server, prompt: list[int], tmp_path: Path) -> Non
     def pruned() -> dict[str, Any]:
         return server.generate(prompt, 8, {"budget": 0.1, "return_kept": True})
 
-    def update(folder: Path) -> None:
+    def ask(path: str, **given: Any) -> None:
         # SGLang refuses while the last request is on its way out.
         server.flush()
-        response = server.post("/update_weights_from_disk", model_path=str(folder))
+        response = server.post(path, **given)
         assert response.ok and response.json()["success"], response.text
 
     before = pruned()
-    update(other_weights(tmp_path / "other"))
+    kept = facts(before)["kept_positions"]
+    other = str(other_weights(tmp_path / "other"))
+    ask("/update_weights_from_disk", model_path=other)
     try:
         # The prompt's Q, K and V are the same in every layer: only new Gram matrices score otherwise.
-        assert facts(pruned())["kept_positions"] != facts(before)["kept_positions"]
+        new = facts(pruned())["kept_positions"]
+        assert new != kept
+        # Within a session they are those of before, whatever the weights are; its end makes them anew.
+        ask("/begin_weight_update", selector="all")
+        ask("/update_weights_from_disk", model_path=str(MODEL_PATH))
+        assert facts(pruned())["kept_positions"] == new
+        ask("/end_weight_update")
+        assert facts(pruned())["kept_positions"] == kept
     finally:
-        update(MODEL_PATH)
+        ask("/update_weights_from_disk", model_path=str(MODEL_PATH))
     after = pruned()
     assert facts(after) == facts(before) and after["output_ids"] == before["output_ids"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.client import facts
-from laprox_sglang.needle import Task
+from laprox_tools.needle import Task
 from server import Server
 
 

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
-from laprox_sglang.needle import MODEL_PATH, Task, to_ids
 from laprox_sglang.options.server import WINDOW
+from laprox_tools.needle import MODEL_PATH, Task, to_ids
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import Server
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.quality.__main__ import main
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 
 @pytest.fixture(scope="module")

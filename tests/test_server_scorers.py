@@ -12,12 +12,12 @@ from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
 from captured import Captured, load_model
-from laprox_sglang.needle import MODEL_PATH, Task
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions
 from laprox_sglang.scorers import find
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.rank import rank
+from laprox_tools.needle import MODEL_PATH, Task
 from prompts import difference
 from server import Server
 from test_add_a_scorer import NAME, SCORER

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
-from laprox_sglang.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from laprox_sglang.options.server import WINDOW
+from laprox_tools.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from prompts import OPTED_OUT, difference
 from server import PYTHON_CORE, Server
 

@@ -3,9 +3,10 @@
 import pytest
 
 from laprox_patches.seam import SeamError
-from laprox_patches.version import RELIED_ON, SERVED, check_attributes, check_version
-from laprox_sglang.needle import MODEL_PATH
+from laprox_patches.version import SERVED, check_ports, check_version
 from laprox_sglang.options.server import ENVIRONMENT
+from laprox_sglang.ports import PORTS
+from laprox_tools.needle import MODEL_PATH
 from test_seams import last_line, python
 
 START = """
@@ -88,12 +89,18 @@ def test_a_missing_field_is_named():
 
 def test_the_installed_sglang_has_all_that_is_relied_on():
     check_version()
-    check_attributes()
+    check_ports()
 
 
-@pytest.mark.parametrize("path", RELIED_ON)
-def test_what_is_relied_on_is_looked_for_one_by_one(path):
-    with pytest.raises(SeamError, match=r"has changed: no no_such_attribute$"):
-        check_attributes({path: RELIED_ON[path] + " no_such_attribute"})
+@pytest.mark.parametrize("protocol", PORTS, ids=lambda protocol: protocol.__name__)
+def test_every_member_of_a_port_is_looked_for(protocol):
+    more = {"no_such_attribute": int, "no_such_method": lambda self: None, "no_such_property": property()}
+    annotated = type(
+        protocol.__name__,
+        (),
+        {**vars(protocol), **more, "__annotations__": {**protocol.__annotations__, "no_such_field": int}},
+    )
+    with pytest.raises(SeamError, match=r"has changed: no no_such_field, no_such_method, no_such_property$"):
+        check_ports({annotated: PORTS[protocol]})
     with pytest.raises(SeamError, match="is missing from this SGLang"):
-        check_attributes({path + "Gone": RELIED_ON[path]})
+        check_ports({protocol: PORTS[protocol] + "Gone"})

@@ -16,11 +16,12 @@ PACKAGES = {
     "laprox_sglang": ROOT / "laprox_sglang",
     "laprox_kernels": ROOT / "kernels" / "laprox_kernels",
     "laprox_patches": ROOT / "patches" / "laprox_patches",
+    "laprox_tools": ROOT / "tools" / "laprox_tools",
 }
 LOOK = """
 import importlib, inspect, json
 from sglang.srt.plugins import load_plugins_by_group
-names = ("laprox_sglang", "laprox_kernels", "laprox_patches")
+names = ("laprox_sglang", "laprox_kernels", "laprox_patches", "laprox_tools")
 plugins = load_plugins_by_group("sglang.srt.plugins") | load_plugins_by_group("sglang.srt.platforms")
 files = [importlib.import_module(name).__file__ for name in names]
 print(json.dumps([files, {name: inspect.getfile(called) for name, (called, _) in plugins.items()}]))

@@ -18,10 +18,10 @@ def queries(tokens: int) -> torch.Tensor:
 
 
 def forward(window: Window, parts: list[Part], batch: torch.Tensor) -> None:
-    window.begin(parts)
+    window.expect(parts)
     for layer in range(LAYERS):
         window.save(layer, batch[layer])
-    window.end(DIM)
+    window.hand_over(DIM)
 
 
 def states(number: int) -> list[RequestState]:
@@ -81,7 +81,7 @@ def test_a_pass_without_a_window_leaves_what_there_is():
     held = state.queries
     forward(window, [], queries(3))
     window.save(0, queries(5)[0])
-    window.end(DIM)
+    window.hand_over(DIM)
     assert state.queries is held
 
 
@@ -90,7 +90,7 @@ def test_a_pass_that_never_came_is_forgotten(again):
     """The next batch is announced: nothing of the last is left, saved or not."""
     dropped, state = states(2)
     window = Window(LAYERS, 5)
-    window.begin([Part(dropped, slice(0, 2))])
+    window.expect([Part(dropped, slice(0, 2))])
     if again:
         window.save(0, queries(2)[0])
     forward(window, [Part(state, slice(0, 1))], queries(1))

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.checks.rows import Row, per_cent
 from benchmarks.checks.servers import Server, is_exact
 from benchmarks.harness.client import facts
-from laprox_sglang.needle import DIGITS, Task, Turn
+from laprox_tools.needle import DIGITS, Task, Turn
 
 STOCK = "stock"
 SEED = 0

@@ -24,7 +24,6 @@ import zmq
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row, show
 from benchmarks.checks.servers import Server
-from laprox_sglang.needle import Task
 from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 from laprox_sglang.report.events import Pruned, Publisher
 from laprox_sglang.report.facts import request_facts
@@ -34,6 +33,7 @@ from laprox_sglang.report.totals import Pool
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import Outcome
 from laprox_sglang.views.view import View
+from laprox_tools.needle import Task
 
 NAME, LEAST_RATIO = "reporting", 0.97
 LAYERS, HEADS, BUDGET = 8, 2, 0.2
@@ -98,7 +98,9 @@ def cost_of_positions(tokens: int) -> list[Row]:
     plan = Plan(0, tokens, slots, SINK_TOKENS, WINDOW, None)
     cu_cells = torch.arange(cells + 1) * slots
     positions = torch.randint(0, tokens, (slots * cells,), dtype=torch.int32)
-    outcome = Outcome(plan, View.of(plan, LAYERS, cu_cells, torch.tensor(slots), positions))
+    outcome = Outcome(
+        plan, View.of(plan, torch.arange(slots), LAYERS, cu_cells, torch.tensor(slots), positions)
+    )
 
     def facts(kept: bool) -> float:
         return microseconds(20, lambda: pickle.dumps([request_facts(outcome, tokens, 0, kept)])) / 1e3

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.harness import server as harness
 from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
-from laprox_sglang.needle import MODEL_PATH, Sample, Task
+from laprox_tools.needle import MODEL_PATH, Sample, Task
 
 ON_GPU = torch.cuda.is_available()
 # The servers share one GPU: each takes no more of it than --max-total-tokens asks for.

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.checks.servers import Server, is_exact
 from benchmarks.harness.client import facts, generation, holds_its_budget
-from laprox_sglang.needle import Sample, Task
+from laprox_tools.needle import Sample, Task
 
 # With what a retraction adds to a prompt, it still has fewer tokens than --laprox-min-tokens.
 SHORT, MOST_TOKENS = (60, 200), 48

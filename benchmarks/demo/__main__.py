@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.demo.workload import QUESTIONS, TURNS, Reply, Workload
 from benchmarks.harness.server import CPU_FLAGS, Launch, ServerError, serve_all
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 STOCK = "stock"
 BUDGETS = ("0.2", "0.1", "0.05")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.demo import dashboard
 from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, Server, serve_all
-from laprox_sglang.needle import MODEL_PATH, Task, to_ids
+from laprox_tools.needle import MODEL_PATH, Task, to_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = [
@@ -68,7 +68,7 @@ def wait_for_running(server: Server) -> None:
 
 
 def laprox(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "laprox_sglang.cli", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "laprox_tools", *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import sglang
 
-from laprox_sglang.needle import CLASSES, Task, Turn, to_ids, words
+from laprox_tools.needle import CLASSES, Task, Turn, to_ids, words
 
 SEED = 20261123
 QUESTIONS = 16

@@ -10,8 +10,8 @@ from typing import Any
 
 import requests
 
-from laprox_sglang.needle import Turn, to_ids
 from laprox_sglang.options.server import SINK_TOKENS, WINDOW
+from laprox_tools.needle import Turn, to_ids
 
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01

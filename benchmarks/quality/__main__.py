@@ -34,7 +34,7 @@ from benchmarks.quality.record import charts, report, transcript
 from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.quality.subject import Subject
 from benchmarks.quality.tasks.task import TaskError
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 COLUMNS = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 

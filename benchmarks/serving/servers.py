@@ -17,7 +17,7 @@ from benchmarks.harness.server import (
 from benchmarks.serving.card import MEMORY_FRACTION, Card
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
 from benchmarks.serving.workloads import FIXED_SLOTS
-from laprox_sglang.needle import MODEL_PATH
+from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy
 import transformers
 
-from laprox_sglang.needle import CLASSES, MODEL_PATH, to_ids
+from laprox_tools.needle import CLASSES, MODEL_PATH, to_ids
 
 STOCK, LAPROX, FP8 = "stock", "laprox", "stock-fp8"
 SERVERS = (STOCK, LAPROX, FP8)

@@ -17,15 +17,19 @@ from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.quality.record.tuning_report import tuning
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
+from benchmarks.tables.headline import headline
+from benchmarks.tables.sources import sources
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 def readme() -> dict[str, str]:
+    results = quality("quality")
     return {
-        "headline": speed.headline(),
+        "headline": headline(),
         "serving": speed.against_stock(),
-        "quality": report.readme(quality("quality")),
+        "quality": report.readme(results),
+        "sources": sources(results),
     }
 
 

@@ -60,8 +60,18 @@ def beside(row: dict[str, Any], ratios: str, figure: str) -> str:
     value = row.get(ratios, {}).get(figure)
     if value is None or more is None:
         return ""
+    return ratio_text(value, more)
+
+
+def ratio_text(value: float, more: bool) -> str:
+    """A ratio, bold where LaProx is behind; near 1 with a digit more, which shows on which side it is."""
     text = f"{value:.3f}" if 0.95 < value < 1.05 else f"{value:.2f}"
-    return bold(text, float(text) < 1 if more else float(text) > 1)
+    return bold(text, is_behind(float(text), more))
+
+
+def is_behind(ratio: float, more: bool) -> bool:
+    """Whether LaProx has less of what is better, or more of what is worse."""
+    return ratio < 1 if more else ratio > 1
 
 
 def bold(text: str, behind: bool) -> str:

@@ -1,142 +1,152 @@
 """Speed in the README: few figures, one for each thing a user would ask, where LaProx loses among them."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from benchmarks.harness.markdown import commit, origin, table
+from benchmarks.harness.markdown import table, wrapped
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
-from benchmarks.tables.cells import FIGURES, beside
-from benchmarks.tables.committed import Side, TablesError, serving, sides
+from benchmarks.tables.cells import FIGURES, beside, ratio_text
+from benchmarks.tables.committed import Side, serving
 
 # The card with most rows on the backends that servers take by themselves.
 CHIP = "h200"
-SPEED = "output_tok_s"
-SHOWN = (
-    ("b-full", (SPEED,)),
-    ("f", (SPEED, "ttft_p50")),
-    ("q", (SPEED, "ttft_p50")),
-    ("c-open", (SPEED,)),
-    ("d", (SPEED, "ttft_p50")),
-    ("ttft", ("ttft_p50",)),
-    ("lone-1k", ("ttft_p50",)),
-    ("lone-300", ("ttft_p50",)),
-    ("short-1k", (SPEED, "ttft_p50")),
-    ("e", (SPEED,)),
-)
+SPEED, FIRST_TOKEN, SLOWEST_TOKENS = "output_tok_s", "ttft_p50", "itl_p99"
+SHOWN = {
+    "b-full": (SPEED,),
+    "f": (SPEED, FIRST_TOKEN),
+    "q": (SPEED, FIRST_TOKEN),
+    "c-open": (SPEED,),
+    "d": (SPEED, FIRST_TOKEN),
+    "ttft": (FIRST_TOKEN, SLOWEST_TOKENS),
+    "lone-1k": (FIRST_TOKEN, SLOWEST_TOKENS),
+    "lone-300": (FIRST_TOKEN,),
+    "short-1k": (SPEED, FIRST_TOKEN),
+    "e": (SPEED,),
+}
+HEAD = ("workload", "attention backends, stock / LaProx", "figure", "stock", "LaProx", "LaProx / stock")
+Row = dict[str, Any]
 
 
-def rows() -> dict[str, dict[str, Any]]:
-    """Rows with figures of both sides."""
-    found = by_workload(serving()[CHIP]["rows"])
+class Line(NamedTuple):
+    """One figure of both servers, and where it was measured.
+
+    Attributes:
+        cells: the last four columns of ``HEAD``.
+    """
+
+    workload: str
+    what: str
+    backends: str
+    cells: tuple[str, str, str, str]
+    sides: tuple[Side, Side]
+
+
+def rows(chip: str = CHIP) -> dict[str, Row]:
+    """Rows of a card with figures of both servers, each on the backend of its own choice."""
+    found = by_workload(serving()[chip]["rows"])
     return {name: row for name, row in found.items() if row[STOCK] and row[LAPROX]}
 
 
-def backends(row: dict[str, Any]) -> str:
+def backends(row: Row) -> str:
     return f"{row[STOCK]['attention_backend']} / {row[LAPROX]['attention_backend']}"
 
 
-def headline() -> str:
-    if (row := rows().get("f")) is None:
-        raise TablesError(
-            f"the results of {CHIP} have no row f of stock and LaProx, which the headline is of"
-        )
+def faster_stock(name: str) -> Side | None:
+    """Stock as it is fastest on a workload, if it has to be told to take another backend for that."""
+    own = rows()[name][STOCK].get(SPEED) or 0
+    told = [row[STOCK] for row in serving()[CHIP]["rows"] if row["workload"] == name and row[STOCK]]
+    best = max(told, key=lambda side: side.get(SPEED) or 0)
+    return best if (best.get(SPEED) or 0) > own else None
+
+
+def on_the_card() -> Iterator[Line]:
+    """What was measured on ``CHIP``."""
+    for name, row in by_name(rows()):
+        for figure in SHOWN[name]:
+            yield line(name, row, figure)
+            if figure == SPEED and (stock := faster_stock(name)):
+                laprox = row[LAPROX]
+                value = laprox[SPEED] / stock[SPEED]
+                cells = (text(stock, SPEED), text(laprox, SPEED), ratio_text(value, more=True))
+                named = f"{stock['attention_backend']} / {laprox['attention_backend']}"
+                yield Line(name, row["what"], named, (FIGURES[SPEED].label, *cells), (stock, laprox))
+
+
+def on_other_cards() -> Iterator[tuple[str, list[Line]]]:
+    """By card: what was measured there alone, and stock with fp8 KV on the first that has it."""
+    left, fp8_is_told = [name for name in SHOWN if name not in rows()], False
+    for chip, content in serving().items():
+        if chip == CHIP:
+            continue
+        fp8 = [] if fp8_is_told else list(against_fp8(content))
+        only = [(name, row) for name, row in by_name(rows(chip)) if name in left]
+        lines = fp8 + [line(name, row, figure) for name, row in only for figure in SHOWN[name]]
+        fp8_is_told = fp8_is_told or bool(fp8)
+        left = [name for name in left if name not in dict(only)]
+        if lines:
+            yield chip, lines
+
+
+def against_fp8(content: dict[str, Any]) -> Iterator[Line]:
+    """LaProx beside stock with fp8 KV."""
+    for name, row in by_name(by_workload(content["rows"])):
+        if row.get(FP8) and row[LAPROX]:
+            fp8, laprox = row[FP8], row[LAPROX]
+            named = f"{fp8['attention_backend']} with fp8 KV / {laprox['attention_backend']}"
+            cells = (text(fp8, SPEED), text(laprox, SPEED), beside(row, RATIOS[FP8], SPEED))
+            yield Line(name, row["what"], named, (FIGURES[SPEED].label, *cells), (fp8, laprox))
+
+
+def by_name(found: dict[str, Row]) -> list[tuple[str, Row]]:
+    """Those that are shown, in their order."""
+    return [(name, found[name]) for name in SHOWN if name in found]
+
+
+def line(name: str, row: Row, figure: str) -> Line:
     stock, laprox = row[STOCK], row[LAPROX]
-    turns = len(laprox["ttft_p50_by_turn"])
-    return (
-        f"On an {CHIP.upper()}, keeping {BUDGET * 100:g} % of each prompt, against stock SGLang "
-        f"(attention backends {backends(row)}; 8B shapes with random weights):\n"
-        f"{laprox['requests'] // turns} agents of {turns} turns run at "
-        f"**{row['ratio'][SPEED]:.2f} times** the tokens per second and hold "
-        f"{laprox['slots_mean']:,} slots instead of {stock['slots_mean']:,};\n"
-        f"their first token takes {row['ratio']['ttft_p50']:.2f} times as long. "
-        "[More figures, and where it loses](#speed)."
-    )
+    cells = (text(stock, figure), text(laprox, figure), beside(row, RATIOS[STOCK], figure))
+    return Line(name, row["what"], backends(row), (FIGURES[figure].label, *cells), (stock, laprox))
+
+
+def text(side: Side, figure: str) -> str:
+    return FIGURES[figure].text(side.get(figure))
+
+
+def cells_of(lines: list[Line]) -> list[tuple[str, ...]]:
+    """A row for each line; workload and backends where they change."""
+    cells: list[tuple[str, ...]] = []
+    before = "", ""
+    for one in lines:
+        workload = "" if one.workload == before[0] else f"({one.workload}) {one.what}"
+        named = "" if (one.workload, one.backends) == before else one.backends
+        cells.append((workload, named, *one.cells))
+        before = one.workload, one.backends
+    return cells
 
 
 def against_stock() -> str:
-    shown = {name: row for name, row in rows().items() if name in dict(SHOWN)}
-    lines = []
-    for name, figures in SHOWN:
-        for number, figure in enumerate(figures if name in shown else ()):
-            row, unit = shown[name], FIGURES[figure]
-            cells = [unit.text(row[server].get(figure)) for server in (STOCK, LAPROX)]
-            first = (f"({name}) {row['what']}", backends(row)) if number == 0 else ("", "")
-            lines.append((*first, unit.label, *cells, beside(row, RATIOS[STOCK], figure)))
-    head = ("workload", "attention backends", "figure", "stock", "LaProx", "LaProx / stock")
+    """The README's table of speed, card by card."""
+    cells: list[tuple[str, ...]] = []
+    for number, (chip, lines) in enumerate(by_card().items()):
+        only = "; what was not measured above" if number else ""
+        cells += [(f"*{serving()[chip]['chip']}{only}*", *[""] * (len(HEAD) - 1)), *cells_of(lines)]
     about = (
-        f"Llama-3.1-8B shapes with random weights, bf16, budget {BUDGET * 100:g} %, one "
-        f"{serving()[CHIP]['chip']}, the same requests at the same times, each server with the backend named "
-        f"(stock / LaProx). **Bold: LaProx is behind.** Of a row that was run several times a ratio is the "
-        f"median. {origin(sides(shown.values()))}."
+        f"Llama-3.1-8B shapes with random weights, bf16, LaProx at {BUDGET * 100:g} %, the same requests at "
+        "the same times. **Bold: LaProx is behind.** *In* and *out* are tokens of prompt and answer. A "
+        "second row of tokens/s is stock on another backend than its default, with which it is faster. Of a "
+        "row that was run several times the ratio is the median."
     )
-    about = " ".join(filter(None, (about, faster(), against_fp8(), on_other_cards(shown))))
-    return about + "\n\n" + table(head, lines, right=3)
+    if any("fp8" in one.backends for lines in by_card().values() for one in lines):
+        about += " Stock with fp8 KV takes flashinfer, as the fa3 of this stack has no kernels for it."
+    return wrapped(about) + "\n\n" + table(HEAD, cells, right=3)
 
 
-def faster() -> str | None:
-    """Rows in which stock, told to take another backend, has a higher speed than with its own choice."""
-    own = by_workload(serving()[CHIP]["rows"])
-    found = []
-    for row in serving()[CHIP]["rows"]:
-        stock, usual = row[STOCK], own[row["workload"]]
-        if stock and row["workload"] in dict(SHOWN) and usual[LAPROX] and usual[STOCK]:
-            speed, laprox = stock.get(SPEED) or 0, usual[LAPROX].get(SPEED)
-            if speed > (usual[STOCK].get(SPEED) or 0):
-                text = f"({row['workload']}) {FIGURES[SPEED].text(speed)} on {stock['attention_backend']}"
-                found.append((f"{text}, LaProx / that {laprox / speed:.2f}", stock))
-    if not found:
-        return None
-    told, made = zip(*found, strict=True)
-    return (
-        f"In some rows stock is faster if told to take another backend than its default, "
-        f"{FIGURES[SPEED].label}: {'; '.join(told)} ({when(made)})."
-    )
+def by_card() -> dict[str, list[Line]]:
+    """What is shown, ``CHIP`` first."""
+    return {CHIP: list(on_the_card())} | dict(on_other_cards())
 
 
-def against_fp8() -> str | None:
-    """LaProx beside stock with fp8 KV, on the first card where both were measured."""
-    for content in serving().values():
-        found = by_workload(content["rows"])
-        both = [(name, row) for name, _ in SHOWN if (row := found.get(name)) and row.get(FP8) and row[LAPROX]]
-        if both:
-            told = "; ".join(beside_fp8(name, row) for name, row in both)
-            one = both[0][1]
-            return (
-                f"Stock with fp8 KV on {one[FP8]['attention_backend']}, for the fa3 at hand has no kernels "
-                f"for it ({when(row[FP8] for _, row in both)}), and LaProx on "
-                f"{one[LAPROX]['attention_backend']} ({when(row[LAPROX] for _, row in both)}), both on "
-                f"{content['chip']}, {FIGURES[SPEED].label}: {told}."
-            )
-    return None
-
-
-def on_other_cards(shown: Mapping[str, Any]) -> str | None:
-    """Rows that are to be shown and were measured on other cards only."""
-    left, told = [name for name, _ in SHOWN if name not in shown], []
-    for content in serving().values():
-        found = by_workload(content["rows"])
-        both = {name: row for name in left if (row := found.get(name)) and row[STOCK] and row[LAPROX]}
-        for name, row in both.items():
-            left.remove(name)
-            made = f"{content['chip']}, {backends(row)}; {when((row[STOCK], row[LAPROX]))}"
-            told.append(f"({name}) {row['what']} ({made}): {in_words(name, row)}")
-    return f"On another card only (stock, LaProx, LaProx / stock): {'; '.join(told)}." if told else None
-
-
-def in_words(name: str, row: dict[str, Any]) -> str:
-    told = []
-    for figure in dict(SHOWN)[name]:
-        stock, laprox = (FIGURES[figure].text(row[server].get(figure)) for server in (STOCK, LAPROX))
-        told.append(f"{FIGURES[figure].label} {stock}, {laprox}, {beside(row, RATIOS[STOCK], figure)}")
-    return " and ".join(told)
-
-
-def beside_fp8(name: str, row: dict[str, Any]) -> str:
-    fp8, laprox = (FIGURES[SPEED].text(row[server][SPEED]) for server in (FP8, LAPROX))
-    return f"({name}) {fp8} and {laprox}, LaProx / fp8 {beside(row, RATIOS[FP8], SPEED)}"
-
-
-def when(parts: Iterable[Side]) -> str:
-    """Days and commits of parts."""
-    return ", ".join(sorted({f"{part['date']}, commit {commit(part)}" for part in parts}))
+def measured() -> dict[str, list[Side]]:
+    """By card: all that the table is made of."""
+    return {chip: [side for one in lines for side in one.sides] for chip, lines in by_card().items()}

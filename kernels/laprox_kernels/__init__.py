@@ -14,14 +14,13 @@ from laprox_kernels.dispatch import (
     score,
     select,
 )
-from laprox_kernels.gpu.support import MAX_WINDOW, SCORE_BYTES, Unsupported
+from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, score_bytes
 from laprox_kernels.pooling import POOLINGS, pool
 from laprox_kernels.rows import Rows
 
 __all__ = [
     "MAX_WINDOW",
     "POOLINGS",
-    "SCORE_BYTES",
     "Rows",
     "Unsupported",
     "check_serving",
@@ -33,5 +32,6 @@ __all__ = [
     "plan_decode",
     "pool",
     "score",
+    "score_bytes",
     "select",
 ]

@@ -1,17 +1,35 @@
 """Attention backend of a server that prunes: stock, with a look at the queries and ragged decode."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from sglang.srt.layers.attention.base_attn_backend import AttentionBackend, SharedReadEnds
+import torch
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
-from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_lora_variant
+from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_attention_variant
 
 import laprox_kernels as kernels
+from laprox_sglang.attention.decode_batch import DecodeBatch
+from laprox_sglang.ports import ForwardBatch, Layer
 from laprox_sglang.runtime import Runtime
 
-# SGLang can capture every decode graph twice, once with adapters. LaProx refuses adapters and takes
-# the two families for its own: batches with a compressed row, and batches without one.
-COMPRESSED, STOCK = "lora", "nolora"
+if TYPE_CHECKING:
+    from laprox_sglang.ports import AttentionBackend
+else:
+    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+
+# A decode graph is captured for batches with a compressed row, and for batches without one.
+COMPRESSED, WHOLE = "compressed", "whole"
+
+
+@dataclass(frozen=True)
+class GraphFamilies:
+    """SGLang's ``AttentionGraphVariants``: which graphs there are of a batch size, and which one serves."""
+
+    decode: DecodeBatch
+    capture_labels: ClassVar[tuple[str, ...]] = (COMPRESSED, WHOLE)
+
+    def select(self, forward_batch: ForwardBatch) -> str:
+        return COMPRESSED if self.decode.compressed else WHOLE
 
 
 class LaproxAttention(AttentionBackend):
@@ -19,55 +37,61 @@ class LaproxAttention(AttentionBackend):
 
     laprox: Runtime
 
-    def shared_read_ends(self, fm: Any) -> SharedReadEnds:
-        # Packing writes rows and slots behind the forward: the schedule stream waits for all of it,
-        # whatever the stock backend declares of its own reads.
-        return SharedReadEnds.UNKNOWN if self.laprox.packs else super().shared_read_ends(fm)
-
-    def _snapshot_prefill_shared_reads(self, forward_batch: Any, *, num_qo_tokens: int) -> SharedReadEnds:
-        if self.laprox.packs:
-            return SharedReadEnds.UNKNOWN
-        return super()._snapshot_prefill_shared_reads(forward_batch, num_qo_tokens=num_qo_tokens)
-
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         super().init_cuda_graph_state(max_bs, max_num_tokens)
         self.laprox.decode.allocate(max_bs)
 
-    def init_forward_metadata(self, forward_batch: Any) -> None:
+    def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         decode = self.laprox.decode
         if decode.compressed:
             decode.prepare(forward_batch.req_pool_indices, forward_batch.seq_lens)
         else:
             super().init_forward_metadata(forward_batch)
 
-    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+    def init_forward_metadata_out_graph(self, forward_batch: ForwardBatch, in_capture: bool = False) -> None:
         decode = self.laprox.decode
         if in_capture:
-            decode.begin_capture(get_capture_lora_variant() == COMPRESSED)
+            decode.begin_capture(get_capture_attention_variant() == COMPRESSED)
         if decode.compressed:
             decode.prepare_graph(forward_batch.req_pool_indices, forward_batch.seq_lens)
         else:
             super().init_forward_metadata_out_graph(forward_batch, in_capture)
 
-    def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
+    def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None:
         if self.laprox.decode.compressed:
             self.laprox.decode.make_plan()
         else:
             super().init_forward_metadata_in_graph(forward_batch)
 
     def forward_extend(
-        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
-    ) -> Any:
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Layer,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kw: torch.Tensor | None,
+    ) -> torch.Tensor:
+        check_plain(kw)
         output = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         self.laprox.observe(layer.layer_id, q)
         return output
 
     def forward_decode(
-        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **kw: Any
-    ) -> Any:
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Layer,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kw: torch.Tensor | None,
+    ) -> torch.Tensor:
         decode, pool = self.laprox.decode, self.laprox.pool
         if decode.rows is None:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **kw)
+        check_plain(kw)
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
@@ -75,6 +99,19 @@ class LaproxAttention(AttentionBackend):
             queries, pool.keys, pool.values, layer.layer_id, decode.rows, layer.scaling, decode.plan
         )
         return output.reshape(q.shape[0], -1)
+
+
+def check_plain(keywords: dict[str, torch.Tensor | None]) -> None:
+    """
+    Raises:
+        NotImplementedError: attention that is told more than Q, K and V, as a model's sinks; neither scores
+            nor the decode over views would know of it.
+    """
+    if unknown := [name for name, value in keywords.items() if value is not None]:
+        raise NotImplementedError(
+            f"laprox: this model's attention takes {', '.join(sorted(unknown))}, which views are not read "
+            "with: serve it without --enable-laprox"
+        )
 
 
 def with_laprox(backend: AttentionBackend, runtime: Runtime) -> AttentionBackend:

@@ -35,13 +35,13 @@ class DecodeBatch:
         self._graph_tables, self._graph_rows = self._buffers(0, 0)
         self._graph_views: list[View | None] = []
 
-    def begin(self, views: list[View | None], lengths: list[int]) -> None:
+    def take_step(self, views: list[View | None], lengths: list[int]) -> None:
         """Takes the rows of a decode step, whose new columns have their slots already.
 
         Args:
             lengths: logical columns that each row may have, the new one included.
         """
-        self.end()
+        self.forget()
         self._views = views
         self.compressed = any(views)
         if self.compressed:
@@ -51,17 +51,17 @@ class DecodeBatch:
             self._longest = max(slots)
 
     def begin_capture(self, compressed: bool) -> None:
-        """Takes the dummy rows of a graph's capture: no request, and buffers of either family."""
-        self.end()
+        """Takes the dummy rows of a graph's capture, which belong to no request."""
+        self.forget()
         self.compressed = compressed
 
-    def end(self) -> None:
+    def forget(self) -> None:
         self._views = []
         self.compressed = False
         self.rows = self.plan = None
 
     def compile(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Runs a step without a graph: one of any batch, length and layer later finds it compiled.
+        """Runs one step without a graph, so that its kernel is compiled for every batch, length and layer.
 
         Args:
             queries: ``[1, Hq, D]``, of any content.
@@ -72,7 +72,7 @@ class DecodeBatch:
         self.prepare(row, row + 1)
         assert self.rows is not None
         kernels.decode(queries, keys, values, 0, self.rows, 1.0, self.plan)
-        self.end()
+        self.forget()
 
     def allocate(self, batch: int) -> None:
         """Makes the buffers that graphs of up to ``batch`` rows will read."""

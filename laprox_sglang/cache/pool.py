@@ -1,11 +1,16 @@
 """KV pool whose slots are pages of C = L·H cells."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, move_kv_cache_native
+from sglang.srt.mem_cache.memory_pool import move_kv_cache_native
+
+if TYPE_CHECKING:
+    from laprox_sglang.ports import Pool as MHATokenToKVPool
+else:
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 
 class LaproxKVPool(MHATokenToKVPool):
@@ -39,7 +44,7 @@ class LaproxKVPool(MHATokenToKVPool):
 
     def _init_data_ptrs_and_strides(self) -> None:
         super()._init_data_ptrs_and_strides()
-        # Stock takes the stride from the shape; here a slot of one layer is followed by the next layer.
+        # Stock computes the stride from one layer's shape. In this pool a slot is followed by its next layer.
         self.data_strides = torch.tensor(
             [x.stride(0) * x.dtype.itemsize for x in self._slot_move_pointer_buffers()], device=self.device
         )
@@ -47,5 +52,5 @@ class LaproxKVPool(MHATokenToKVPool):
     def _move_kv_cache_impl(self, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
         move_kv_cache_native(self.k_buffer, self.v_buffer, tgt_loc, src_loc)
 
-    def get_contiguous_buf_infos(self) -> Any:
+    def get_contiguous_buf_infos(self) -> NoReturn:
         raise NotImplementedError("laprox: layers of this KV pool are not contiguous; no KV transfer from it")

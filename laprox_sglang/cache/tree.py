@@ -5,50 +5,61 @@ view in slots of its own, and keeps its lock up to the column where the view beg
 stands for stays in the tree as ordinary, evictable cache.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache, MatchPrefixParams, MatchResult
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
 from sglang.srt.mem_cache.common import evict_from_tree_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.registry import create_unified_radix_cache
-from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from laprox_sglang.options.server import Config
+from laprox_sglang.ports import Key, Kv, Match, MatchParams, Node, Req
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.room import Opened
-from laprox_sglang.views.state import plan_of, state_of, view_of
+from laprox_sglang.views.state import RequestState, plan_of, state_of, view_of
 from laprox_sglang.views.view import View
+
+if TYPE_CHECKING:
+    from laprox_sglang.ports import Tree as UnifiedRadixCache
+else:
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 Ranges = list[tuple[int, int]]
 
 
 class LaproxCache(UnifiedRadixCache):
-    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed."""
+    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed.
+
+    Attributes:
+        grew: a request has given up slots and goes on: there may be room that admission has not looked at.
+    """
 
     config: Config
     report: Reporter
-    _leaving: View | None = None
-    _held: int = 0
+    grew: bool = False
+    # Who reads a view, by the row of req_to_token: SGLang frees rows without naming the request.
+    _readers: dict[int, RequestState]
 
     # A prompt comes in.
 
-    def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
+    def match_prefix(self, params: MatchParams) -> Match:
         if params.req is not None:
             params = MatchPrefixParams(
                 key=self._capped(params.key, params.req), cow_mamba=params.cow_mamba, req=params.req
             )
         return super().match_prefix(params)
 
-    def _capped(self, key: RadixKey, req: Any) -> RadixKey:
+    def _capped(self, key: Key, req: Req) -> Key:
         """The queries of the window must be computed, whatever the tree holds."""
         plan = plan_of(req, self.config)
         limit = plan.end - self.config.longest_window
         if not plan.pruned or len(key) <= limit:
             return key
-        return RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)
+        capped: Key = RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)
+        return capped
 
-    def publish(self, req: Any) -> None:
+    def publish(self, req: Req) -> None:
         """As stock after the forward pass, but before it, and once.
 
         Slots that turn out to be duplicates are free from here on and still written by this forward pass:
@@ -56,7 +67,7 @@ class LaproxCache(UnifiedRadixCache):
         """
         super().checkpoint(req, up_to=req.extend_end)
 
-    def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+    def checkpoint(self, req: Req, *, up_to: int, **kwargs: bool) -> None:
         view = view_of(req)
         if view is None:
             super().checkpoint(req, up_to=up_to, **kwargs)
@@ -65,45 +76,59 @@ class LaproxCache(UnifiedRadixCache):
             # says so by inserting it again.
             self.touch_prefix(self._key(req, view.end))
 
-    def _key(self, req: Any, length: int) -> RadixKey:
-        return RadixKey(req.full_untruncated_fill_ids, req.extra_key, limit=length, cache_salt=req.cache_salt)
+    def _key(self, req: Req, length: int) -> Key:
+        key: Key = RadixKey(
+            req.full_untruncated_fill_ids, req.extra_key, limit=length, cache_salt=req.cache_salt
+        )
+        return key
 
     # Its view.
 
     def free_slots(self) -> int:
         """Slots that a request can have: those that nobody holds, and the evictable ones."""
-        size: int = self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
-        return size
+        return self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
 
-    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | None:
+    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | str:
         """Takes slots for a view, and moves the request's lock up to where it begins.
 
         Args:
             reserve: slots that must be left beside the view.
 
         Returns:
-            None, and nothing has changed, where others hold the prompt as well, so that the view would free
-            less than it takes, and the pool has no room for that.
+            Where the prompt must be left whole, which it then is, the reason: ``no_room`` if others hold it
+            as well, so that the view would free less than it takes, and the pool has no room for that;
+            ``not_in_tree`` if the tree does not hold all of it, so that its slots are not the tree's to free.
         """
         before = self.free_slots()
         if self.disable:
-            self._free_columns(req, plan)
-        elif not self._move_lock(req, plan, reserve):
-            return None
+            # Nobody else reads them: a part of its own slots is the view's, over which it is packed.
+            own = self._columns(req)[plan.start : plan.end].long()
+            self.token_to_kv_pool_allocator.free(own[plan.slots :])
+            self.grew = True
+            return Opened(own[: plan.slots], True, self.free_slots() - before)
+        reason = self._move_lock(req, plan, reserve)
+        if reason is not None:
+            return reason
         allocator = self.token_to_kv_pool_allocator
-        # What is evicted, or was freed just now, may be what the view is packed from.
-        staged = self.disable or allocator.available_size() < plan.slots
+        # What is evicted may be what the view is packed from.
+        staged = allocator.available_size() < plan.slots
         evict_from_tree_cache(self, plan.slots)
         slots = allocator.alloc(plan.slots)
-        assert slots is not None, "no room for a view, though it was counted"
+        if slots is None:
+            self._take_back(req, plan)
+            return "no_room"
+        self.grew = True
         return Opened(slots, staged, self.free_slots() - before)
 
-    def _free_columns(self, req: Any, plan: Plan) -> None:
-        row = self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
-        self.token_to_kv_pool_allocator.free(row[plan.start : plan.end].long())
+    def _columns(self, req: Req) -> torch.Tensor:
+        """int32 ``[context]``, slot of each logical column of the request's row."""
+        return self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
 
-    def _move_lock(self, req: Any, plan: Plan, reserve: int) -> bool:
+    def _move_lock(self, req: Req, plan: Plan, reserve: int) -> str | None:
+        """Why the lock could not be moved; None if it was."""
         start = self._node_at(req, plan.start)
+        if start is None or req.kv.cache_protected_len < plan.end:
+            return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
         evictable = self.evictable_size()
         self.unlock(req.lock)
@@ -111,40 +136,88 @@ class LaproxCache(UnifiedRadixCache):
         if own < plan.slots and self.free_slots() < plan.slots + reserve:
             req.lock = self.lock(deep)
             self.unlock(upper)
-            return False
+            return "no_room"
         req.lock, req.last_node, req.kv.cache_protected_len = upper, start, plan.start
-        return True
+        return None
 
-    def _node_at(self, req: Any, length: int) -> Any:
-        """The node that ends behind ``length`` tokens of the prompt; the tree holds them."""
+    def _node_at(self, req: Req, length: int) -> Node | None:
+        """The node that ends behind ``length`` tokens of the prompt; None if the tree does not hold them."""
         if length == 0:
             return self.root_node_handle(req.extra_key)
         match = super().match_prefix(MatchPrefixParams(key=self._key(req, length)))
-        assert match.device_prefix_len == length, "a published prompt is not in the tree"
-        return match.last_device_node
+        return match.last_device_node if match.device_prefix_len == length else None
+
+    def _take_back(self, req: Req, plan: Plan) -> None:
+        """Makes the prompt the request's again: eviction freed less than the tree had counted.
+
+        What was evicted of it is among the free slots, unwritten: nothing has been launched since.
+        """
+        match = super().match_prefix(MatchPrefixParams(key=self._key(req, plan.end)))
+        held, upper = match.device_prefix_len, req.lock
+        req.lock = self.lock(match.last_device_node)
+        self.unlock(upper)
+        req.last_node, req.kv.cache_protected_len = match.last_device_node, held
+        if held == plan.end:
+            return
+        allocator = self.token_to_kv_pool_allocator
+        free, evicted = allocator.alloc(allocator.available_size()), self._columns(req)[held : plan.end]
+        assert free is not None
+        others = free[~torch.isin(free, evicted)]
+        assert len(free) - len(others) == len(evicted), "slots of a prompt were given to somebody else"
+        allocator.free(others)
+
+    def exchange(self, req: Req, view: View | None, freed: torch.Tensor | None = None) -> None:
+        """Lets a request read ``view`` of its prompt from now on, or none; nothing else assigns a view.
+
+        What is enqueued reads the view before it, so ``view`` must have been enqueued behind that, and slots
+        may be given back at once: whoever writes to them is enqueued later still.
+
+        Args:
+            freed: int64, slots of the view before it that ``view`` does not have; they are given back.
+        """
+        state = state_of(req)
+        before, state.view = state.view, view
+        self.report.exchanged(before, view)
+        if view is None:
+            del self._readers[req.kv.req_pool_idx]
+        else:
+            self._readers[req.kv.req_pool_idx] = state
+        if freed is not None:
+            self.token_to_kv_pool_allocator.free(freed)
+            # Of a request that ends SGLang knows by itself.
+            self.grew |= view is not None
 
     # It leaves.
 
-    def claim_kv_row(self, req: Any) -> bool:
-        # The last word about the request before its row is freed: what follows names columns only.
-        self._leaving = view_of(req)
-        self._held = req.owned_kv_len() - (self._leaving.spared if self._leaving else 0)
-        claimed: bool = super().claim_kv_row(req)
-        return claimed
+    def claim_kv_row(self, req: Req) -> bool:
+        state = state_of(req)
+        state.held = req.owned_kv_len() - (state.view.spared if state.view else 0)
+        return super().claim_kv_row(req)
 
-    def free_kv_row(self, kv: Any, ranges: Ranges) -> None:
-        if (view := self._leaving) is not None:
-            ranges = without(ranges, view.start + view.slots, view.end)
+    def free_kv_row(self, kv: Kv, ranges: Ranges) -> None:
+        reader = self._readers.get(kv.req_pool_idx)
+        if reader is not None and reader.view is not None:
+            # Its slots are given back with the view: the row may still be written on the forward stream.
+            ranges = without(ranges, reader.view.start, reader.view.end)
         super().free_kv_row(kv, ranges)
 
-    def on_release(self, req: Any, *, checkpointed: bool) -> None:
+    def on_release(self, req: Req, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
-        self.report.released(req, checkpointed, self._held)
-        state_of(req).release(self._held)
-        self._leaving = None
+        state = state_of(req)
+        self.report.released(req, checkpointed)
+        if state.view is not None:
+            self.exchange(req, None, state.view.own)
+        state.release()
+
+    def reset(self) -> None:
+        self._readers = {}
+        super().reset()
 
     def check_integrity(self) -> None:
-        """Asserts that the tree is whole, and that its sums are those of its nodes."""
+        """Asserts that the tree is whole, that its sums are those of its nodes, and that views are whole."""
+        for row, state in self._readers.items():
+            assert state.view is not None, "a request is said to read a view, and has none"
+            state.view.check_integrity(self.req_to_token_pool.req_to_token[row])
         if not self.disable:
             self.sanity_check()
             assert self.evictable_size() + self.protected_size() == self.total_size()[0]
@@ -154,11 +227,3 @@ def without(ranges: Ranges, start: int, end: int) -> Ranges:
     """``ranges`` without the columns [start, end)."""
     pieces = [piece for a, b in ranges for piece in ((a, min(b, start)), (max(a, end), b))]
     return [(a, b) for a, b in pieces if a < b]
-
-
-def make_cache(context: Any) -> BasePrefixCache:
-    """SGLang's factory for ``--radix-cache-backend laprox``."""
-    cache = create_unified_radix_cache(context, cache_class=LaproxCache)
-    laprox = context.tp_worker.model_runner.attn_backend.laprox
-    cache.config, cache.report = laprox.config, laprox.report
-    return cache

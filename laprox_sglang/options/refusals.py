@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from laprox_sglang.options.values import ConfigError
+from laprox_sglang.ports import ModelConfig, ServerArgs
 
-# By device. What SGLang itself chooses on an A100, H100 or H200 is among them.
+# Served backends by device; the one that SGLang chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
-# What to give in place of another. SGLang runs fa3 on compute capabilities 8 and 9, so not on a B200.
+# What the message of a refused backend suggests. SGLang runs fa3 on compute capabilities 8 and 9 only.
 BACKENDS_IN_WORDS = {
     "cpu": "torch_native",
     "cuda": "flashinfer or triton (or fa3, on an A100, H100 or H200)",
@@ -21,16 +21,16 @@ class Refusal:
     """``flag`` is refused where ``applies``, because of ``why``."""
 
     flag: str
-    applies: Callable[[Any], bool]
+    applies: Callable[[ServerArgs], bool]
     why: str
 
 
-def given(name: str, *neutral: Any) -> Callable[[Any], bool]:
+def given(name: str, *neutral: object) -> Callable[[ServerArgs], bool]:
     """The server argument ``name`` has another value than these (or an empty one)."""
     return lambda args: bool(getattr(args, name)) and getattr(args, name) not in neutral
 
 
-def above_one(name: str) -> Callable[[Any], bool]:
+def above_one(name: str) -> Callable[[ServerArgs], bool]:
     return lambda args: (getattr(args, name) or 1) > 1
 
 
@@ -58,7 +58,6 @@ REFUSALS = (
         OTHER_CACHE,
     ),
     Refusal("--enable-kv-cache-sharding", given("enable_kv_cache_sharding"), OTHER_POOL),
-    Refusal("--kv-events-config", given("kv_events_config"), "its events name KV by whole tokens"),
     Refusal("--enable-unified-memory", given("enable_unified_memory"), OTHER_POOL),
     Refusal("--enable-page-major-kv-layout", given("enable_page_major_kv_layout"), OTHER_POOL),
     Refusal("--enable-hisparse", given("enable_hisparse"), OTHER_POOL),
@@ -71,7 +70,7 @@ REFUSALS = (
     Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
     Refusal("--tensor-parallel-size", above_one("tp_size"), ONE_RANK),
     Refusal("--pipeline-parallel-size", above_one("pp_size"), ONE_RANK),
-    # Resolved, --enable-dp-attention is off and this is what it asked for.
+    # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
     Refusal("--attention-data-parallel-size", above_one("attn_dp_size"), ONE_RANK),
     Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
     Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
@@ -134,7 +133,7 @@ def refuse(flag: str, why: str) -> ConfigError:
     return ConfigError(f"{flag} does not go together with --enable-laprox: {why}")
 
 
-def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
+def check_arguments(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> None:
     """Checks resolved server arguments.
 
     Args:
@@ -145,7 +144,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
     """
     if args.device not in ATTENTION_BACKENDS:
         raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
-    # First: one that is not served may have brought other arguments with it, as a page size.
+    # Checked first: SGLang may have set other arguments, such as a page size, because of the backend.
     check_attention_backends(args)
     for refusal in REFUSALS:
         if refusal.applies(args):
@@ -161,7 +160,7 @@ def check_arguments(args: Any, environ: Mapping[str, str] = os.environ) -> None:
         raise refuse(flag, "graphs of compressed batches were not tested with it; use full")
 
 
-def check_attention_backends(args: Any) -> None:
+def check_attention_backends(args: ServerArgs) -> None:
     for phase in ("", "prefill_", "decode_"):
         backend = getattr(args, f"{phase}attention_backend")
         if backend is None:
@@ -176,7 +175,7 @@ def check_attention_backends(args: Any) -> None:
             )
 
 
-def check_model(config: Any) -> None:
+def check_model(config: ModelConfig) -> None:
     """Checks a model's architecture, before its weights are loaded.
 
     Args:
@@ -195,6 +194,7 @@ def check_model(config: Any) -> None:
         "cross attention": config.is_encoder_decoder,
         "image or audio input": config.is_multimodal,
         "chunked local attention": bool(config.attention_chunk_size),
+        "attention sinks": bool(config.has_attention_sinks),
         "no decoding": not config.is_generation,
     }
     for fault, present in faults.items():

@@ -1,12 +1,12 @@
 """What a request may say on top of what its server was told."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Self
 
 import msgspec
 
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import (
+    LARGEST,
     REQUEST_OPTIONS,
     Budget,
     ConfigError,
@@ -14,8 +14,10 @@ from laprox_sglang.options.values import (
     budget_slots,
     check_budget,
     check_keep_prefix,
+    counts_tokens,
     shown,
 )
+from laprox_sglang.ports import Json
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,8 +25,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         enabled: False leaves the prompt whole.
-        budget, keep_prefix: as in ``Config``. Of a chat request, ``"system"`` is replaced by its number
-            of tokens where the template is at hand.
+        budget: as in ``Config``. Of this and the server's, the smaller counts for each prompt.
+        keep_prefix: as in ``Config``.
         return_kept: report the kept positions of every layer and KV head.
     """
 
@@ -34,13 +36,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     return_kept: bool = False
 
     @classmethod
-    def of(cls, custom_params: Mapping[str, Any] | None) -> "Options":
+    def of(cls, custom_params: Json | None) -> Self:
         """The options in a request's ``custom_params``.
 
         Raises:
             ConfigError: they are not an object of these options.
         """
-        if not isinstance(custom_params, Mapping | None):
+        if not isinstance(custom_params, dict | None):
             raise ConfigError(
                 f"custom_params must be an object, not {type(custom_params).__name__}", "malformed"
             )
@@ -53,15 +55,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             # The message may repeat what a client sent: no line break of his gets into the log.
             raise ConfigError(f"custom_params.laprox: {shown(error)}", "malformed") from None
 
-    def check(self, config: Config, context: int) -> None:
-        """Refuses what a server with ``config`` and ``context`` tokens cannot serve.
+    def check(self, config: Config) -> None:
+        """Refuses what a server with ``config`` cannot serve.
 
         Raises:
-            ConfigError: a bad value, or a budget above what the server was started with.
+            ConfigError: a bad value, or a budget that is above the server's whatever the prompt. A number of
+                tokens and a fraction compare otherwise for each prompt: ``slots`` sees to those.
         """
         if self.budget is not None:
             check_budget(self.budget)
-            if budget_slots(self.budget, context) > budget_slots(config.budget, context):
+            alike = counts_tokens(self.budget) == counts_tokens(config.budget)
+            if alike and self.budget > config.budget:
                 raise ConfigError(
                     f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
                     'for at most that, for "enabled": false, or start the server with a larger '
@@ -71,7 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             check_keep_prefix(self.keep_prefix)
 
     @staticmethod
-    def check_allowed(custom_params: Mapping[str, Any] | None, config: Config) -> None:
+    def check_allowed(custom_params: Json | None, config: Config) -> None:
         """Refuses options that requests may not set on this server.
 
         Args:
@@ -89,6 +93,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     "not_allowed",
                 )
 
+    def slots(self, config: Config, length: int) -> int:
+        """Slots granted to ``length`` tokens of a prompt; a request never gets more than the server gives."""
+        granted = budget_slots(config.budget, length)
+        return granted if self.budget is None else min(granted, budget_slots(self.budget, length))
+
     def keep_prefix_or(self, config: Config) -> KeepPrefix:
         return config.keep_prefix if self.keep_prefix is None else self.keep_prefix
 
@@ -96,6 +105,30 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """First tokens of the prompt that stay dense."""
         keep = self.keep_prefix_or(config)
         return keep if isinstance(keep, int) else 0
+
+
+class Instructions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a chat template knows of a prompt's instructions behind its dense prefix.
+
+    Attributes:
+        spans: their positions [a, b), in order; a view keeps them.
+        most: slots that a view may have on their account.
+        how: what became of all instructions, as ``prefix.Found.how``; None if nobody looked for them.
+    """
+
+    spans: tuple[tuple[int, int], ...] = ()
+    most: int = LARGEST
+    how: str | None = None
+
+
+class Told(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options as they reach the scheduler: of a chat request, ``"system"`` is replaced by what it means.
+
+    Attributes:
+        instructions: no client may send it.
+    """
+
+    instructions: Instructions = Instructions()
 
 
 assert Options.__struct_fields__ == REQUEST_OPTIONS

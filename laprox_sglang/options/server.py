@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 # Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
 ENVIRONMENT = "LAPROX_CONFIG"
-# A GPU unrolls the pooling; a window wider than this no prompt's end deserves.
+# The pooling kernel is unrolled over its width, so a wide one takes long to compile. A window is meant to
+# hold the question at a prompt's end, and no question is longer than this.
 WIDEST_POOLING, WIDEST_WINDOW = 127, 1024
-# Not the paper's: its average over 7 loses the ends of long numbers, and a wider one costs on prose what a
-# parabola does not; its one ranking over all layers starves some of them; its window of 32 leaves little of a
-# small budget (benchmarks/results/quality-ablation.json).
+# These differ from the paper's defaults. Its average over 7 positions loses the ends of long numbers; a wider
+# average keeps them but answers worse on prose, and a parabola does not. Its ranking over all layers at once
+# leaves too few cells to some layers. Its window of 32 takes most of a small budget
+# (benchmarks/results/quality-ablation.json).
 POOLING, POOLING_KERNEL, ALLOCATOR, WINDOW = "parabola", 17, "layer", 24
-# A window's tokens are always kept: of 28 slots 24 would leave nothing to be chosen, of 51 half. So views
-# with fewer slots than this beside their sinks have a smaller one.
+# The tokens of a window are always kept. A window of 24 would fill a view of 28 slots together with its
+# sinks, and half of one of 51. So a view with fewer slots than this, sinks not counted, has a smaller window.
 SMALL_VIEW, SMALL_WINDOW = 64, 8
 SINK_TOKENS = 4
 
@@ -53,8 +55,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         pooling_kernel: width of the pooling in positions; odd where it slides.
         min_tokens: prompts with fewer tokens behind the dense prefix are left whole.
         sink_tokens: first positions of a prompt that are always kept.
-        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the leading system and
-            developer messages and the tools of a chat request, and nothing of any other prompt.
+        keep_prefix: first tokens of every prompt that stay dense; ``"system"`` are the system and
+            developer messages and the tools of a chat request, and nothing of any other prompt. Where the
+            chat template puts them behind other messages, views keep them.
         request_options: names of the ``Options`` that requests may set.
         events: where events are published, ``tcp://127.0.0.1:PORT`` or ``ipc:///PATH``; None for nowhere.
         events_public: events may be published where other machines reach them.
@@ -103,13 +106,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def windows(self) -> set[int]:
-        """All that ``window_of`` may say: one number, or that of small views and that of the others."""
+        """Every value that ``window_of`` can return: one, or two where small views have their own."""
         return {self.window_of(0), self.longest_window}
 
     @property
     def method(self) -> "Method":
         """What the names stand for."""
-        # Here, and not at the top: the commands that watch a server should not wait for torch.
+        # Imported here so that the commands that watch a server need not load torch.
         from laprox_sglang.scorers import find
         from laprox_sglang.scorers.allocators import allocation
         from laprox_sglang.scorers.method import Method

@@ -3,21 +3,21 @@
 import math
 
 Budget = int | float
-# What stays dense of a prompt: its first tokens, or what its chat template makes of instructions and tools.
+# What stays dense of a prompt: a number of first tokens, or the instructions and tools of a chat.
 KeepPrefix = int | str
 SYSTEM = "system"
-# A window as long as its view has room for.
+# The window's length is chosen by the size of the view.
 AUTO = "auto"
 # What a request may say, where the server lets it.
 REQUEST_OPTIONS = ("enabled", "budget", "keep_prefix", "return_kept")
 
-# Options travel between processes as 64-bit integers; nothing sensible comes near.
+# Options travel between processes as 64-bit integers. This bound is far below, and above any useful value.
 LARGEST = 2**31 - 1
 DIGITS = len(str(LARGEST))
 LONGEST_MESSAGE = 200
 
-# What is wrong with a request that is refused: its options are none, have values that are not served, may not
-# be set here, or it asks for something else that does not go with LaProx.
+# Why a request is refused: its options are no object of options; a value is not served; the server does not
+# let requests set that option; or it asks SGLang for something that LaProx does not support.
 REFUSED = ("malformed", "value", "not_allowed", "unsupported")
 
 
@@ -83,10 +83,15 @@ def parse_floor(text: str) -> float:
         raise ConfigError(f"floor {shown(repr(text))} is not a number; give a share, from 0 to 1") from None
 
 
+def counts_tokens(budget: Budget) -> bool:
+    """Whether ``budget`` is a number of tokens; 1 is a fraction, however it is written."""
+    return isinstance(budget, int) and budget > 1
+
+
 def budget_slots(budget: Budget, length: int) -> int:
     """Slots that ``budget`` grants to ``length`` tokens of a prompt."""
-    if isinstance(budget, int) and budget > 1:
-        return min(budget, length)
+    if counts_tokens(budget):
+        return min(int(budget), length)
     # 0.07 * 100 is 7.000000000000001, which is seven slots, not eight.
     return min(math.ceil(round(budget * length, 6)), length)
 

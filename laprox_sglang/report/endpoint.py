@@ -14,6 +14,28 @@ LONGEST_PATH = 107
 PORTS = range(1, 65_536)
 
 
+def endpoint_of(endpoint: str, replica: int) -> str:
+    """Where replica ``replica`` of a server with ``--dp-size`` publishes: a port, or a path, of its own.
+
+    As SGLang's KV events: the first at ``endpoint`` itself, the others at the ports that follow.
+
+    Args:
+        endpoint: one that ``check_endpoint`` has passed.
+    """
+    if replica == 0:
+        return endpoint
+    if endpoint.startswith("ipc:"):
+        return f"{endpoint}_dp{replica}"
+    address, _, port = endpoint.rpartition(":")
+    return f"{address}:{int(port) + replica}"
+
+
+def check_endpoints(endpoint: str, public: bool, replicas: int) -> None:
+    """``check_endpoint`` of every replica's; raises as it does."""
+    for replica in range(replicas):
+        check_endpoint(endpoint_of(endpoint, replica), public)
+
+
 def check_endpoint(endpoint: str, public: bool) -> None:
     """
     Raises:
@@ -43,7 +65,7 @@ def check_tcp(endpoint: str, host: str, port: str, public: bool) -> None:
             "127.0.0.1, or add --laprox-events-public"
         )
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as trial:
-        # As libzmq does: what a dead server left behind does not count as taken.
+        # libzmq sets this option too: a port that a server has just let go of counts as free.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((str(address), int(port)))

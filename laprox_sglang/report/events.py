@@ -6,17 +6,16 @@ version and the event's name, so that a subscriber gets what it knows. Nothing h
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import zmq
 
 SCHEMA = 1
 TOPIC = f"laprox/{SCHEMA}/"
-# Events that wait for one subscriber at most; about 300 bytes each.
+# How many events may wait for one subscriber; each has about 300 bytes.
 WAITING = 10_000
-# A client chooses the id of its request, and its length. A program around an Engine may give halves of
-# characters, which no message can hold; over HTTP SGLang refuses them.
+# A client chooses the id of its request, of any length, so it is cut. A program that uses an Engine may even
+# put lone surrogates into it, which cannot be encoded; over HTTP SGLang refuses those.
 LONGEST_RID = 128
 
 
@@ -48,7 +47,7 @@ class Start(Event, frozen=True, tag="start"):
     slot_bytes: int
     layers: int
     heads: int
-    config: dict[str, Any]
+    config: dict[str, object]
 
 
 class Pruned(Event, frozen=True, tag="pruned"):
@@ -141,24 +140,25 @@ class Publisher:
         except zmq.ZMQError:
             self.close()
             raise
-        # Without it, full queues are passed over silently.
+        # Without this option ZeroMQ drops messages for a full queue silently; with it, sending fails.
         self._socket.set(zmq.XPUB_NODROP, 1)
 
-    def start(self, **said: Any) -> None:
+    def start(self, about: Start) -> None:
         """Says what the server is, to everybody who comes."""
-        welcome = self._message(Start(seq=0, time=time.time(), **said))
+        welcome = self._message(about)
         self._socket.set(zmq.XPUB_WELCOME_MSG, welcome)
 
-    def publish(self, kind: Callable[..., Event], rid: str, **said: Any) -> None:
+    def publish(self, kind: Callable[..., Event], rid: str, **said: object) -> None:
         self.sent += 1
         rid = rid[:LONGEST_RID].encode(errors="replace").decode()
         event = kind(seq=self.sent, time=time.time(), rid=rid, **said)
         message = self._message(event)
-        # Asked for its state, ZeroMQ looks at what was read in the last millisecond: there may be room.
+        # Asking for the socket's state makes ZeroMQ notice what subscribers have just read, so there may be
+        # room.
         if self._try(message) or (self._socket.get(zmq.EVENTS) and self._try(message)):
             return
         self.overflows += 1
-        # To everybody but who is full.
+        # Sent again with drops allowed: everybody gets it but the subscribers whose queues are full.
         self._socket.set(zmq.XPUB_NODROP, 0)
         self._try(message)
         self._socket.set(zmq.XPUB_NODROP, 1)

@@ -1,28 +1,66 @@
 """What a request is told about its prompt, in ``meta_info["laprox"]``."""
 
 import itertools
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from laprox_sglang.views.state import Outcome
 
 
+class KeptPositions(TypedDict):
+    """Kept positions: ``int32`` are those of all cells in turn, base64 once they are on their way out."""
+
+    heads: int
+    offsets: list[int]
+    int32: bytes | str
+
+
+class Facts(TypedDict):
+    """As docs/operating.md says them."""
+
+    pruned: bool
+    reason: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    dense_tokens: int
+    protected_tokens: int
+    instructions: str | None
+    budget_effective: float
+    kept_cells: int | None
+    kept_share: float
+    erased_share: float | None
+    slots_before: int
+    slots_after: int
+    layer_share: list[float] | None
+    kept_positions: NotRequired[KeptPositions | None]
+
+
 def request_facts(
-    outcome: Outcome, prompt_tokens: int, cached_tokens: int, return_kept: bool
-) -> dict[str, Any]:
+    outcome: Outcome,
+    prompt_tokens: int,
+    cached_tokens: int,
+    return_kept: bool,
+    instructions: str | None = None,
+) -> Facts:
     """Facts about one request; plain numbers, lists and strings.
+
+    Some are counted on the device. Of a request that has ended before its view was made, with its first token
+    say, they are None: the scheduler does not wait for them.
 
     Args:
         prompt_tokens: length of the prompt as it was sent.
         cached_tokens: how much of it came from the prefix cache.
         return_kept: add ``kept_positions``, whose bytes ``positions.encode`` makes a string of.
+        instructions: what became of a chat's instructions, as ``prefix.Found.how``.
     """
     plan, view = outcome.plan, outcome.view
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "pruned": view is not None,
         "reason": plan.reason,
         "prompt_tokens": prompt_tokens,
         "cached_tokens": cached_tokens,
         "dense_tokens": plan.start if view else plan.end,
+        "protected_tokens": plan.inside,
+        "instructions": instructions,
         "budget_effective": plan.slots / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,
@@ -33,13 +71,16 @@ def request_facts(
     }
     if view is None:
         return facts
+    facts["kept_cells"] = kept = view.kept_cells
+    facts["kept_share"] = plan.slots / plan.length
+    if not view.host_counts.there:
+        facts["erased_share"] = None
+        if return_kept:
+            facts["kept_positions"] = None
+        return facts
     *cu_cells, tokens = view.host_counts.tolist()
-    kept, cells = cu_cells[-1], len(cu_cells) - 1
-    by_layer = cu_cells[:: view.heads]
-    facts["kept_cells"] = kept
-    facts["kept_share"] = kept / (cells * plan.length)
     facts["erased_share"] = 1 - tokens / plan.length
-    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(by_layer)]
+    facts["layer_share"] = [(b - a) / kept for a, b in itertools.pairwise(cu_cells[:: view.heads])]
     if return_kept:
         assert view.positions is not None
         facts["kept_positions"] = {

@@ -3,8 +3,9 @@
 Import late: prometheus_client chooses how values are kept when it is imported, and SGLang says that first.
 """
 
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
@@ -208,19 +209,24 @@ METRICS = (
 
 
 class Metrics:
-    """The metrics of one scheduler, with SGLang's labels on each."""
+    """The metrics of one scheduler, with SGLang's labels on each.
 
-    def __init__(self, labels: Mapping[str, Any], report: Reporter, slot_bytes: int, layers: int) -> None:
+    Attributes:
+        published: when, by ``time.monotonic``.
+    """
+
+    def __init__(self, labels: Mapping[str, str], report: Reporter, slot_bytes: int, layers: int) -> None:
         """
         Args:
             labels: of SGLang's own scheduler metrics.
             slot_bytes, layers: as in ``Seen``.
         """
+        self.published = 0.0
         self._labels = dict(labels)
         self._report, self._slot_bytes, self._layers = report, slot_bytes, layers
         self._metrics = {metric.name: metric.make([*self._labels, *metric.labels]) for metric in METRICS}
         self._said: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._children: dict[tuple[str, tuple[str, ...]], Counter | Gauge] = {}
 
     def publish(self, pool: Pool, stages: Mapping[str, float]) -> None:
         """Says what has changed since the last time.
@@ -228,6 +234,7 @@ class Metrics:
         Args:
             stages: seconds by stage.
         """
+        self.published = time.monotonic()
         seen = Seen(self._report, pool, stages, self._slot_bytes, self._layers)
         for metric in METRICS:
             for values, number in metric.read(seen).items():
@@ -238,13 +245,13 @@ class Metrics:
                 before = self._said.get(key)
                 if number == before:
                     continue
-                if metric.is_counter:
+                if isinstance(child, Counter):
                     child.inc(number - (before or 0))
                 else:
-                    # A gauge that was never set is not there, so zero is said as well.
+                    # A gauge with labels appears in /metrics only once it was set, so zeros are set as well.
                     child.set(number)
                 self._said[key] = number
 
-    def _child(self, metric: Metric, values: tuple[str, ...]) -> Any:
+    def _child(self, metric: Metric, values: tuple[str, ...]) -> Counter | Gauge:
         own = dict(zip(metric.labels, values, strict=True))
         return self._metrics[metric.name].labels(**self._labels, **own)

@@ -1,10 +1,13 @@
 """Requests that are refused before there is one to schedule: counted where that happens."""
 
-from collections import Counter
+import collections
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from laprox_sglang.options.values import REFUSED
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
 
 
 class Refused:
@@ -14,16 +17,16 @@ class Refused:
     HELP = "Requests that were answered with HTTP 400 for what they asked of LaProx, by the kind of fault."
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._metric: Any = None
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._metric: dict[str, Counter] | None = None
 
-    def export(self, labels: Mapping[str, Any]) -> None:
+    def export(self, labels: Mapping[str, str]) -> None:
         """Adds the counts to ``/metrics``.
 
         Args:
             labels: of SGLang's metrics of this process.
         """
-        # Late: see ``metrics``.
+        # Imported late for the reason given in ``report/metrics.py``.
         import prometheus_client
 
         counter = prometheus_client.Counter(self.NAME, self.HELP, [*labels, "fault"])

@@ -1,13 +1,18 @@
 """What happens to requests, told once: counted, and published to whoever listens."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from laprox_sglang.ports import Req
 from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
+from laprox_sglang.report.facts import Facts
 from laprox_sglang.report.totals import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, state_of
 from laprox_sglang.views.view import View
+
+if TYPE_CHECKING:
+    from laprox_sglang.report.metrics import Metrics
 
 
 class Reporter:
@@ -15,42 +20,48 @@ class Reporter:
 
     Attributes:
         events: where events go; None without ``--laprox-events``.
+        metrics: what ``/metrics`` says; None without ``--enable-metrics``.
     """
 
     def __init__(self) -> None:
         self.totals = Totals()
         self.events: Publisher | None = None
+        self.metrics: Metrics | None = None
 
-    def pruned(self, req: Any, plan: Plan, view: View, freed: int, staged: bool) -> None:
-        self.totals.add_prune(view, freed, staged)
+    def exchanged(self, before: View | None, view: View | None) -> None:
+        """A request reads ``view`` where it read ``before``."""
+        self.totals.exchange(before, view)
+
+    def pruned(self, req: Req, plan: Plan, view: View, freed: int, staged: bool) -> None:
+        self.totals.add_prune(freed, staged)
         self._publish(Pruned, req, tokens=plan.end, dense=plan.start, slots=view.slots, freed=freed)
 
-    def released(self, req: Any, complete: bool, held: int) -> None:
+    def released(self, req: Req, complete: bool) -> None:
         """Its slots are being given back.
 
         Args:
             complete: its prefill had been completed.
-            held: slots that it referred to.
         """
         state = state_of(req)
+        held = state.held
         slots = state.view.slots if state.view else 0
         if not req.finished():
-            self.totals.add_released("retracted", state.view)
+            self.totals.add_released("retracted")
             self._publish(Retracted, req, slots=slots, held=held)
             return
         how = how_ended(req, complete)
-        self.totals.add_released(how, state.view)
+        self.totals.add_released(how)
         self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
 
-    def finished(self, said: Mapping[str, Any], held: int) -> None:
+    def finished(self, said: Facts, held: int) -> None:
         """A request has ended whose prefill was completed, with these facts."""
         self.totals.add_finished(said, held)
 
-    def _publish(self, kind: Callable[..., Event], req: Any, **said: Any) -> None:
+    def _publish(self, kind: Callable[..., Event], req: Req, **said: object) -> None:
         if self.events is not None:
             self.events.publish(kind, req.rid, **said)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         events = self.events
         return self.totals.to_dict() | {
             "events": events
@@ -58,7 +69,7 @@ class Reporter:
         }
 
 
-def how_ended(req: Any, complete: bool) -> str:
+def how_ended(req: Req, complete: bool) -> str:
     if req.finished_reason.to_json()["type"] != "abort":
         return "finished"
     return "aborted_running" if complete else "aborted_mid_prefill"

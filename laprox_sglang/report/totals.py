@@ -1,10 +1,10 @@
 """What a server has done: the one source of ``/server_info`` and of ``/metrics``."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from laprox_sglang.report.facts import Facts
 from laprox_sglang.views.view import View
 
 HOW_RELEASED = ("finished", "retracted", "aborted_running", "aborted_mid_prefill")
@@ -40,7 +40,8 @@ class Totals:
         slots_held: slots that each referred to at its last step.
         prompt_tokens, cached_tokens: length of the prompts, and what of it came from the prefix cache.
         kept_tokens: tokens' worth of KV that they read of their prompts: dense prefix and view, or all.
-        kept_cells: cells of pruned prompts that were kept, by layer.
+        kept_cells: cells of pruned prompts that were kept, by layer. This and the three below are without
+            requests that ended before their view was made.
         scored_cells: cells of pruned prompts in one layer, kept or not.
         viewed_tokens, erased_tokens: tokens that views stand for, and those of them that no cell was kept of.
         views, view_slots: views that running requests read now, and their slots.
@@ -65,45 +66,46 @@ class Totals:
     view_slots: int = 0
     spared_slots: int = 0
 
-    def add_prune(self, view: View, freed: int, staged: bool) -> None:
+    def add_prune(self, freed: int, staged: bool) -> None:
         self.prunes += 1
         self.staged += staged
         self.slots_freed += freed
         self.slots_taken += max(0, -freed)
-        self._hold(view, 1)
 
-    def add_released(self, how: str, view: View | None) -> None:
+    def exchange(self, before: View | None, view: View | None) -> None:
+        """A request reads ``view`` where it read ``before``."""
+        for changed, sign in ((before, -1), (view, 1)):
+            if changed is not None:
+                self.views += sign
+                self.view_slots += sign * changed.slots
+                self.spared_slots += sign * changed.spared
+
+    def add_released(self, how: str) -> None:
         """Counts a request whose slots are being given back."""
         self.released[how] += 1
-        # Such a request is not heard of again.
+        # A request that is aborted amid its prefill never reaches ``add_finished``, so it is counted here.
         self.finished["aborted"] += how == "aborted_mid_prefill"
-        if view is not None:
-            self._hold(view, -1)
 
-    def _hold(self, view: View, sign: int) -> None:
-        self.views += sign
-        self.view_slots += sign * view.slots
-        self.spared_slots += sign * view.spared
-
-    def add_finished(self, said: Mapping[str, Any], held: int) -> None:
+    def add_finished(self, said: Facts, held: int) -> None:
         """Counts a request that ended, by its facts, and the slots it referred to at its last step."""
-        self.finished["pruned" if said["pruned"] else said["reason"]] += 1
+        self.finished[said["reason"] or "pruned"] += 1
         self.slots_held += held
         self.prompt_tokens += said["prompt_tokens"]
         self.cached_tokens += said["cached_tokens"]
         self.kept_tokens += said["dense_tokens"]
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]
-            shares = said["layer_share"]
+            cells, shares, erased = said["kept_cells"], said["layer_share"], said["erased_share"]
+            if cells is None or shares is None or erased is None:
+                # It ended before its view was made.
+                return
             # A share is a quotient of whole numbers, so this is the number again.
-            self.kept_cells.update(
-                {layer: round(share * said["kept_cells"]) for layer, share in enumerate(shares)}
-            )
-            self.scored_cells += round(said["kept_cells"] / said["kept_share"]) // len(shares)
+            self.kept_cells.update({layer: round(share * cells) for layer, share in enumerate(shares)})
+            self.scored_cells += round(cells / said["kept_share"]) // len(shares)
             self.viewed_tokens += said["slots_before"]
-            self.erased_tokens += round(said["erased_share"] * said["slots_before"])
+            self.erased_tokens += round(erased * said["slots_before"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         requests = self.finished.total()
         pruned = self.finished["pruned"]
         return {

@@ -17,8 +17,13 @@ class Allocation(NamedTuple):
     scope: Literal["model", "layer"]
     floor: float
 
+    @property
+    def layers_compete(self) -> bool:
+        """Whether scores of different layers are compared with each other."""
+        return self.scope == "model" and self.floor < 1
 
-# The floors are defaults. Uniform: a floor of all there is leaves nothing to compete for.
+
+# The second number is the default floor. With a floor of 1 every head keeps its average: nothing competes.
 ALLOCATORS = {
     "model": Allocation("model", 0.0),  # LaProx, Algorithm 2
     "layer": Allocation("layer", 0.2),  # Ada-KV (arXiv 2407.11550), its safeguard
@@ -54,20 +59,60 @@ def floor_cells(slots: int, protected: int, floor: float) -> int:
 
 
 def keep(
-    scores: torch.Tensor, slots: int, allocation: Allocation, protected: int
+    scores: torch.Tensor,
+    slots: int,
+    allocation: Allocation,
+    protected: int,
+    marked: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cells to keep, exactly ``slots · L · H`` of them, without waiting for the device.
 
     Args:
-        scores: float32 ``[L, H, P]``, contiguous; overwritten.
+        scores: float32 ``[L, H, P]``, contiguous, comparable as far as the allocation compares them.
+            Overwritten, unless there is ``marked``.
         slots: average number of cells of a KV head, 1 <= slots <= P.
         protected: cells of every KV head whose score is +inf, at most ``slots``.
+        marked: shaped as ``scores``, to be overwritten in their place. The scores of what is kept are then
+            still there, ``scores.flatten()[kept]``, for ``keep_fewer``.
 
     Returns:
         kept, cu_cells: as of ``laprox_kernels.select``.
     """
     layers, heads, _ = scores.shape
     if allocation.floor:
-        kernels.floor(scores, floor_cells(slots, protected, allocation.floor))
+        kernels.floor(scores, floor_cells(slots, protected, allocation.floor), out=marked)
+        scores = scores if marked is None else marked
     groups = 1 if allocation.scope == "model" else layers
     return kernels.select(scores, slots * layers * heads // groups, groups)
+
+
+def keep_fewer(
+    scores: torch.Tensor,
+    cu_cells: torch.Tensor,
+    layers: int,
+    slots: int,
+    allocation: Allocation,
+    protected: int,
+    marked: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the cells that ``keep`` has kept, those that it would have kept of the prompt for fewer slots.
+
+    Args:
+        scores: float32 ``[m·L·H]``, of the kept cells in their order, as ``keep`` was given them.
+        cu_cells: int64 ``[L·H + 1]``, offsets of each (layer, head) in ``scores``.
+        layers: L.
+        slots: average number of cells of a KV head, 1 <= slots <= m.
+        allocation, protected, marked: as of ``keep``.
+
+    Returns:
+        kept: int64 ``[slots · L · H]``, ascending indices into ``scores``.
+        cu_cells: int64 ``[L·H + 1]``, offsets in ``kept`` of each (layer, head).
+    """
+    cells = len(cu_cells) - 1
+    if allocation.floor:
+        kernels.floor(scores, floor_cells(slots, protected, allocation.floor), cu_cells, marked)
+        scores = scores if marked is None else marked
+    groups = 1 if allocation.scope == "model" else layers
+    # Heads are unequal, but what competes is not: every layer has m·H cells, or the whole model m·L·H.
+    kept, _ = kernels.select(scores.view(groups, 1, -1), slots * cells // groups, groups)
+    return kept, torch.searchsorted(kept, cu_cells)

@@ -21,8 +21,9 @@ class Prompt:
         scale: factor of the attention logits.
         start: first position that may be dropped; those before stay dense.
         sinks: positions from ``start`` on that are kept in any case, as the window is.
-        keep: cells that the budget grants to every KV head on average, sinks and window among them.
+        keep: cells that the budget grants to every KV head on average, with those that are kept in any case.
         weights: makes ``output``.
+        inside: candidates that are kept whatever their score, as instructions behind other messages are.
     """
 
     layer: int
@@ -35,6 +36,7 @@ class Prompt:
     sinks: int
     keep: int
     weights: Callable[[], torch.Tensor]
+    inside: int = 0
 
     @property
     def length(self) -> int:
@@ -54,7 +56,7 @@ class Prompt:
     @property
     def protected(self) -> int:
         """Cells of a KV head that are kept in any case."""
-        return self.sinks + self.window
+        return self.sinks + self.inside + self.window
 
     @property
     def candidates(self) -> slice:
@@ -68,7 +70,7 @@ class Prompt:
         queries = (self.queries * self.scale).unflatten(1, (heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
         logits = torch.bmm(queries, self.keys.permute(1, 2, 0)).view(-1, window, n)
         future = torch.ones((window, window), dtype=torch.bool, device=logits.device).triu_(1)
-        # A view: only the window itself lies ahead of any of its queries.
+        # In place, through a slice: only positions of the window can lie in the future of one of its queries.
         logits[..., n - window :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)
 

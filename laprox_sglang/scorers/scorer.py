@@ -6,9 +6,9 @@ import torch
 
 from laprox_sglang.scorers.prompt import Prompt
 
-# Scores ``[H, n]`` of the positions of one layer, before pooling: the higher, the sooner kept. They are
-# not negative, since layers are made comparable by dividing by their sum. +inf, from a scorer that is not
-# pooled and of no more cells than the budget grants to a head, is kept before all else.
+# Scores ``[H, n]`` of the positions of one layer, before pooling. Cells with higher scores are kept first. No
+# score is negative, since each layer is divided by its sum to make layers comparable. A scorer that is not
+# pooled may give +inf to cells that must be kept, to no more of a head than the budget grants it.
 Scorer = Callable[[Prompt], torch.Tensor]
 
 

@@ -6,11 +6,11 @@ from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.views.plan import Plan, make_plan
 
-# Prompt of the start line, less where context or pool are small, and its answer, as a part of it.
+# The prompt that the start line speaks of (shorter where context or pool are small), and its answer as a
+# share of the prompt.
 EXAMPLE_PROMPT, EXAMPLE_ANSWER = 8192, 1 / 16
-# Scoring a prompt takes about as long as so many decode steps over all of it: 5.91 ms of 32,768 tokens at 8B
-# shapes, whose K and V an H100 reads in 1.3 ms (benchmarks/results/kernels-prune-h100.json).
-SCORING_STEPS = 5
+# Tokens: decoding fewer does not earn back what scoring costs, about five decode steps over the whole prompt
+# (benchmarks/results/kernels-prune-h100.json).
 SHORT_ANSWER = 8
 
 REASONS = {

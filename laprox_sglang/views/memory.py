@@ -1,18 +1,20 @@
 """Memory that LaProx needs beside the KV pool, for the worst that a server can be asked to run."""
 
-from typing import Any
-
-from laprox_kernels import SCORE_BYTES
+from laprox_kernels import score_bytes
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
+from laprox_sglang.ports import ModelShape, ServerArgs
+from laprox_sglang.projection import reading_bytes
 from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
 
 # Prompts of one prefill batch, where the server's flags set no bound: each has a window of queries saved.
 PREFILL_REQUESTS = 64
+# SGLang's bounds of the requests that run at once, where no flag sets one.
+FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
 
 
-def graph_rows(args: Any) -> int:
+def graph_rows(args: ServerArgs) -> int:
     """Rows of the largest decode graph."""
     decode = args.cuda_graph_config.decode
     if decode.backend == "disabled" or not decode.bs:
@@ -21,14 +23,33 @@ def graph_rows(args: Any) -> int:
     return min(largest, args.max_running_requests or largest)
 
 
-def windows(config: Config, args: Any) -> int:
+def table(rows: int, columns: int, cells: int) -> int:
+    """Bytes of what ``DecodeBatch`` lays out for a step: slots ``[rows, columns]``, and where the views and
+    their cells lie among them."""
+    return rows * (4 * columns + 8 * (2 + SPAN + cells + 1))
+
+
+def most_running(slots: int, context: int) -> int:
+    """Default of ``--max-running-requests``: ``KVCacheConfigurator.resolve_max_num_reqs``, which SGLang asks
+    when the KV pool has its size."""
+    return max(min(slots * 512 // context, MOST_RUNNING), FEWEST_RUNNING)
+
+
+def windows(config: Config, args: ServerArgs) -> int:
     """Prompts of one prefill batch that can be pruned: each computes its window, whatever is cached."""
     tokens = max(args.max_prefill_tokens or 0, args.chunked_prefill_size or 0)
     # One more: a prompt that comes in chunks keeps what earlier ones computed.
     return min(args.prefill_max_requests or PREFILL_REQUESTS, -(-tokens // config.longest_window)) + 1
 
 
-def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) -> dict[str, int]:
+def largest_view(config: Config, context: int) -> int:
+    """Slots of the largest view: a request may ask for as many as the server grants to the whole context."""
+    return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
+
+
+def needs(
+    config: Config, model: ModelShape, args: ServerArgs, itemsize: int, available: int
+) -> dict[str, int]:
     """Bytes by purpose.
 
     Args:
@@ -40,17 +61,20 @@ def needs(config: Config, model: Any, args: Any, itemsize: int, available: int) 
     layers, dim, context = model.num_hidden_layers, model.head_dim, model.context_len
     heads, cells = model.num_attention_heads, layers * model.get_num_kv_heads(1)
     slots = available // (cells * 2 * dim * itemsize)
-    longest = min(context, slots, args.max_total_tokens or slots)
+    slots = min(slots, args.max_total_tokens or slots)
+    longest = min(context, slots)
     window = config.longest_window
-    protected = window + config.sink_tokens
-    # A request may ask for as many tokens as the server grants to the whole context.
-    kept = min(max(budget_slots(config.budget, context), protected), longest) * cells
-    # Graphs have static copies of their rows; without them each step makes its own.
-    rows = graph_rows(args) or args.max_running_requests or 0
+    kept = min(largest_view(config, context), longest) * cells
+    # A step without a graph, or with more rows than the largest one, makes a table as long as its longest
+    # row; those of the graphs stay beside it.
+    running = min(args.max_running_requests or most_running(slots, context), slots // 2)
+    rows = table(graph_rows(args), context + 16, cells) + table(running, longest, cells)
     parts = {
-        "scores": 4 * cells * longest + SCORE_BYTES,
-        "decode rows": rows * (4 * (context + 16) + 8 * (SPAN + cells + 1)),
-        "Gram matrices": (4 + itemsize) * layers * heads * dim**2,
+        "scores": 4 * cells * longest + score_bytes(heads, model.get_num_kv_heads(1), longest),
+        "decode rows": rows,
+        # After a weight update they are made anew, from a part of W_O at a time.
+        "Gram matrices": (4 + itemsize) * layers * heads * dim**2
+        + reading_bytes(heads, dim, model.hidden_size),
         # The last window is laid out anew to be scored.
         "window queries": (windows(config, args) + 1) * layers * window * heads * dim * itemsize,
         # The saved K and V of the kept cells, their indices, and their tokens.

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import budget_slots
 
-# Why a prompt is left whole; the last is found out when its view is to be made.
-REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room")
+# Why a prompt is left whole; the last two are found out when its view is to be made.
+REASONS = ("disabled", "uncacheable", "no_decode", "short", "within_budget", "no_room", "not_in_tree")
+
+# No instructions behind the dense prefix.
+NOWHERE = Instructions()
 
 
 class Plan(NamedTuple):
@@ -20,6 +22,7 @@ class Plan(NamedTuple):
         sinks: positions protected at the start of the columns.
         window: last positions, which are protected and score the others.
         reason: why there is no view; None if there is to be one.
+        spans: positions [a, b) between sinks and window that are protected too: instructions.
     """
 
     start: int
@@ -28,10 +31,21 @@ class Plan(NamedTuple):
     sinks: int
     window: int
     reason: str | None
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def length(self) -> int:
         return self.end - self.start
+
+    @property
+    def inside(self) -> int:
+        """Positions that are protected between sinks and window."""
+        return sum(beyond - first for first, beyond in self.spans)
+
+    @property
+    def protected(self) -> int:
+        """Cells of every KV head that are kept in any case."""
+        return self.sinks + self.inside + self.window
 
     @property
     def pruned(self) -> bool:
@@ -42,20 +56,37 @@ class Plan(NamedTuple):
         return self._replace(slots=self.length, reason=reason)
 
 
-def make_plan(config: Config, options: Options, end: int, new_tokens: int, in_tree: bool = True) -> Plan:
+def make_plan(
+    config: Config,
+    options: Options,
+    end: int,
+    new_tokens: int,
+    in_tree: bool = True,
+    instructions: Instructions = NOWHERE,
+) -> Plan:
     """Plans a prompt of ``end`` tokens.
 
     Args:
         end: tokens at the end of the prefill; after a retraction this includes output.
         new_tokens: tokens still to be generated.
         in_tree: whether the prefix cache may hold the prompt, as a view needs it to.
+        instructions: what of them lies behind the dense prefix.
     """
     start = min(options.dense_tokens(config), end)
-    budget = config.budget if options.budget is None else options.budget
     length = end - start
     sinks = max(0, config.sink_tokens - start)
-    slots = min(length, max(budget_slots(budget, length), config.longest_window + sinks))
-    plan = Plan(start, end, slots, sinks, config.window_of(slots - sinks), None)
+
+    def between(window: int) -> tuple[tuple[int, int], ...]:
+        """The instructions that neither the sinks nor a window cover."""
+        low, high = start + sinks, end - window
+        cut = ((max(first, low), min(beyond, high)) for first, beyond in instructions.spans)
+        return tuple((first, beyond) for first, beyond in cut if first < beyond)
+
+    plan = Plan(start, end, 0, sinks, config.longest_window, None, between(config.longest_window))
+    slots = min(length, max(options.slots(config, length), plan.protected))
+    window = config.window_of(slots - sinks - plan.inside)
+    # What a shorter window leaves of the instructions comes to no more than what it leaves of the budget.
+    plan = plan._replace(slots=slots, window=window, spans=between(window))
     if not options.enabled:
         return plan.whole("disabled")
     if not in_tree:
@@ -65,6 +96,7 @@ def make_plan(config: Config, options: Options, end: int, new_tokens: int, in_tr
         return plan.whole("no_decode")
     if length < config.min_tokens:
         return plan.whole("short")
-    if slots == length:
+    # Instructions may come to more than any budget here, and memory to pack is reserved for budgets.
+    if slots == length or slots > instructions.most:
         return plan.whole("within_budget")
     return plan

@@ -71,7 +71,8 @@ class Pruner:
         compete = cells if self._allocation.scope == "model" else self._heads
         for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
-            # Kept cells are a multiple of 16, or they are not.
+            # Triton compiles anew for a number of kept cells that is a multiple of 16: try one of either
+            # kind.
             kinds = product(self._config.windows, (1, min(16, tokens)), (False, True), (False, True))
             for window, slots, staged, positions in kinds:
                 plan = Plan(0, tokens, slots, 0, window, None)
@@ -100,7 +101,7 @@ class Pruner:
         kept, cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
         columns[plan.start : plan.start + plan.slots] = slots.int()
         columns[plan.start + plan.slots : plan.end] = 0
-        return View.of(plan, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
+        return View.of(plan, slots, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
 
     def _pack(
         self,
@@ -114,10 +115,12 @@ class Pruner:
         """The kept cells, offsets of each (layer, head) among them, and their positions."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
-        self.stages.begin()
+        self.stages.start()
         self._scoring.run(queries[:, -plan.window :], row, plan, scores)
+        for first, beyond in plan.spans:
+            scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.sinks + plan.window)
+        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)

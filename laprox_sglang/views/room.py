@@ -1,10 +1,12 @@
 """What is asked of the prefix cache for a view."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
+from laprox_sglang.ports import Req
 from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.view import View
 
 
 class Opened(NamedTuple):
@@ -21,11 +23,14 @@ class Opened(NamedTuple):
     freed: int
 
 
-class Tree(Protocol):
+class Cache(Protocol):
     """What is asked of the prefix cache."""
 
-    def publish(self, req: Any) -> None:
+    def publish(self, req: Req) -> None:
         """Puts a prompt into the tree whose last chunk is about to be computed."""
 
-    def open_view(self, req: Any, plan: Plan, reserve: int) -> Opened | None:
-        """Takes slots for a view; None if that would cost more than it frees and there is no room."""
+    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | str:
+        """Takes slots for a view; where that cannot be, why the prompt is left whole."""
+
+    def exchange(self, req: Req, view: View | None, freed: torch.Tensor | None = None) -> None:
+        """Lets a request read ``view`` of its prompt from now on; slots in ``freed`` are given back."""

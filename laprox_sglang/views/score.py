@@ -6,11 +6,12 @@ from functools import partial
 import torch
 
 import laprox_kernels as kernels
-from laprox_sglang.gram import attention_layers, gram_matrices, output_weights
+from laprox_sglang.gram import attention_layers, gram_matrices
 from laprox_sglang.options.server import Config
+from laprox_sglang.projection import output_weights
 from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan
 
 
@@ -43,20 +44,24 @@ class Scoring:
         gram_matrices(self._model, self._gram)
 
     def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
-        """Writes what decides on the cells behind ``plan.start``: see ``kernels.score``.
+        """Writes what decides on the cells behind ``plan.start``, comparable as far as they compete.
 
         Args:
             queries: ``[L, W, Hq, D]``, the prompt's last W.
             row: int64 ``[n]``, slot of every position.
-            out: float32 ``[L, H, P]``.
+            out: float32 ``[L, H, P]``: see ``kernels.score``.
         """
         if self._method.fused:
-            kernels.score(
+            sums = kernels.score(
                 queries, self._keys, self._values, row, plan.start, self._gram, self._scale, plan.sinks,
                 self._method.pooling, out=out,
             )  # fmt: skip
         else:
-            rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+            sums = rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+        if self._method.allocation.layers_compete:
+            # The one place that needs a layer's sum over all its heads: ranks that share a layer's heads have
+            # to add up their sums here.
+            compare_layers(out, sums, slice(plan.sinks, plan.length - plan.window))
 
     def _layers(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
         for layer in range(len(self._gram)):
@@ -71,13 +76,14 @@ class Scoring:
                 plan.sinks,
                 plan.slots,
                 partial(output_weights, *self._attention[layer]),
+                plan.inside,
             )
 
     def _try_out(self, config: Config) -> None:
         """A scorer of somebody else fails here, and not at the first prompt."""
         length, device = config.min_tokens, self._keys.device
         heads, dim = self._keys.shape[2:]
-        # Of its own: what is sampled later must not depend on it.
+        # A generator of its own, so that the global one, which samples tokens later, stays as it was.
         generator = torch.Generator(device).manual_seed(0)
         queries = torch.randn((config.longest_window, self.q_heads, dim), generator=generator, device=device)
         keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)

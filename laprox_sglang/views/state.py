@@ -1,12 +1,12 @@
 """What LaProx knows of one request, from the first look at it on (``req.laprox``)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Told
 from laprox_sglang.options.server import Config
+from laprox_sglang.ports import Req
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
 
@@ -15,7 +15,7 @@ from laprox_sglang.views.view import View
 class RequestState:
     """
     Attributes:
-        options: what the request asked for.
+        options: what the request asked for, and what its chat template knows of it.
         plan: of the prompt as it is now; None before the first look and after its slots were given back.
         view: what it reads of its prompt, from the end of its prefill until its slots are given back.
         queries: ``[L, ≤ W, Hq, D]``, window queries of earlier chunks of a prompt that comes in chunks.
@@ -23,22 +23,21 @@ class RequestState:
         held: slots that the request referred to at its last step, shared ones included.
     """
 
-    options: Options
+    options: Told
     plan: Plan | None = None
     view: View | None = None
     queries: torch.Tensor | None = None
     outcome: "Outcome | None" = None
     held: int = 0
 
-    def settle(self, plan: Plan, view: View | None = None) -> None:
-        """The prefill has come to this."""
-        self.plan, self.view, self.queries = plan, view, None
-        self.outcome = Outcome(plan, view)
+    def settle(self, plan: Plan) -> None:
+        """The prefill is over, and this is what its prompt came to."""
+        self.plan, self.queries = plan, None
+        self.outcome = Outcome(plan, self.view)
 
-    def release(self, held: int) -> None:
-        """Forgets the slots, which the caller gives back."""
+    def release(self) -> None:
+        """The slots have been given back."""
         self.plan = self.view = self.queries = None
-        self.held = held
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +53,29 @@ class Outcome:
         return self.view is not None or not self.plan.pruned
 
 
-def state_of(req: Any) -> RequestState:
+def state_of(req: Req) -> RequestState:
     """State of an SGLang ``Req``."""
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None:
-        state = req.laprox = RequestState(Options.of(req.sampling_params.custom_params))
+        state = RequestState(Told.of(req.sampling_params.custom_params))
+        req.laprox = state  # type: ignore[attr-defined]
     return state
 
 
-def view_of(req: Any) -> View | None:
+def view_of(req: Req) -> View | None:
     """View of an SGLang ``Req``, if it reads one."""
     state: RequestState | None = getattr(req, "laprox", None)
     return state.view if state else None
 
 
-def plan_of(req: Any, config: Config) -> Plan:
+def plan_of(req: Req, config: Config) -> Plan:
     """Plan of an SGLang ``Req`` that waits or is being prefilled; the same until it gives back its slots."""
     state = state_of(req)
-    # Not the length of the ids to match, nor that of the chunk at hand: stale here, cut short there.
+    # SGLang's other lengths do not do: that of the ids to match may be old, that of the chunk is shorter.
     end = len(req.origin_input_ids) + len(req.output_ids)
     if state.plan is None or state.plan.end != end:
         assert state.view is None, "a request that reads a view is planned anew"
         new_tokens = req.sampling_params.max_new_tokens - len(req.output_ids)
-        state.plan = make_plan(config, state.options, end, new_tokens, not req.skip_radix_cache_insert)
+        in_tree = not req.skip_radix_cache_insert
+        state.plan = make_plan(config, state.options, end, new_tokens, in_tree, state.options.instructions)
     return state.plan

@@ -6,12 +6,12 @@ import torch
 
 from laprox_sglang.views.plan import Plan
 
-# Numbers of a view's table before its offsets of cells.
+# A view's table begins with this many numbers (start, slots, end); offsets of cells follow.
 SPAN = 3
 
 
 class HostCopy:
-    """Copy of a tensor on its way to the host; only reading it waits for the device."""
+    """Copy of a tensor on its way to the host. Nobody waits for it: it is read when it is there."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._copy = tensor.to("cpu", non_blocking=True)
@@ -19,30 +19,34 @@ class HostCopy:
         if self._event is not None:
             self._event.record()
 
+    @property
+    def there(self) -> bool:
+        """Whether the copy has arrived, which it has once a decode step behind it has given its token."""
+        return self._event is None or self._event.query()
+
     def tolist(self) -> list[int]:
-        numbers: list[int] = self._wait().tolist()
+        numbers: list[int] = self._arrived().tolist()
         return numbers
 
     def tobytes(self) -> bytes:
-        data: bytes = self._wait().numpy().tobytes()
+        data: bytes = self._arrived().numpy().tobytes()
         return data
 
-    def _wait(self) -> torch.Tensor:
-        if self._event is not None:
-            self._event.synchronize()
+    def _arrived(self) -> torch.Tensor:
+        assert self.there, "read before the device has written it"
         return self._copy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Packed cells that stand for the columns [start, end) of a request, in ``slots`` slots.
+    """Packed cells that stand for the columns [start, end) of a request, in m slots of its own.
 
-    The slots are named by columns [start, start + slots) of the request's row; the columns from there
+    The slots are named by columns [start, start + m) of the request's row; the columns from there
     to ``end`` are zero, and the dense tail of generated tokens follows from ``end``.
 
     Attributes:
         start, end: logical columns that the view stands for.
-        slots: number of slots m.
+        own: int64 ``[m]``, its slots. The row says the same, but is written on the forward stream.
         layers: number of layers L.
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
         host_counts: ``cu_cells``, and the number of tokens that some cell is of, for the report.
@@ -51,7 +55,7 @@ class View:
 
     start: int
     end: int
-    slots: int
+    own: torch.Tensor
     layers: int
     table: torch.Tensor
     host_counts: HostCopy
@@ -61,6 +65,7 @@ class View:
     def of(
         cls,
         plan: Plan,
+        own: torch.Tensor,
         layers: int,
         cu_cells: torch.Tensor,
         tokens: torch.Tensor,
@@ -69,16 +74,23 @@ class View:
         """The view that ``plan`` and its selection come to; enqueued, nothing is waited for.
 
         Args:
+            own: int64 ``[m]``, the slots that the cells were packed into.
             tokens: int64 ``[]``, number of tokens that some cell is of.
         """
         numbers = cu_cells.new_empty(SPAN + len(cu_cells) + 1)
-        # Fills: an assignment, or a tensor made of Python numbers, would wait for the device.
-        for place, number in enumerate((plan.start, plan.slots, plan.end)):
+        # ``fill_`` does not wait for the device; assigning a Python number, or making a tensor of some,
+        # would.
+        for place, number in enumerate((plan.start, len(own), plan.end)):
             numbers[place].fill_(number)
         numbers[SPAN:-1] = cu_cells
         numbers[-1] = tokens
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, plan.slots, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
+        return cls(plan.start, plan.end, own, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
+
+    @property
+    def slots(self) -> int:
+        """Number of its slots m."""
+        return len(self.own)
 
     @property
     def cu_cells(self) -> torch.Tensor:
@@ -88,6 +100,11 @@ class View:
     @property
     def heads(self) -> int:
         return (self.cu_cells.numel() - 1) // self.layers
+
+    @property
+    def kept_cells(self) -> int:
+        """Packed cells, m·C."""
+        return self.slots * (self.cu_cells.numel() - 1)
 
     @property
     def spared(self) -> int:
@@ -100,6 +117,6 @@ class View:
         assert 0 <= self.start < self.start + self.slots < self.end <= row.numel()
         assert int(self.cu_cells[0]) == 0 and int(self.cu_cells[-1]) == self.slots * cells
         assert bool((self.cu_cells.diff() >= 0).all())
-        held = row[self.start : self.start + self.slots]
-        assert bool((held > 0).all()) and held.unique().numel() == self.slots
+        assert bool((self.own > 0).all()) and self.own.unique().numel() == self.slots
+        assert torch.equal(row[self.start : self.start + self.slots].long(), self.own)
         assert not bool(row[self.start + self.slots : self.end].any())

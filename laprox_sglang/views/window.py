@@ -30,7 +30,7 @@ class Window:
         self._parts: list[Part] = []
         self._buffer: torch.Tensor | None = None
 
-    def begin(self, parts: list[Part]) -> None:
+    def expect(self, parts: list[Part]) -> None:
         self._parts = parts
         self._buffer = None
 
@@ -49,7 +49,7 @@ class Window:
         # One launch a layer, however many prompts there are.
         torch.cat([queries[part.tokens] for part in self._parts], out=self._buffer[layer])
 
-    def end(self, head_dim: int) -> None:
+    def hand_over(self, head_dim: int) -> None:
         """Gives every request its queries ``[L, ≤ W, Hq, D]``, together with those of earlier chunks."""
         if self._buffer is not None:
             saved = self._buffer.view(*self._buffer.shape[:2], -1, head_dim)
@@ -59,7 +59,8 @@ class Window:
                 if part.state.queries is not None:
                     queries = torch.cat([part.state.queries, queries], dim=1)
                 elif part.length < self._length:
-                    # The rest comes in the next chunk: what it waits with must not hold all of the buffer.
+                    # The rest comes with the next chunk. A copy, since a slice would keep the whole buffer
+                    # alive until then.
                     queries = queries.clone()
                 part.state.queries = queries
-        self.begin([])
+        self.expect([])

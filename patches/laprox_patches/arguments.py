@@ -15,8 +15,9 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
+from laprox_patches.attached import attach_config, config_of, mark_typed, was_typed
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.options.refusals import check_arguments, check_model, refuse
+from laprox_sglang.options.refusals import check_arguments, check_model
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
 from laprox_sglang.options.values import (
@@ -27,7 +28,8 @@ from laprox_sglang.options.values import (
     parse_request_options,
     parse_tokens,
 )
-from laprox_sglang.report.endpoint import check_endpoint
+from laprox_sglang.ports import ModelConfig, ServerArgs
+from laprox_sglang.report.endpoint import check_endpoints
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.views.memory import PREFILL_REQUESTS
 
@@ -49,7 +51,8 @@ HELP = {
     "and developer messages and the tools of chat requests",
     "request_options": "what requests may set of budget, enabled, keep_prefix, return_kept: names with "
     "commas, or an empty string",
-    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH",
+    "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas "
+    "have the next ports, or the path with _dp1, _dp2, … behind it",
     "events_public": "let --laprox-events be an address that other machines reach",
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
@@ -75,7 +78,7 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        # The floor's depends on the allocator, as its own help says.
+        # The floor has no single default: it depends on the allocator, as its help says.
         by_default = "" if field.name == "floor" else f" (default {default or 'off'})"
         help_text = f"{HELP[field.name]}{by_default}".replace("%", "%%")
         kind: dict[str, Any] = {"type": str if field.name in TEXTS else int}
@@ -98,13 +101,15 @@ def read_flags(args: Namespace) -> Config | None:
             raise ConfigError(f"{flags} without --enable-laprox does nothing: add it, or leave these out")
         return None
     config = Config(**given | {name: PARSERS[name](given[name]) for name in PARSERS if name in given})
-    # A command line that is parsed again finds what it has set itself.
+    # The same command line may be parsed twice; the second time this variable was set by the first.
     if os.environ.get(ENVIRONMENT, config.to_json()) != config.to_json():
         raise ConfigError(f"--enable-laprox and {ENVIRONMENT} in the environment: give one of them")
     return config
 
 
-def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) -> Any:
+def from_command_line(
+    original: Callable[[type, Namespace], ServerArgs], cls: type, args: Namespace
+) -> ServerArgs:
     try:
         config = read_flags(args)
     except ConfigError as error:
@@ -112,25 +117,25 @@ def from_command_line(original: Callable[..., Any], cls: type, args: Namespace) 
     if config is not None:
         os.environ[ENVIRONMENT] = config.to_json()
     server_args = original(cls, args)
-    # What is refused later, of a command line, ends in one line and no traceback.
-    server_args._laprox_command_line = True
+    # So that later refusals end in one line for the person at the command line, without a traceback.
+    mark_typed(server_args)
     return server_args
 
 
 @contextmanager
-def one_line(record: Any) -> Iterator[None]:
+def one_line(record: ServerArgs) -> Iterator[None]:
     """Errors about the arguments ``record``: one line for whoever typed them, else the exception itself."""
     try:
         yield
     except (ConfigError, SeamError) as error:
-        if getattr(record, "_laprox_command_line", False):
+        if was_typed(record):
             raise SystemExit(f"laprox: {error}") from None
         raise
 
 
-def enable(self: Any) -> None:
+def enable(self: ServerArgs) -> None:
     """Turns LaProx on in arguments that are about to be resolved, whichever way they came about."""
-    if getattr(self, "_resolution_finished", False) or hasattr(self, "_laprox"):
+    if getattr(self, "_resolution_finished", False) or config_of(self) is not None:
         return
     with one_line(self):
         config = Config.from_environment()
@@ -140,16 +145,16 @@ def enable(self: Any) -> None:
 
         register_all()
         install()
-    self._laprox = config
+    attach_config(self, config)
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
     if self.prefill_max_requests is None:
         self.prefill_max_requests = PREFILL_REQUESTS
 
 
-def check_resolved(result: None, self: Any) -> None:
+def check_resolved(result: None, self: ServerArgs) -> None:
     with one_line(self):
-        config = getattr(self, "_laprox", None)
+        config = config_of(self)
         if config is not None:
             check_served(config, resolved_view(self), model_config_of(self))
         elif ENVIRONMENT in os.environ:
@@ -158,7 +163,7 @@ def check_resolved(result: None, self: Any) -> None:
             )
 
 
-def check_served(config: Config, args: Any, model: Any) -> None:
+def check_served(config: Config, args: ServerArgs, model: ModelConfig) -> None:
     """Refuses what LaProx does not serve.
 
     Args:
@@ -170,16 +175,14 @@ def check_served(config: Config, args: Any, model: Any) -> None:
         ConfigError: names it.
     """
     if config.events is not None:
-        if args.dp_size > 1:
-            raise refuse(f"--laprox-events with --dp-size {args.dp_size}", "all replicas would publish there")
-        check_endpoint(config.events, config.events_public)
+        check_endpoints(config.events, config.events_public, args.dp_size)
     # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args)
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}
-    Options.of(preferred.get("custom_params")).check(config, model.context_len)
+    Options.of(preferred.get("custom_params")).check(config)
 
 
 TARGET = "sglang.srt.server_args.ServerArgs."

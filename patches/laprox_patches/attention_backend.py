@@ -2,32 +2,41 @@
 
 import logging
 from importlib.metadata import version
-from typing import Any
 
+from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
+from laprox_patches.attached import config_of, reserved_of
 from laprox_patches.seam import Seam, install
 from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox
+from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
+from laprox_sglang.ports import AttentionBackend, Runner
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.scorers import BadScorer
+from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.capacity import expectation
 
 logger = logging.getLogger(__name__)
 
 
-def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
+def wrap(backend: AttentionBackend, runner: Runner, full_attn_backend: object) -> AttentionBackend:
     # In the scheduler's process this is the place to see that all hooks hold: nothing is served yet.
     install()
-    config: Config = runner.server_args._laprox
+    # A draft worker proposes tokens; it reads its own KV, whole.
+    if runner.is_draft_worker:
+        return backend
+    config = config_of(runner.server_args)
+    assert config is not None
     pool, rows = runner.token_to_kv_pool, runner.req_to_token_pool.req_to_token
+    assert isinstance(pool, LaproxKVPool)
     longest = min(runner.model_config.context_len, pool.size)
     try:
-        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype)
+        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype, forward_stream(runner))
     except UnsupportedModel as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
@@ -41,8 +50,14 @@ def wrap(backend: Any, runner: Any, full_attn_backend: Any) -> Any:
     return with_laprox(backend, runtime)
 
 
-def start_line(config: Config, runner: Any, backend: Any) -> str:
-    slots, reserved = runner.token_to_kv_pool.size, runner.server_args._laprox_reserved
+def forward_stream(runner: Runner) -> ForwardStream:
+    """Without overlap scheduling SGLang makes the stream as well, and launches nothing on it."""
+    overlap = not resolved_view(runner.server_args).disable_overlap_schedule
+    return ForwardStream(runner.forward_stream if overlap else None, runner.device)
+
+
+def start_line(config: Config, runner: Runner, backend: AttentionBackend) -> str:
+    slots, reserved = runner.token_to_kv_pool.size, reserved_of(runner.server_args)
     return (
         f"LaProx {version('laprox-sglang')} is on: SGLang {SERVED}, {type(backend).__name__}, {config}, "
         f"{reserved / 1e6:,.0f} MB reserved beside a pool of {slots:,} slots. "

@@ -1,26 +1,26 @@
 """Decode graphs: every batch size is captured twice, for compressed batches and for whole ones.
 
-SGLang has this second axis for batches with and without adapters, which LaProx refuses.
+SGLang has an axis of its own for graphs that differ in how they attend.
 """
-
-from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.seam import Seam
-from laprox_sglang.attention.backend import COMPRESSED, STOCK
+from laprox_sglang.attention.backend import GraphFamilies, LaproxAttention
+from laprox_sglang.ports import GraphRunner
 
 
-def capture_both(self: Any, stream_idx: int | None = None) -> None:
-    self.record_nolora_graph = True
+def capture_both(self: GraphRunner, stream_idx: int | None = None) -> None:
+    if isinstance(self.attn_backend, LaproxAttention):
+        self.attention_graph_variants = GraphFamilies(self.attn_backend.laprox.decode)
 
 
-def family(result: str | None, self: Any, forward_batch: Any) -> str:
-    return COMPRESSED if self.attn_backend.laprox.decode.compressed else STOCK
-
-
-TARGET = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner."
 SEAMS = (
-    Seam(TARGET + "_capture_one_stream", capture_both, HookType.BEFORE, ("self", "stream_idx"), "None"),
-    Seam(TARGET + "_resolve_lora_variant", family, HookType.AFTER, ("self", "forward_batch")),
+    Seam(
+        "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner._capture_one_stream",
+        capture_both,
+        HookType.BEFORE,
+        ("self", "stream_idx"),
+        "None",
+    ),
 )

@@ -2,34 +2,46 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attach_reserved, config_of
 from laprox_patches.seam import Seam
 from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.ports import Pool, PoolConfigurator
 from laprox_sglang.views.memory import needs
 
 logger = logging.getLogger(__name__)
 
 
-def build_pool(original: Callable[..., Any], self: Any, **kwargs: Any) -> Any:
+def build_pool(original: Callable[..., Pool], self: PoolConfigurator, **kwargs: object) -> Pool:
+    if self.is_draft_worker:
+        return original(self, **kwargs)
+    # With --kv-cache-dtype auto the checkpoint may ask for it.
+    if self.kv_cache_dtype.itemsize < 2:
+        # Not an Exception: SGLang would log a traceback of it.
+        raise SystemExit(
+            f"laprox: --model-path {self.server_args.model_path} keeps its KV as {self.kv_cache_dtype}, and "
+            "quantized KV is not scored yet: give --kv-cache-dtype bfloat16"
+        )
     return original(self, **kwargs | {"mha_pool_class": LaproxKVPool})
 
 
-def leave_room(available: int, self: Any, pre_model_load_memory: int) -> int:
-    config, args = self.server_args._laprox, resolved_view(self.server_args)
+def leave_room(available: int, self: PoolConfigurator, pre_model_load_memory: int) -> int:
+    config, args = config_of(self.server_args), resolved_view(self.server_args)
+    assert config is not None
     parts = needs(config, self.model_config, args, self.kv_cache_dtype.itemsize, available)
-    total = self.server_args._laprox_reserved = sum(parts.values())
+    total = sum(parts.values())
+    attach_reserved(self.server_args, total)
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())
     logger.info("LaProx reserves %.0f MB beside the KV pool (%s)", total / 1e6, listed)
     if total >= available:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
             f"laprox: {total / 1e9:.1f} GB for LaProx ({listed} MB) leave nothing of "
-            f"{available / 1e9:.1f} GB to the KV pool: lower --laprox-budget or --context-length, or raise "
-            "--mem-fraction-static"
+            f"{available / 1e9:.1f} GB to the KV pool: lower --context-length, --max-running-requests or "
+            "--laprox-budget, or raise --mem-fraction-static"
         )
     return available - total
 

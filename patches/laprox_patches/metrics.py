@@ -2,37 +2,41 @@
 
 import time
 from importlib.metadata import version
-from typing import Any
 
 import msgspec
 import zmq
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
+from sglang.srt.runtime_context import get_parallel
 
 from laprox_patches.seam import Seam
 from laprox_patches.step import runtime
-from laprox_sglang.report.events import Publisher
+from laprox_sglang.ports import Batch, InternalState, Scheduler
+from laprox_sglang.report.endpoint import endpoint_of
+from laprox_sglang.report.events import Publisher, Start
 from laprox_sglang.report.totals import Pool
 
-# Of a busy scheduler; one that becomes idle says what has changed at once.
+# How often a busy scheduler publishes; one that becomes idle does so at once.
 SECONDS = 0.1
 
 
-def begin(result: None, self: Any) -> None:
+def open_reports(result: None, self: Scheduler) -> None:
     """Opens what is written to; SGLang has made its own metrics, and said where values are kept."""
     laprox = runtime(self)
-    # Where prometheus_client keeps values is decided when it is imported: after SGLang has said where.
+    # prometheus_client decides on import where it keeps values, so SGLang has to set that first.
     if self.metrics_reporter.current_scheduler_metrics_enabled:
         from laprox_sglang.report.metrics import Metrics
 
         labels, layers = self.metrics_collector.labels, laprox.pool.keys.shape[1]
-        self._laprox_metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
+        laprox.report.metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
         publish(self)
     if laprox.config.events is not None:
-        laprox.report.events = open_events(self, laprox.config.events)
+        # Attention data parallelism is refused, so this is the number of the replica.
+        replica = get_parallel().dp_rank or 0
+        laprox.report.events = open_events(self, endpoint_of(laprox.config.events, replica))
 
 
-def open_events(scheduler: Any, endpoint: str) -> Publisher:
+def open_events(scheduler: Scheduler, endpoint: str) -> Publisher:
     laprox = runtime(scheduler)
     try:
         events = Publisher(endpoint)
@@ -40,7 +44,9 @@ def open_events(scheduler: Any, endpoint: str) -> Publisher:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(f"laprox: --laprox-events {endpoint} cannot be had: {error}") from None
     layers, heads = laprox.pool.keys.shape[1:3]
-    events.start(
+    about = Start(
+        seq=0,
+        time=time.time(),
         versions={package: version(package) for package in ("laprox-sglang", "sglang")},
         model=resolved_view(scheduler.server_args).served_model_name,
         slots=scheduler.max_total_num_tokens,
@@ -49,10 +55,11 @@ def open_events(scheduler: Any, endpoint: str) -> Publisher:
         heads=heads,
         config=msgspec.to_builtins(laprox.config),
     )
+    events.start(about)
     return events
 
 
-def pool_of(scheduler: Any) -> Pool:
+def pool_of(scheduler: Scheduler) -> Pool:
     return Pool(
         scheduler.max_total_num_tokens,
         scheduler.token_to_kv_pool_allocator.available_size(),
@@ -60,21 +67,20 @@ def pool_of(scheduler: Any) -> Pool:
     )
 
 
-def publish(self: Any) -> None:
+def publish(self: Scheduler) -> None:
     """Brings ``/metrics`` up to date."""
-    metrics = getattr(self, "_laprox_metrics", None)
-    if metrics is None:
-        return
-    self._laprox_published = time.monotonic()
-    metrics.publish(pool_of(self), runtime(self).pruner.stages.seconds())
+    laprox = runtime(self)
+    if laprox.report.metrics is not None:
+        laprox.report.metrics.publish(pool_of(self), laprox.pruner.stages.seconds())
 
 
-def publish_now_and_then(done: None, self: Any, batch: Any, result: Any) -> None:
-    if time.monotonic() - getattr(self, "_laprox_published", 0.0) > SECONDS:
+def publish_now_and_then(done: None, self: Scheduler, batch: Batch, result: object) -> None:
+    metrics = runtime(self).report.metrics
+    if metrics is not None and time.monotonic() - metrics.published > SECONDS:
         publish(self)
 
 
-def add_totals(result: Any, self: Any, recv_req: Any) -> None:
+def add_totals(result: InternalState, self: Scheduler, recv_req: object) -> None:
     laprox, pool = runtime(self), pool_of(self)
     result.internal_state["laprox"] = laprox.report.to_dict() | {
         "config": msgspec.to_builtins(laprox.config),
@@ -95,7 +101,7 @@ def add_totals(result: Any, self: Any, recv_req: Any) -> None:
 
 TARGET = "sglang.srt.managers.scheduler.Scheduler."
 SEAMS = (
-    Seam(TARGET + "init_metrics_reporter", begin, HookType.AFTER, ("self",), "None"),
+    Seam(TARGET + "init_metrics_reporter", open_reports, HookType.AFTER, ("self",), "None"),
     Seam(TARGET + "process_batch_result", publish_now_and_then, HookType.AFTER, ("self", "batch", "result")),
     Seam(TARGET + "on_idle", publish, HookType.BEFORE, ("self",)),
     Seam(TARGET + "get_internal_state", add_totals, HookType.AFTER, ("self", "recv_req")),

@@ -1,82 +1,84 @@
-"""Output: a finished request carries its facts out on its last token, to where the reply is made."""
+"""Output: a request that has ended carries its facts out, to where its reply is made."""
 
-from typing import Any
+from collections.abc import Callable
 
 from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attach_facts
 from laprox_patches.seam import Seam
-from laprox_sglang.report.facts import request_facts
+from laprox_sglang.cache.tree import LaproxCache
+from laprox_sglang.ports import OutputStreamer, Req, RequestInFlight, TokenizerManager
+from laprox_sglang.report.facts import Facts, request_facts
 from laprox_sglang.report.positions import encode
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.state import RequestState
 
 
-def attach_facts(self: Any, reqs: list[Any], return_logprob: bool, skip_req: Any = None) -> None:
-    for req in reqs:
-        state: RequestState | None = getattr(req, "laprox", None)
-        # Overlap scheduling brings a finished request here a second time.
-        if state is None or state.outcome is None or req.finished_output:
-            continue
-        if req is skip_req or is_health_check_generate_req(req):
-            continue
-        if req.finished():
-            finish(self.tree_cache.report, req, state)
-        elif req.stream and self.server_args.incremental_streaming_output:
-            # Such a stream is cut up by token: what is missing in one chunk shifts all that follow.
-            pad_entries(req, len(req.output_ids))
+def opt_in(result: None, self: OutputStreamer) -> None:
+    """Makes SGLang ask for output of our own, which it does not cut up by token."""
+    type(self).has_additional_customized_info = True
 
 
-def finish(report: Reporter, req: Any, state: RequestState) -> None:
-    outcome = state.outcome
-    assert outcome is not None
-    entries = pad_entries(req, len(req.output_ids_through_stop))
-    if not outcome.settled:
-        return
-    said = request_facts(outcome, len(req.origin_input_ids), req.cached_tokens, state.options.return_kept)
-    if entries:
-        entries[-1] = said
+def add_facts(result: dict[str, object], self: OutputStreamer, reqs: list[Req]) -> dict[str, object]:
+    """One list for each of ``reqs``: its facts if it has ended, else nothing."""
+    cache = self.tree_cache
+    assert isinstance(cache, LaproxCache)
+    said = [facts_of(cache.report, req) for req in reqs]
+    return result | {"laprox": said} if any(said) else result
+
+
+def facts_of(report: Reporter, req: Req) -> list[Facts]:
+    state: RequestState | None = getattr(req, "laprox", None)
+    if state is None or state.outcome is None or not state.outcome.settled or not req.finished():
+        return []
+    if is_health_check_generate_req(req):
+        return []
+    prompt, options = len(req.origin_input_ids), state.options
+    said = request_facts(
+        state.outcome, prompt, req.cached_tokens, options.return_kept, options.instructions.how
+    )
     report.finished(said, state.held)
+    return [said]
 
 
-def pad_entries(req: Any, length: int) -> list[Any]:
-    """The request's entries; SGLang wants one for every output token, and slices off what it has sent."""
-    if req.customized_info is None:
-        req.customized_info = {}
-    entries: list[Any] = req.customized_info.setdefault("laprox", [])
-    entries.extend([None] * (length - len(entries)))
-    del entries[length:]
-    return entries
-
-
-def encode_facts(
-    result: None,
-    self: Any,
-    meta_info: dict[str, Any],
-    state: Any,
-    customized_info: dict[str, Any],
+def say_facts(
+    original: Callable[..., None],
+    self: TokenizerManager,
+    meta_info: dict[str, object],
+    state: RequestInFlight,
+    customized_info: dict[str, list[list[Facts]]],
     index: int,
-    finish_reason: dict[str, Any] | None,
+    finish_reason: dict[str, object] | None,
 ) -> None:
-    """In the process that makes the reply: the scheduler has other things to do."""
-    entries = meta_info.get("laprox")
-    if finish_reason is not None and entries and entries[-1] is not None:
-        entries[-1] = encode(entries[-1])
+    """Puts facts into a reply, in the process that makes it: the scheduler has other things to do.
+
+    What SGLang accumulates itself it takes for one entry per output token, and cuts up in some streams.
+    """
+    others = dict(customized_info)
+    said = others.pop("laprox", None)
+    original(self, meta_info, state, others, index, finish_reason)
+    if said and said[index]:
         # For `replies`, which sees the chunks of a stream and not what they were made of.
-        state.obj.laprox_facts = entries[-1]
+        facts = [encode(each) for each in said[index]]
+        meta_info["laprox"] = facts
+        attach_facts(state.obj, facts[-1])
 
 
+STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer."
 SEAMS = (
+    Seam(STREAMER + "__post_init__", opt_in, HookType.AFTER, ("self",)),
     Seam(
-        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
-        attach_facts,
-        HookType.BEFORE,
-        ("self", "reqs", "return_logprob", "skip_req"),
+        STREAMER + "build_additional_customized_info",
+        add_facts,
+        HookType.AFTER,
+        ("self", "reqs"),
+        "dict[str, list]",
     ),
     Seam(
         "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
-        encode_facts,
-        HookType.AFTER,
+        say_facts,
+        HookType.AROUND,
         ("self", "meta_info", "state", "customized_info", "index", "finish_reason"),
         "None",
     ),

@@ -12,15 +12,19 @@ import msgspec
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionResponse, CompletionResponse
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import facts_of
 from laprox_patches.seam import Seam
+from laprox_sglang.ports import GenerateRequest
 
 EVENT = "data: "
 
 
-def add_facts(result: Any, self: Any, request: Any, ret: list[dict[str, Any]], created: int) -> Any:
+def add_facts(
+    result: object, self: object, request: object, ret: list[dict[str, Any]], created: int
+) -> object:
     """One entry for every choice; None for what was aborted without output."""
     facts = [(reply["meta_info"].get("laprox") or [None])[-1] for reply in ret]
-    # What is no reply is an error.
+    # Anything but these two types is an error response, which gets no facts.
     if any(facts) and isinstance(result, ChatCompletionResponse | CompletionResponse):
         result.metadata = {**(result.metadata or {}), "laprox": facts}
     return result
@@ -28,16 +32,17 @@ def add_facts(result: Any, self: Any, request: Any, ret: list[dict[str, Any]], c
 
 async def add_facts_to_stream(
     original: Callable[..., AsyncGenerator[str, None]],
-    self: Any,
-    adapted_request: Any,
-    request: Any,
-    raw_request: Any,
+    self: object,
+    adapted_request: GenerateRequest,
+    request: object,
+    raw_request: object,
 ) -> AsyncGenerator[str, None]:
     async with aclosing(original(self, adapted_request, request, raw_request)) as chunks:
         async for chunk in chunks:
-            # Only a request's end has facts, and only its usage comes without a choice. Several choices, and
-            # several prompts in one body, are requests of SGLang's own, whose facts are not to be had here.
-            facts = getattr(adapted_request, "laprox_facts", None)
+            # Facts exist once the request has ended, and go into the one chunk that has usage and no choice.
+            # With several choices or prompts SGLang makes requests of its own, whose facts are not known
+            # here.
+            facts = facts_of(adapted_request)
             if facts is not None and '"choices":[]' in chunk and '"usage":{' in chunk:
                 body = msgspec.json.decode(chunk.removeprefix(EVENT))
                 body["metadata"] = {"laprox": [facts]}

@@ -1,20 +1,23 @@
 """Tokenizer manager: a bad per-request option fails that request, before there is one to schedule; and what
 the template knows of a prompt is added to the options of its request."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError
-from laprox_sglang.prefix import ChatPrompt
+from laprox_sglang.ports import GenerateRequest, TokenizerManager
+from laprox_sglang.prefix import ChatPrompt, Found
 from laprox_sglang.report.refused import Refused
+from laprox_sglang.views.memory import largest_view
 
 
-def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> None:
-    config = getattr(self.server_args, "_laprox", None)
+def check_options(result: None, self: TokenizerManager, obj: GenerateRequest, input_ids: list[int]) -> None:
+    config = config_of(self.server_args)
     if config is None:
         return
     own = obj.sampling_params or {}
@@ -23,17 +26,18 @@ def check_options(result: None, self: Any, obj: Any, input_ids: list[int]) -> No
     try:
         options = Options.of(params.get("custom_params"))
         Options.check_allowed(own.get("custom_params"), config)
-        options.check(config, self.context_len)
+        options.check(config)
         check_request(obj, params)
     except ConfigError as error:
         refused(self).add(error.fault)
         raise
-    instructions = obj.input_ids.instructions if isinstance(obj.input_ids, ChatPrompt) else 0
-    if instructions and options.keep_prefix_or(config) == SYSTEM:
-        obj.sampling_params = with_keep_prefix(params, instructions)
+    found = obj.input_ids.found if isinstance(obj.input_ids, ChatPrompt) else None
+    if found is not None and options.keep_prefix_or(config) == SYSTEM:
+        most = largest_view(config, self.context_len)
+        obj.sampling_params = with_instructions(params, found, most)
 
 
-def check_request(obj: Any, params: dict[str, Any]) -> None:
+def check_request(obj: GenerateRequest, params: dict[str, Any]) -> None:
     """Refuses what else a request may ask for that LaProx does not serve."""
     serves = "--enable-laprox does not serve them"
     if getattr(obj, "session_params", None):
@@ -42,29 +46,33 @@ def check_request(obj: Any, params: dict[str, Any]) -> None:
         raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
 
 
-def refused(manager: Any) -> Refused:
-    if not hasattr(manager, "_laprox_refused"):
-        manager._laprox_refused = Refused()
-    found: Refused = manager._laprox_refused
-    return found
+def refused(manager: TokenizerManager) -> Refused:
+    return attached(manager, "_laprox_refused", Refused)
 
 
-def export_refused(result: None, self: Any) -> None:
+def export_refused(result: None, self: TokenizerManager) -> None:
     if self.enable_metrics:
         refused(self).export(self.metrics_collector.labels)
 
 
-async def add_refused(original: Callable[..., Any], self: Any) -> Any:
+async def add_refused(
+    original: Callable[[TokenizerManager], Awaitable[list[dict[str, Any]]]], self: TokenizerManager
+) -> list[dict[str, Any]]:
     """Totals come from the scheduler, which a refused request never reaches."""
     states = await original(self)
     states[0]["laprox"]["refused"] = refused(self).to_dict()
     return states
 
 
-def with_keep_prefix(params: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Sampling parameters that say in tokens what "system" means for their prompt."""
+def with_instructions(params: dict[str, Any], found: Found, most: int) -> dict[str, Any]:
+    """Sampling parameters that say in tokens what "system" means for their prompt.
+
+    Args:
+        most: slots of the largest view that there is memory for.
+    """
     custom = params.get("custom_params") or {}
-    laprox = (custom.get("laprox") or {}) | {"keep_prefix": tokens}
+    told = {"spans": found.spans, "most": most, "how": found.how}
+    laprox = (custom.get("laprox") or {}) | {"keep_prefix": found.dense, "instructions": told}
     return params | {"custom_params": custom | {"laprox": laprox}}
 
 

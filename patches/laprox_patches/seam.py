@@ -4,7 +4,6 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
@@ -26,7 +25,7 @@ class Seam:
     """
 
     target: str
-    hook: Callable[..., Any]
+    hook: Callable[..., object]
     kind: HookType
     parameters: tuple[str, ...]
     returns: str = ""
@@ -41,7 +40,7 @@ def verify(seams: Iterable[Seam]) -> None:
     for seam in seams:
         try:
             target = pkgutil.resolve_name(seam.target)
-            # A class method comes bound; its hook sits on the function below.
+            # A class method is looked up as a bound method; the hook wraps the function inside.
             function = inspect.unwrap(getattr(target, "__func__", target))
             signature = inspect.signature(function)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -54,7 +53,7 @@ def verify(seams: Iterable[Seam]) -> None:
             raise SeamError(f"{seam.target} has changed: returns {returns!r}, known {seam.returns!r}")
 
 
-def annotation_text(annotation: Any) -> str:
+def annotation_text(annotation: object) -> str:
     if annotation is inspect.Signature.empty:
         return ""
     return inspect.formatannotation(annotation).strip("'\"")

@@ -1,7 +1,5 @@
 """Every place where SGLang is hooked once LaProx was asked for."""
 
-from sglang.srt.mem_cache.registry import register_radix_cache_backend, registered_radix_cache_backends
-
 from laprox_patches import (
     attention_backend,
     chat,
@@ -15,9 +13,9 @@ from laprox_patches import (
     step,
     weights,
 )
+from laprox_patches.prefix_cache import register_cache
 from laprox_patches.seam import register
-from laprox_patches.version import check_attributes
-from laprox_sglang.cache.tree import make_cache
+from laprox_patches.version import check_ports
 
 SEAMS = (
     *memory_pool.SEAMS,
@@ -40,7 +38,6 @@ def register_all() -> None:
     Raises:
         SeamError: SGLang is not the one we know.
     """
-    check_attributes()
+    check_ports()
     register(SEAMS)
-    if "laprox" not in registered_radix_cache_backends():
-        register_radix_cache_backend("laprox", make_cache)
+    register_cache()

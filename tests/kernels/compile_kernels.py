@@ -38,12 +38,16 @@ def run(dtype, heads, group, dim, window):
     scores = torch.zeros((2, heads, 512))
     for kind in POOLINGS:
         score.score(queries, keys, values, slots, 0, gram, 0.1, 4, (kind, Config().pooling_kernel), scores)
-    floor.floor(scores, 32)
+    cu_cells = torch.zeros(2 * heads + 1).long()
+    for out in (None, torch.zeros_like(scores)):
+        floor.floor(scores, 32, out=out)
+        floor.floor(scores.view(-1), 32, cu_cells, None if out is None else out.view(-1))
     kept = torch.arange(2 * heads * 64)
     select.select(scores, len(kept))
     for staged in (False, True):
         for positions in (None, torch.zeros(len(kept)).int()):
             pack.pack(keys, values, slots, kept, slots[:64], staged, positions)
+        pack.pack(keys, values, None, kept, slots[:64], staged)
     rows = Rows(
         torch.ones((3, 64), dtype=torch.int32),
         torch.ones(3, dtype=torch.int64),

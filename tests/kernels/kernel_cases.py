@@ -166,5 +166,5 @@ def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, 
     padded = torch.nn.functional.pad(raw, (reach, reach))
     pooled = sum(weight * padded[:, i : i + count] for i, weight in enumerate(weights)) / sum(weights)
     scores = torch.full((heads, n - start), float("inf"), dtype=torch.float64, device=row.device)
-    scores[:, sinks : sinks + count] = pooled / pooled.sum()
+    scores[:, sinks : sinks + count] = pooled
     return scores

@@ -27,7 +27,6 @@ layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
 sys.modules["laprox_sglang.gram"] = SimpleNamespace(
     attention_layers=lambda model: [(layer, None)],
     gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
-    output_weights=None,
 )
 from laprox_sglang.views.prune import Pruner  # noqa: E402
 
@@ -78,7 +77,7 @@ for _ in range(150):
         print("prune", plan, *found)
 
 offsets = torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64)
-views = [None, View.of(Plan(3, 40, 5, 0, 1, None), LAYERS, offsets, torch.tensor(5))]
+views = [None, View.of(Plan(3, 40, 5, 0, 1, None), torch.arange(5), LAYERS, offsets, torch.tensor(5))]
 batch.allocate(70)
 for _ in range(40):
     rows, first = rng.randint(1, 69), rng.randint(0, 1)
@@ -86,7 +85,7 @@ for _ in range(40):
     fused = torch.zeros((rows, (GROUP + 2) * HEADS * DIM), dtype=DTYPE)
     tokens = fused[:, : GROUP * HEADS * DIM].reshape(rows, HEADS * GROUP, DIM)
     lengths = torch.randint(50, LONGEST, (rows + first,))[first:]
-    batch.begin([rng.choice(views) for _ in range(rows - 1)] + views[1:], lengths.tolist())
+    batch.take_step([rng.choice(views) for _ in range(rows - 1)] + views[1:], lengths.tolist())
     indices = torch.arange(rows + first)[first:]
     if rng.random() < 0.5:
         batch.prepare(indices, lengths)
@@ -95,6 +94,6 @@ for _ in range(40):
         batch.make_plan()
     for at in range(LAYERS):
         laprox_kernels.decode(tokens, keys, values, at, batch.rows, 0.1, batch.plan)
-    batch.end()
+    batch.forget()
     for found in new():
         print("decode", rows, *found)

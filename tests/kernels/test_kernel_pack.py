@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernel_cases import DEVICE, DTYPES, GPU, random_pool
 
+import laprox_kernels
 from laprox_kernels import reference
 from laprox_kernels.gpu.pack import pack
 from laprox_kernels.gpu.support import Unsupported
@@ -71,6 +72,38 @@ def test_moves_cells_and_nothing_else(seed, kind, share, shape, dtype):
                 pools = keys.clone(), values.clone()
                 version(*pools, row, kept, view, staged)
                 assert torch.equal(pools[0], expected[0]) and torch.equal(pools[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("where", ["apart", "among"])
+def test_cells_from_anywhere_in_the_pool(seed, where, shape, dtype):
+    layers, heads, dim = shape
+    cells, slots = layers * heads, LENGTH // 3
+    pools = random_pool(2 * LENGTH, layers, heads, dim, dtype)
+    every = torch.randperm(2 * LENGTH, device=DEVICE)
+    view, others = every[:slots], every[slots:]
+    # In any order, of any layer and head: one cell may even be wanted twice.
+    source = torch.randint(0, 2 * LENGTH * cells, (slots * cells,), device=DEVICE)
+    if where == "apart":
+        source = others[torch.randint(0, len(others), source.shape, device=DEVICE)] * cells + source % cells
+    expected = [
+        pool.index_copy(0, view, pool.view(-1, dim)[source].view(slots, layers, heads, dim)) for pool in pools
+    ]
+    for staged in (False, True) if where == "apart" else (True,):
+        for version in (*VERSIONS.values(), laprox_kernels.pack):
+            got = pools[0].clone(), pools[1].clone()
+            version(*got, None, source, view, staged)
+            assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_cells_of_the_pool_have_no_positions(version):
+    keys, values = random_pool(12, 2, 2, 64, DTYPES[1])
+    before, kept = keys.clone(), torch.arange(8, device=DEVICE)
+    with pytest.raises(ValueError, match="no positions"):
+        VERSIONS[version](keys, values, None, kept, kept[:2], False, torch.zeros_like(kept))
+    assert torch.equal(keys, before)
 
 
 def test_nothing_kept(seed):

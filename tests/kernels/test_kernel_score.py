@@ -6,8 +6,9 @@ from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, random_pool, sco
 
 from laprox_kernels import reference
 from laprox_kernels.gpu import score as module
+from laprox_kernels.gpu import support
 from laprox_kernels.gpu.score import score
-from laprox_kernels.gpu.support import Unsupported
+from laprox_kernels.gpu.support import Unsupported, score_bytes
 from laprox_sglang.options.server import Config
 
 AVERAGE, PARABOLA = ("average", 15), ("parabola", 17)
@@ -59,13 +60,16 @@ def test_equals_the_definition(seed, case, dtype):
     candidates = slice(sinks, n - start - window)
     for version in (score, reference.score):
         out, again = (unwritten(layers, heads, n - start) for _ in range(2))
-        version(queries, keys, values, row, start, gram, scale, sinks, pooling, out)
+        sums = version(queries, keys, values, row, start, gram, scale, sinks, pooling, out)
         assert torch.equal(out.isinf(), expected.isinf())
+        assert sums.shape == (layers,) and sums.dtype == torch.float32
         for layer in range(layers):
-            assert error(out[layer, :, candidates], expected[layer, :, candidates]) <= TOLERANCE[dtype]
+            wanted = expected[layer, :, candidates]
+            assert error(out[layer, :, candidates], wanted) <= TOLERANCE[dtype]
+            assert float(sums[layer]) == pytest.approx(float(wanted.sum()), rel=TOLERANCE[dtype])
         if version is score:
-            score(queries, keys, values, row, start, gram, scale, sinks, pooling, again)
-            assert torch.equal(out, again)
+            sums_again = score(queries, keys, values, row, start, gram, scale, sinks, pooling, again)
+            assert torch.equal(out, again) and torch.equal(sums, sums_again)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -82,39 +86,68 @@ def test_however_many_layers_a_launch_serves(seed, pooling, dtype, monkeypatch):
         real(queries, *arguments)
 
     monkeypatch.setattr(module, "score_layers", counted)
-    outs = {}
+    outs, sums = {}, {}
     for at_once, expected in {1: [1, 1, 1], 2: [2, 1], 3: [3], 40: [3]}.items():
         launches.clear()
         monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
         outs[at_once] = unwritten(3, 2, n)
-        score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, outs[at_once])
+        sums[at_once] = score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, outs[at_once])
         assert launches == expected
     for layer in range(3):
         one = slice(layer, layer + 1)
         pool = keys[:, one].contiguous(), values[:, one].contiguous()
         alone = unwritten(1, 2, n)
-        score(queries[one], *pool, row, 0, gram[one], 0.1, 4, pooling, alone)
-        assert torch.equal(alone[0], outs[1][layer])
-    assert torch.equal(outs[3], outs[40])
+        sum_alone = score(queries[one], *pool, row, 0, gram[one], 0.1, 4, pooling, alone)
+        assert torch.equal(alone[0], outs[1][layer]) and sum_alone[0] == sums[1][layer]
+    assert torch.equal(outs[3], outs[40]) and torch.equal(sums[3], sums[40])
     for at_once in (2, 3):
         torch.testing.assert_close(outs[at_once], outs[1], rtol=1e-5, atol=0)
+        torch.testing.assert_close(sums[at_once], sums[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4])
+@pytest.mark.parametrize("bound", [1, 3000, 10**6])
+def test_contributions_take_no_more_than_is_said(bound, group, monkeypatch):
+    """Of a layer as well whose own are above the bound: those of a long prompt are not made in parts."""
+    monkeypatch.setattr(support, "SCORE_BYTES", bound)
+    monkeypatch.setattr(module, "SCORE_BYTES", bound)
+    layers, heads, dim, window, n = 3, 2, 64, 8, 150
+    queries, keys, values, row, output = inputs(layers, heads, group, dim, window, n, DTYPES[0])
+    real, taken = module.pool_kernel, []
+
+    class Counted:
+        def __getitem__(self, grid):
+            def launch(contributions, *given, **options):
+                taken.append(contributions.nbytes)
+                real[grid](contributions, *given, **options)
+
+            return launch
+
+    monkeypatch.setattr(module, "pool_kernel", Counted())
+    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, AVERAGE, unwritten(layers, heads, n))
+    most = score_bytes(heads * group, heads, n)
+    print(f"{max(taken)} of {most} bytes, {len(taken)} launches")
+    assert max(taken) <= most
+    # Nor is it split more than that asks for.
+    assert len(taken) == 1 or max(taken) > most / 2
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_layer_is_divided_by_its_own_sum(seed, pooling, dtype):
-    """Powers of two: what the size of a layer's projection may change is nothing but rounding."""
+def test_the_size_of_a_projection_is_the_size_of_its_scores_and_of_their_sum(seed, pooling, dtype):
+    """Powers of two: what the size of a layer's projection may change otherwise is nothing but rounding."""
     n = 90
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
     gram = gram_of(output)
     outs = []
     for power in (0, 40):
         # Far beyond what float16 holds, one way and the other.
-        sized = gram * torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1, 1)
-        outs.append(unwritten(3, 2, n))
-        score(queries, keys, values, row, 0, sized, 0.1, 4, pooling, outs[-1])
-        sums = outs[-1][:, :, 4:82].double().sum((1, 2))
-        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=1e-5, atol=0)
+        size = torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1)
+        out = unwritten(3, 2, n)
+        sums = score(queries, keys, values, row, 0, gram * size[..., None], 0.1, 4, pooling, out)
+        summed = out[:, :, 4:82].double().sum((1, 2)).float()
+        torch.testing.assert_close(sums, summed, rtol=1e-5, atol=0)
+        outs.append(out / size.sqrt())
     torch.testing.assert_close(*outs, rtol=1e-6, atol=0)
 
 
@@ -124,23 +157,28 @@ def test_all_protected_and_worthless_values(seed, pooling):
     gram = gram_of(output)
     for version in (score, reference.score):
         out = unwritten(3, 2, 9)
-        version(queries, keys, values, row, 91, gram, 0.1, 4, pooling, out)
-        assert out.isinf().all()
+        sums = version(queries, keys, values, row, 91, gram, 0.1, 4, pooling, out)
+        assert out.isinf().all() and (sums == 0).all()
     values[:, 1] = 0
-    out = unwritten(3, 2, 100)
-    score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, out)
-    assert (out[1, :, 4:92] == 0).all()
-    assert (out[::2, :, 4:92] > 0).all()
+    for version in (score, reference.score):
+        out = unwritten(3, 2, 100)
+        sums = version(queries, keys, values, row, 0, gram, 0.1, 4, pooling, out)
+        assert (out[1, :, 4:92] == 0).all() and sums[1] == 0
+        assert (out[::2, :, 4:92] > 0).all() and (sums[::2] > 0).all()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_nan_stays_visible_in_its_layer(seed, pooling):
+def test_nan_stays_where_it_is_and_shows_in_the_sum_of_its_layer(seed, pooling):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     values[row[50], 2, 1] = float("nan")
-    out = torch.zeros((3, 2, 100), device=DEVICE)
-    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, pooling, out)
-    assert out[2, :, 4:92].isnan().all()
-    assert not out[:2].isnan().any()
+    reach = pooling[1] // 2
+    near = torch.zeros((3, 2, 100), dtype=torch.bool, device=DEVICE)
+    near[2, 1, 50 - reach : 51 + reach] = True
+    for version in (score, reference.score):
+        out = torch.zeros((3, 2, 100), device=DEVICE)
+        sums = version(queries, keys, values, row, 0, gram_of(output), 0.1, 4, pooling, out)
+        assert torch.equal(out.isnan(), near)
+        assert sums.isnan().tolist() == [False, False, True]
 
 
 def test_what_is_not_served_is_named(seed):

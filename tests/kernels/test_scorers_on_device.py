@@ -7,12 +7,13 @@ from kernel_cases import DEVICE, GPU
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import allocation, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from scorer_cases import random_case
 
 
 def prune(case, name, kind, allocator, scores):
-    rank(case.layers(), SCORERS[name], Pooling(kind, 3), scores)
+    sums = rank(case.layers(), SCORERS[name], Pooling(kind, 3), scores)
+    compare_layers(scores, sums, case.candidates)
     ranked = scores.clone()
     return ranked, *keep(scores, case.slots, allocator, case.protected)
 

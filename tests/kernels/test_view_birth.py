@@ -15,7 +15,9 @@ def test_nothing_waits_for_the_device(seed):
     if GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
-        view = View.of(Plan(7, 90, 5, 0, 1, None), 2, cu_cells, tokens_of(kept, 83), positions)
+        view = View.of(
+            Plan(7, 90, 5, 0, 1, None), torch.arange(5), 2, cu_cells, tokens_of(kept, 83), positions
+        )
     finally:
         if GPU:
             torch.cuda.set_sync_debug_mode("default")

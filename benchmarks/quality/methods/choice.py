@@ -11,7 +11,7 @@ from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.prompt import Prompt
-from laprox_sglang.scorers.rank import rank
+from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan, make_plan
 
 # Their scores depend on the budget.
@@ -67,9 +67,11 @@ class Chooser:
         key = ranked.to_json().encode(), plan.window, plan.slots if config.scorer in SEE_BUDGET else 0
         if key not in self._scores:
             shape = (self.model.layers, self.model.heads, plan.length)
-            self._scores[key] = torch.empty(shape, dtype=torch.float32, device=self.model.device)
-            method = config.method
-            rank(self._prompts(plan), method.scorer, method.pooling, self._scores[key])
+            scores = torch.empty(shape, dtype=torch.float32, device=self.model.device)
+            sums = rank(self._prompts(plan), config.method.scorer, config.method.pooling, scores)
+            # Of use to the allocators whose layers compete, and no matter to the others.
+            compare_layers(scores, sums, slice(plan.sinks, plan.length - plan.window))
+            self._scores[key] = scores
         return self._scores[key]
 
     def _prompts(self, plan: Plan) -> Iterator[Prompt]:

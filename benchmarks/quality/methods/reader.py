@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from laprox_sglang.cli.model import fault_of
 from laprox_sglang.options.values import shown
+from laprox_tools.plan.model_config import fault_of
 
 # Queries that are saved of a prompt's end; no window is longer.
 LONGEST_WINDOW = 64

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.harness.markdown import origin, table
+from benchmarks.harness.markdown import origin, table, wrapped
 from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
 from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Row
 from benchmarks.quality.record.groups import (
@@ -26,7 +26,7 @@ COMPARED = ("laprox (paper)", *RIVALS)
 CLOSE = (*COMPARED, "criticalkv", "keydiff")
 WHAT_IS_WHAT = (
     "The first two columns are answers of the real server: every later turn is a first turn over exact "
-    "history. The other two are simulated, and are\nwhat others do: a cache that is itself pruned and then "
+    "history. The other two are simulated, and are what others do: a cache that is itself pruned and then "
     "asked again, or pruned before it is asked. Not proven: other models, other tasks, longer prompts."
 )
 TITLES = {
@@ -60,22 +60,20 @@ def of_run(results: Results) -> str:
 
 def readme(results: Results) -> str:
     """First turn, later turn and question unknown, side by side."""
-    parts = needles_parts(results.parts)
     by_turn = {group.whole.turn: group for group in all_lengths(find_all(results.rows, task=NEEDLES))}
     whole = by_turn[FIRST].whole
     counts = [str(by_turn[turn].whole.count) for turn in TITLES if turn in by_turn]
     about = (
         f"{whole.model}; facts in {whole.length} tokens of real prose, one question to each of "
         f"{' / '.join(counts)} documents. Exact answers in per cent, and the 95 % interval of the paired "
-        f"difference to all KV in points (`python -m benchmarks.quality`). {parts[0]['chip']}, "
-        f"{origin(parts)}.{unlike_today(parts)}"
+        f"difference to all KV in points (`python -m benchmarks.quality`)."
     )
     lines = ["| kept | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
     for budget in (1.0, *by_turn[LATER].budgets):
         of = [by_turn.get(turn) for turn in TITLES]
         cells = ("" if group is None else answered(group, budget) for group in of)
         lines.append(f"| {kept(budget)} | " + " | ".join(cells) + " |")
-    return "\n".join([about, "", *lines, "", WHAT_IS_WHAT])
+    return "\n".join([wrapped(about), "", *lines, "", wrapped(WHAT_IS_WHAT)])
 
 
 def answered(group: Group, budget: float) -> str:

@@ -119,12 +119,11 @@ def _decode_kernel(
     counter = tl.arange(0, UNIT_BLOCK)
     first_ends = tl.load(ends + counter, mask=counter < units, other=2147483647)
     total = tl.load(ends + units - 1)
-    # Never more programs than tiles: each of those that share a unit has to have a piece of it.
-    programs = tl.minimum(tl.num_programs(0), total)
-    if program >= programs:
+    tile = _first_tile(program, total, tl.num_programs(0))
+    stop = _first_tile(program + 1, total, tl.num_programs(0))
+    if tile == stop:
+        # There are more programs than tiles.
         return
-    tile = _first_tile(program, total, programs)
-    stop = _first_tile(program + 1, total, programs)
     if DEPENDENT:
         gdc_launch_dependents()
     unit = tl.sum((first_ends <= tile).to(tl.int32), 0)
@@ -140,7 +139,7 @@ def _decode_kernel(
         HEADS, PARTS,
     )  # fmt: skip
     while tile < stop:
-        # What describes the next unit is under way while this one is read.
+        # Loads what describes the next unit now, so that it arrives while this unit is computed.
         next_end, next_begin, next_cell, next_cell_end, next_count, next_start = _unit(
             ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer,
             unit + 1, units, HEADS, PARTS,
@@ -189,7 +188,8 @@ def _decode_kernel(
                 final = output.to(out.dtype.element_ty)
                 tl.store(out + target[:, None] + channel[None, :], final, mask=own)
             else:
-                # Of the programs and units in order, one or both grow from piece to piece.
+                # Each piece needs a place of its own. From one piece to the next, in the order of the
+                # tiles, the program or the unit or both go up, and neither goes down: no sum comes twice.
                 piece = ((program + unit) * GROUP + member).to(tl.int64)
                 tl.store(pieces + piece[:, None] * DIM + channel[None, :], output, mask=own)
                 tl.store(weights + piece, top + tl.log2(sums), mask=member < GROUP)
@@ -209,6 +209,7 @@ def _merge_kernel(
     member = tl.program_id(1)
     channel = tl.arange(0, DIM)
     total = tl.load(ends + units - 1)
+    # Where there are more programs than tiles, the first ones have a tile each and the others none.
     programs = tl.minimum(programs, total)
     first_unit = row_head * PARTS
     begin = tl.load(ends + first_unit - 1, mask=first_unit > 0, other=0)
@@ -220,7 +221,8 @@ def _merge_kernel(
             parts += (until > begin).to(tl.int32)
             begin = until
         if parts == 1:
-            # The decode kernel has written the output. What comes next waits for this kernel alone.
+            # The decode kernel has written the output itself. It must still be waited for: the next kernel
+            # waits for this one only.
             if DEPENDENT:
                 gdc_wait()
             return
@@ -234,7 +236,8 @@ def _merge_kernel(
         if end > begin:
             start = _program_of(begin, total, programs) + unit
             last = _program_of(end - 1, total, programs) + unit
-            # Up to here nothing comes from the decode kernel; from here on past L1, where old pieces may lie.
+            # The pieces are the first thing read of the decode kernel's output, so it is waited for here.
+            # They are loaded past L1 (.cg), which may still hold the pieces of an earlier layer.
             if DEPENDENT:
                 gdc_wait()
             for first in range(start, last + 1, BLOCK):
@@ -276,7 +279,8 @@ def plan(rows: Rows, layers: int, heads: int, first_layer: int = 0) -> torch.Ten
     """
     batch, segments = rows.cu_cells.shape[:2]
     units = batch * heads * (1 + segments)
-    # Every layer begins at 16 bytes: Triton would compile decode anew where one does not.
+    # Every layer's part begins at a multiple of 16 bytes; for one that did not Triton would compile decode
+    # anew.
     aligned = triton.cdiv(units, 4) * 4
     ends = torch.empty((layers, aligned), dtype=torch.int32, device=rows.slots.device)[:, :units]
     if units:

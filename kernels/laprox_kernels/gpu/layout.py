@@ -27,7 +27,7 @@ def _layout_kernel(
     packed = tl.load(spans + row * spans_row + 1)
     end = tl.load(spans + row * spans_row + 2)
     count = tl.load(lengths + row).to(tl.int64) - (end - start)
-    # Lengths are read here, so that the grid is the same in every step.
+    # Lengths are read on the device: a captured graph has the same grid in every step.
     for first in range(tl.program_id(1) * BLOCK, count + packed, tl.num_programs(1) * BLOCK):
         column = first + tl.arange(0, BLOCK).to(tl.int64)
         after = tl.where(column < count, column - start + end, column - count + start)

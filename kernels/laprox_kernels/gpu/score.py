@@ -15,6 +15,8 @@ from laprox_kernels.gpu.support import (
     Unsupported,
     check,
     check_whole_pool,
+    layer_bytes,
+    members_of,
     multiprocessors,
     power_of_two,
     precision,
@@ -23,7 +25,6 @@ from laprox_kernels.pooling import weights
 
 ROWS_BLOCK, ROWS_WARPS, ROWS_STAGES = 128, 8, 3
 BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
-MEMBERS = 2  # query heads of a program: 1 or 2
 POOL_BLOCK = 1024
 MAX_SPLITS = 64
 LOG2E = 1.4426950408889634
@@ -40,17 +41,17 @@ def score(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
-) -> None:
+) -> torch.Tensor:
     """``reference.score`` on the GPU; no float atomics, so the same bits for the same input.
 
-    One launch serves as many layers as their intermediate results, of ``SCORE_BYTES`` at most, allow: a
+    One launch serves as many layers as their intermediate results, of ``score_bytes`` at most, allow: a
     short prompt's time is that of its launches.
     """
     check("score", keys, queries)
     check_whole_pool("score", keys, values)
     layers, window, q_heads, dim = queries.shape
     heads, n = keys.shape[2], row.numel()
-    group, length = q_heads // heads, n - start
+    length = n - start
     if not 1 <= window <= min(MAX_WINDOW, n):
         raise Unsupported(f"score: window {window} of {n} positions (served: 1 to {MAX_WINDOW}, within them)")
     weights(*pooling)
@@ -60,15 +61,17 @@ def score(
     if tuple(out.shape) != (layers, heads, length) or not out.is_contiguous():
         raise Unsupported(f"score: out {list(out.shape)} (served: contiguous {[layers, heads, length]})")
     count = max(0, length - window - sinks)
-    members = MEMBERS if group % MEMBERS == 0 else 1
-    parts = group // members
-    at_once = max(1, min(layers, SCORE_BYTES // max(1, 4 * heads * parts * count)))
+    members = members_of(q_heads, heads)
+    parts = q_heads // heads // members
+    sums = torch.empty(layers, dtype=torch.float32, device=out.device)
+    at_once = max(1, min(layers, SCORE_BYTES // max(1, layer_bytes(q_heads, heads, count))))
     for first in range(0, layers, at_once):
         part = slice(first, first + at_once)
         score_layers(
             queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
-            sinks, pooling, out[part], members, parts,
+            sinks, pooling, out[part], sums[part], members, parts,
         )  # fmt: skip
+    return sums
 
 
 def score_layers(
@@ -83,6 +86,7 @@ def score_layers(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
+    sums: torch.Tensor,
     members: int,
     parts: int,
 ) -> None:
@@ -90,6 +94,7 @@ def score_layers(
 
     Args:
         first, count: position of the first candidate, and their number.
+        sums: what ``score`` returns, of these layers; written whole.
         members: query heads of a program.
         parts: programs of a KV head.
     """
@@ -143,6 +148,6 @@ def score_layers(
             HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
-        contributions, totals, out, totals.numel() // layers, sinks, count, length, out.stride(1),
-        HEADS=heads, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
+        contributions, totals, out, sums, totals.numel() // layers, sinks, count, length, out.stride(1),
+        HEADS=heads, GROUP=group, PARTS=parts, BLOCK=POOL_BLOCK, **pooled,
     )  # fmt: skip

@@ -157,26 +157,20 @@ def contribution_kernel(
 
 @triton.jit(
     do_not_specialize=["number", "sinks", "count", "length", "out_head"],
-    do_not_specialize_on_alignment=["out"],
+    do_not_specialize_on_alignment=["out", "sums"],
 )
 def pool_kernel(
-    contributions, totals, out, number, sinks, count, length, out_head,
-    HEADS: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr, PARABOLA: tl.constexpr,
-    BLOCK: tl.constexpr,
+    contributions, totals, out, sums, number, sinks, count, length, out_head,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr, POOLING: tl.constexpr,
+    PARABOLA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pooling, division by the layer's sum, +inf where protected.
+    """Pooling and the mean over a KV head's query heads, +inf where protected; and the sum of each layer.
 
     ``number`` of ``totals`` are those of one layer.
     """
     head = tl.program_id(1).to(tl.int64)
-    totals += head // HEADS * number
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     candidate = place - sinks
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, number, BLOCK):
-        index = first + tl.arange(0, BLOCK)
-        sums += tl.load(totals + index, mask=index < number, other=0.0)
-    total = tl.sum(sums, 0)
     pooled = tl.zeros((BLOCK,), tl.float32)
     for part in range(PARTS):
         of_part = contributions + (head * PARTS + part) * count
@@ -187,6 +181,12 @@ def pool_kernel(
             pooled += weight * tl.load(of_part + near, mask=(near >= 0) & (near < count), other=0.0)
     end: tl.constexpr = POOLING // 2 + 1
     weights = 2 * _outermost(end, end) - end * end if PARABOLA else POOLING
-    score = tl.where(total == 0.0, 0.0, pooled / weights / total)
-    score = tl.where((candidate >= 0) & (candidate < count), score, float("inf"))
+    score = tl.where((candidate >= 0) & (candidate < count), pooled / (weights * GROUP), float("inf"))
     tl.store(out + head * out_head + place, score, mask=place < length)
+    if (tl.program_id(0) == 0) & (head % HEADS == 0):
+        layer = head // HEADS
+        of_layer = tl.zeros((BLOCK,), tl.float32)
+        for first in range(0, number, BLOCK):
+            index = first + tl.arange(0, BLOCK)
+            of_layer += tl.load(totals + layer * number + index, mask=index < number, other=0.0)
+        tl.store(sums + layer, tl.sum(of_layer, 0) / GROUP)

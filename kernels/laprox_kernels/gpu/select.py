@@ -123,7 +123,8 @@ def _compact_kernel(
         ties += tl.sum(equal, 0)
         place += tl.sum(one, 0)
     if program == 0:
-        # Where the next group begins, which says the same.
+        # The end of this group's last head. It is also where the next group's first head begins: both
+        # groups write the same number there.
         tl.store(cu_cells + cells, (group + 1) * k)
 
 
@@ -153,7 +154,8 @@ def select(scores: torch.Tensor, k: int, groups: int = 1) -> tuple[torch.Tensor,
     blocks = triton.cdiv(number, COMPACTION_BLOCK)
     programs = programs_of(number)
     stretch = triton.cdiv(blocks, programs)
-    # The host's k goes to the device with the zeros: as an argument, 1 and multiples of 16 would recompile.
+    # k is written behind the histograms instead of being an argument: Triton would compile anew for a k of 1
+    # and for multiples of 16.
     histograms = torch.zeros(groups * 4 * 256 + 1, dtype=torch.int32, device=device)
     wanted = histograms[-1:]
     wanted.fill_(k)

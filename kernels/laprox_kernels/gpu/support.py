@@ -14,7 +14,8 @@ HEAD_DIMS = (64, 128)
 GROUPS = (1, 2, 3, 4, 5, 6, 7, 8)
 DTYPES = (torch.bfloat16, torch.float16)
 MAX_WINDOW = 64
-# Bound of what scoring holds beside its result.
+MEMBERS = 2  # query heads that one program scores, where a KV head has an even number of them
+# Contributions of as many layers are made in one launch as fit in here; of one layer at least.
 SCORE_BYTES = 2**26
 
 
@@ -53,6 +54,21 @@ def check_whole_pool(kernel: str, *pools: torch.Tensor) -> None:
                 f"{kernel}: pool {list(pool.shape)}, contiguous {pool.is_contiguous()} "
                 "(served: contiguous [slots, L, H, D])"
             )
+
+
+def members_of(q_heads: int, heads: int) -> int:
+    """Query heads that one program scores."""
+    return MEMBERS if q_heads // heads % MEMBERS == 0 else 1
+
+
+def layer_bytes(q_heads: int, heads: int, length: int) -> int:
+    """Contributions of one layer: a float32 of each program for each position."""
+    return 4 * (q_heads // members_of(q_heads, heads)) * length
+
+
+def score_bytes(q_heads: int, heads: int, longest: int) -> int:
+    """Bound of what scoring a prompt of up to ``longest`` tokens holds beside its result."""
+    return max(SCORE_BYTES, layer_bytes(q_heads, heads, longest))
 
 
 def last_contiguous(tensor: torch.Tensor) -> torch.Tensor:

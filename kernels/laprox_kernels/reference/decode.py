@@ -51,7 +51,8 @@ def decode(
     layers, heads = keys.shape[1:3]
     index, used = cell_index(rows, layer, layers, heads)
     k = keys.view(-1, dim)[index].float()
-    v = values.view(-1, dim)[index].float()
+    # Slot 0, which unused places name, is where padding is written to: a weight of 0 makes no number of NaN.
+    v = values.view(-1, dim)[index].float().masked_fill_(~used[..., None], 0)
     q = queries.float().view(batch, heads, q_heads // heads, dim)
     logits = torch.einsum("bhgd,bhnd->bhgn", q, k) * scale
     weights = logits.masked_fill_(~used[:, :, None], float("-inf")).softmax(dim=-1)

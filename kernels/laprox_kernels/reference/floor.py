@@ -3,12 +3,23 @@
 import torch
 
 
-def floor(scores: torch.Tensor, count: int) -> None:
+def floor(
+    scores: torch.Tensor, count: int, cu_cells: torch.Tensor | None = None, out: torch.Tensor | None = None
+) -> None:
     """Gives +inf to the ``count`` highest scores of every (layer, head); of equal ones, to the first.
 
     Args:
-        scores: float32 ``[L, H, P]``, contiguous, written in place; NaN counts as the lowest.
-        count: 0 <= count <= P.
+        scores: float32 ``[L, H, P]``, contiguous; of heads that have kept unequal numbers of cells ``[K]``,
+            in (layer, head, position) order. NaN counts as the lowest.
+        count: from 0 to P; of a head with fewer cells than that, all get +inf.
+        cu_cells: int64 ``[L·H + 1]``, offsets of each (layer, head) in ``[K]``, as of ``select``.
+        out: float32, shaped as ``scores``, contiguous, written whole; ``scores`` itself if None.
     """
-    order = scores.masked_fill(scores.isnan(), float("-inf")).sort(dim=-1, descending=True, stable=True)
-    scores.scatter_(-1, order.indices[..., :count], float("inf"))
+    out = scores if out is None else out.copy_(scores)
+    ranked = scores.masked_fill(scores.isnan(), float("-inf")).flatten()
+    if cu_cells is None:
+        lengths = [scores.shape[-1]] * (scores.shape[0] * scores.shape[1])
+    else:
+        lengths = cu_cells.diff().tolist()
+    for head, row in zip(ranked.split(lengths), out.view(-1).split(lengths), strict=True):
+        row[head.sort(descending=True, stable=True).indices[:count]] = float("inf")

@@ -1,4 +1,4 @@
-"""Copies the kept cells of a prompt together, into the slots of a view."""
+"""Copies kept cells together, into the slots of a view."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 def pack(
     keys: torch.Tensor,
     values: torch.Tensor,
-    slots: torch.Tensor,
+    slots: torch.Tensor | None,
     kept: torch.Tensor,
     view: torch.Tensor,
     staged: bool = False,
@@ -16,23 +16,31 @@ def pack(
 
     Args:
         keys, values: ``[slots, L, H, D]``, the whole pool, contiguous.
-        slots: int64 ``[P]``, slots of the scored columns in order of position.
-        kept: int64 ``[K]``, ascending indices into ``[L, H, P]`` (see ``select``), K a multiple of
-            C = L·H.
+        slots: int64 ``[P]``, slots of the scored columns in order of position. None where the cells come
+            from anywhere in the pool: of a view, of several places.
+        kept: int64 ``[K]``, K a multiple of C = L·H: ascending indices into ``[L, H, P]`` (see
+            ``select``); without ``slots``, cells of the pool: ``slot · C + layer · H + head``.
         view: int64 ``[K / C]``.
-        staged: slots of ``view`` may be among ``slots``; where they are, it must be said.
+        staged: slots of ``view`` may be among those read; where they are, it must be said.
         positions: out, integers ``[K]``: position of each packed cell in ``slots``.
+
+    Raises:
+        ValueError: K is not C cells a slot of ``view``, or positions are asked for without ``slots``.
     """
-    length = slots.numel()
     cells = keys.shape[1] * keys.shape[2]
     if kept.numel() != cells * view.numel():
         raise ValueError(f"pack: {kept.numel()} kept into {view.numel()} slots of {cells} cells")
-    source = slots[kept % length] * cells + kept // length
+    if slots is None:
+        if positions is not None:
+            raise ValueError("pack: cells of the pool have no positions (leave them out, or give slots)")
+        source = kept
+    else:
+        source = slots[kept % slots.numel()] * cells + kept // slots.numel()
     index = torch.arange(kept.numel(), device=kept.device)
     target = view[index // cells] * cells + index % cells
     for pool in (keys, values):
         flat = pool.view(-1, pool.shape[-1])
         # Gathered whole before anything is written: right whether staged or not.
         flat[target] = flat[source]
-    if positions is not None:
-        positions.copy_(kept % length)
+    if slots is not None and positions is not None:
+        positions.copy_(kept % slots.numel())

@@ -16,13 +16,13 @@ def score(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
-) -> None:
-    """Scores of the cells of one request behind column ``start``, comparable over the whole model.
+) -> torch.Tensor:
+    """Scores of the cells of one request behind column ``start``, comparable within each layer.
 
     Per query head, ``‖A[:, i]‖₂ · ‖v_i W_O‖₂`` with A the attention of the last W queries over the
-    whole causal context; the mean over a KV head's query heads; pooled over the candidates; divided
-    by the layer's sum. Protected cells (the last W positions and the first ``sinks``) get +inf, so that
-    a top-K keeps them.
+    whole causal context; the mean over a KV head's query heads; pooled over the candidates. Divided by
+    its layer's sum, a score is comparable over the whole model. Protected cells (the last W positions and
+    the first ``sinks``) get +inf, so that a top-K keeps them.
 
     Args:
         queries: ``[L, W, Hq, D]``, the last W queries of every layer after RoPE.
@@ -35,12 +35,19 @@ def score(
         pooling: kind and width, as of ``pooling.weights``; beyond the candidates there is nothing, which
             counts as 0.
         out: float32 ``[L, H, P]``, contiguous, written whole.
+
+    Returns:
+        Sum of the scores of each layer's candidates: float32 ``[L]``, 0 where there are none.
     """
-    for layer in range(len(queries)):
-        score_layer(
-            queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale, sinks, pooling,
-            out[layer],
-        )  # fmt: skip
+    return torch.stack(
+        [
+            score_layer(
+                queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale, sinks,
+                pooling, out[layer],
+            )
+            for layer in range(len(queries))
+        ]
+    )  # fmt: skip
 
 
 def score_layer(
@@ -54,8 +61,8 @@ def score_layer(
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
-) -> None:
-    """``score`` of one layer: every argument without its L."""
+) -> torch.Tensor:
+    """``score`` of one layer: every argument, and what it returns, without its L."""
     window, q_heads, dim = queries.shape
     heads = keys.shape[1]
     n = row.numel()
@@ -74,6 +81,6 @@ def score_layer(
     contribution = (attention.norm(dim=2) * projected.clamp_min_(0).sqrt_()).mean(dim=1)
     candidates = contribution[:, sinks : n - start - window]
     pooled = pool(candidates, *pooling)
-    total = pooled.sum()
     out.fill_(float("inf"))
-    out[:, sinks : n - start - window] = torch.where(total == 0, 0.0, pooled / total)
+    out[:, sinks : n - start - window] = pooled
+    return pooled.sum()

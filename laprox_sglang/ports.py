@@ -1,0 +1,547 @@
+"""What is read of SGLang's objects: a Protocol for each of its classes, and nothing that is not used.
+
+SGLang has no types that mypy could see, and it changes every two weeks. So the code is checked against these
+Protocols, and at the start of a server the gate (``laprox_patches.version``) checks SGLang's classes against
+them, member by member. A class that is subclassed here is listed with the methods that are overridden or
+called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+
+Class = TypeVar("Class", bound=type)
+# A node of the tree is named by a handle, and a lock on its path is a receipt: both only travel through here.
+Node = object
+Lock = object
+
+# What a client sent: its types are found out where it is read.
+Json = dict[str, Any]
+
+PORTS: dict[type, str] = {}
+
+
+def port(path: str) -> Callable[[Class], Class]:
+    """Marks a Protocol as what is read of the class at ``path`` of SGLang."""
+
+    def mark(protocol: Class) -> Class:
+        PORTS[protocol] = path
+        return protocol
+
+    return mark
+
+
+# A request and its batch.
+
+
+@port("sglang.srt.sampling.sampling_params.SamplingParams")
+class SamplingParams(Protocol):
+    """A request's own options, and whether there is anything to decode."""
+
+    custom_params: Json | None  # where a request's own options lie
+    max_new_tokens: int  # with one, nothing would read a view
+
+
+@port("sglang.srt.managers.schedule_batch.ReqKvInfo")
+class Kv(Protocol):
+    """What a request holds of the KV pool."""
+
+    req_pool_idx: int  # its row of req_to_token
+    cache_protected_len: int  # first columns that the tree owns, so not the request's to free
+    kv_allocated_len: int  # logical columns, the tail included
+
+    @property
+    def holds_kv(self) -> bool: ...
+
+
+class FinishReason(Protocol):
+    """Tells an abort from an end, for events and totals."""
+
+    def to_json(self) -> dict[str, str]: ...
+
+
+@port("sglang.srt.managers.schedule_batch.Req")
+class Req(Protocol):
+    """A request in the scheduler: its prompt, the columns at hand, its lock in the tree."""
+
+    rid: str
+    sampling_params: SamplingParams
+    kv: Kv
+    lock: Lock  # on the path to last_node
+    last_node: Node
+    prefix_len: int  # columns that this forward pass finds computed
+    extend_end: int  # column where it ends
+    origin_input_ids: Sequence[int]
+    output_ids: Sequence[int]
+    full_untruncated_fill_ids: Sequence[int]  # prompt and output, whatever the chunk at hand
+    extra_key: str | None  # the tree's name space, as is the salt
+    cache_salt: str | None
+    skip_radix_cache_insert: bool  # the tree may not hold it
+    cached_tokens: int
+    finished_reason: FinishReason
+
+    def finished(self) -> bool: ...
+
+    def owned_kv_len(self) -> int: ...
+
+
+@port("sglang.srt.model_executor.forward_batch_info.ForwardMode")
+class ForwardMode(Protocol):
+    """Prefills make views, decode steps read them."""
+
+    def is_extend(self) -> bool: ...
+
+    def is_decode(self) -> bool: ...
+
+
+@port("sglang.srt.managers.schedule_batch.ScheduleBatch")
+class Batch(Protocol):
+    """What a forward pass computes, and whether others may be let in."""
+
+    reqs: list[Req]
+    forward_mode: ForwardMode
+    batch_is_full: bool  # admission does not look for room again until this is cleared
+
+
+@port("sglang.srt.model_executor.forward_batch_info.ForwardBatch")
+class ForwardBatch(Protocol):
+    """The same on the device: rows, logical lengths, where new KV goes."""
+
+    req_pool_indices: torch.Tensor
+    seq_lens: torch.Tensor
+    out_cache_loc: torch.Tensor
+
+
+# Memory.
+
+
+@port("sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator")
+class Allocator(Protocol):
+    """A view's slots are taken from it, and given back."""
+
+    def available_size(self) -> int: ...
+
+    def alloc(self, need_size: int) -> torch.Tensor | None: ...
+
+    def free(self, free_index: torch.Tensor) -> None: ...
+
+
+@port("sglang.srt.mem_cache.memory_pool.ReqToTokenPool")
+class Rows(Protocol):
+    """A view is named in its request's row."""
+
+    req_to_token: torch.Tensor  # int32 [rows, context], slot of each logical column
+
+
+@port("sglang.srt.mem_cache.base_prefix_cache.MatchResult")
+class Match(Protocol):
+    """Where a view begins in the tree, and that it does."""
+
+    last_device_node: Node
+
+    @property
+    def device_prefix_len(self) -> int: ...
+
+
+@port("sglang.srt.mem_cache.radix_cache.RadixKey")
+class Key(Protocol):
+    """A prompt as the tree knows it; cut off where its window must be computed."""
+
+    token_ids: Sequence[int]
+    extra_key: str | None
+    is_bigram: bool
+    cache_salt: str | None
+
+    def __len__(self) -> int: ...
+
+
+@port("sglang.srt.mem_cache.base_prefix_cache.MatchPrefixParams")
+class MatchParams(Protocol):
+    """What the tree is asked with; the request says whether it will be pruned."""
+
+    key: Key
+    cow_mamba: bool
+    req: Req | None
+
+
+@port("sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache")
+class Tree(Protocol):
+    """The prefix cache, which ``cache.tree.LaproxCache`` is a subclass of."""
+
+    disable: bool
+    token_to_kv_pool_allocator: Allocator
+    req_to_token_pool: Rows
+
+    def match_prefix(self, params: MatchParams) -> Match: ...
+
+    def checkpoint(self, req: Req, *, up_to: int) -> None: ...
+
+    def touch_prefix(self, key: Key) -> None: ...
+
+    def lock(self, node: Node) -> Lock: ...
+
+    def unlock(self, lock: Lock) -> None: ...
+
+    def root_node_handle(self, extra_key: str | None = None) -> Node: ...
+
+    def evictable_size(self) -> int: ...
+
+    def protected_size(self) -> int: ...
+
+    def total_size(self) -> tuple[int, int]: ...
+
+    def claim_kv_row(self, req: Req) -> bool: ...
+
+    def free_kv_row(self, kv: Kv, ranges: list[tuple[int, int]]) -> None: ...
+
+    def on_release(self, req: Req, *, checkpointed: bool) -> None: ...
+
+    def sanity_check(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+@port("sglang.srt.mem_cache.memory_pool.MHATokenToKVPool")
+class Pool(Protocol):
+    """The KV pool, which ``cache.pool.LaproxKVPool`` is a subclass of."""
+
+    size: int
+    page_size: int
+    layer_num: int
+    head_num: int
+    head_dim: int
+    store_dtype: torch.dtype
+    device: str
+    k_buffer: list[torch.Tensor]
+    v_buffer: list[torch.Tensor]
+    data_strides: torch.Tensor
+    memory_saver_adapter: MemorySaver
+    enable_custom_mem_pool: bool
+    custom_mem_pool: torch.cuda.MemPool
+
+    def _create_buffers_normal(self) -> None: ...
+
+    def _init_data_ptrs_and_strides(self) -> None: ...
+
+    def _slot_move_pointer_buffers(self) -> list[torch.Tensor]: ...
+
+    def _move_kv_cache_impl(self, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None: ...
+
+    def get_contiguous_buf_infos(self) -> tuple[list[int], list[int], list[int]]: ...
+
+    def set_kv_buffer(
+        self, layer: Layer, loc_info: object, cache_k: torch.Tensor, cache_v: torch.Tensor
+    ) -> None: ...
+
+
+class MemorySaver(Protocol):
+    """The pool's memory can be released and resumed."""
+
+    def region(self, tag: str) -> AbstractContextManager[None]: ...
+
+
+# The model and its attention.
+
+
+@port("sglang.srt.layers.radix_attention.RadixAttention")
+class Layer(Protocol):
+    """What attention a layer has: LaProx scores one kind, and refuses the others by name."""
+
+    layer_id: int
+    tp_q_head_num: int
+    tp_k_head_num: int
+    qk_head_dim: int
+    v_head_dim: int
+    scaling: float
+    sliding_window_size: int
+    logit_cap: float
+    is_cross_attention: bool
+    attn_type: object
+    use_irope: bool
+    xai_temperature_len: int
+
+
+@port("sglang.srt.layers.attention.base_attn_backend.AttentionBackend")
+class AttentionBackend(Protocol):
+    """An attention backend, in front of which ``attention.backend.LaproxAttention`` is put."""
+
+    def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None: ...
+
+    def init_forward_metadata(self, forward_batch: ForwardBatch) -> None: ...
+
+    def init_forward_metadata_out_graph(
+        self, forward_batch: ForwardBatch, in_capture: bool = False
+    ) -> None: ...
+
+    def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None: ...
+
+    def forward_extend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Layer,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kw: torch.Tensor | None,
+    ) -> torch.Tensor: ...
+
+    def forward_decode(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Layer,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kw: torch.Tensor | None,
+    ) -> torch.Tensor: ...
+
+
+@port("sglang.srt.configs.model_config.ModelConfig")
+class ModelShape(Protocol):
+    """What memory depends on."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+
+    @property
+    def num_attention_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def context_len(self) -> int: ...
+
+    def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...
+
+
+@port("sglang.srt.configs.model_config.ModelConfig")
+class ModelConfig(ModelShape, Protocol):
+    """What a model is refused for before its weights are loaded."""
+
+    model_path: str
+    is_hybrid_swa: bool
+    is_encoder_decoder: bool
+    is_multimodal: bool
+    is_generation: bool
+    attention_arch: object
+    attention_chunk_size: int | None
+    has_attention_sinks: bool
+
+
+# A server's arguments, resolved.
+
+
+class GraphPhase(Protocol):
+    """How large decode graphs are, and of what kind."""
+
+    backend: str
+    bs: list[int] | None
+
+
+class GraphConfig(Protocol):
+    """Graphs of prefills and of decode steps."""
+
+    decode: GraphPhase
+    prefill: GraphPhase
+
+
+@port("sglang.srt.server_args.ServerArgs")
+class ServerArgs(Protocol):
+    """The record holds what was typed; ``arg_groups.overrides.resolved_view`` of it says what holds."""
+
+    model_path: str
+    served_model_name: str
+    device: str
+    attention_backend: str | None
+    dp_size: int
+    radix_cache_backend: str | None
+    disable_overlap_schedule: bool
+    prefill_max_requests: int | None
+    max_prefill_tokens: int | None
+    chunked_prefill_size: int | None
+    max_running_requests: int | None
+    max_total_tokens: int | None
+    cuda_graph_config: GraphConfig
+    preferred_sampling_params: Json | None
+
+
+# The scheduler and its parts.
+
+
+@port("sglang.srt.model_executor.model_runner.ModelRunner")
+class Runner(Protocol):
+    """A model runner: the runtime lies on its attention backend."""
+
+    model: torch.nn.Module
+    dtype: torch.dtype
+    device: str
+    model_config: ModelConfig
+    server_args: ServerArgs
+    token_to_kv_pool: Pool
+    req_to_token_pool: Rows
+    attn_backend: AttentionBackend
+    forward_stream: torch.Stream
+    is_draft_worker: bool
+    shared_read_done_event: object | None  # whoever waits for less than the whole forward pass waits for this
+
+
+@port("sglang.srt.managers.tp_worker.TpModelWorker")
+class Worker(Protocol):
+    """Way from the scheduler to the runner."""
+
+    model_runner: Runner
+
+    @property
+    def last_shared_read_runner(self) -> Runner: ...
+
+
+class MetricsReporter(Protocol):
+    """Whether there are metrics."""
+
+    current_scheduler_metrics_enabled: bool
+
+
+class MetricsCollector(Protocol):
+    """Labels that ours carry as well."""
+
+    labels: dict[str, str]
+
+
+class InternalState(Protocol):
+    """What ``/server_info`` says; totals are added to it."""
+
+    internal_state: dict[str, object]
+
+
+@port("sglang.srt.managers.scheduler.Scheduler")
+class Scheduler(Protocol):
+    """The owner of it all: each of its forward passes is bracketed."""
+
+    server_args: ServerArgs
+    tp_worker: Worker
+    model_worker: Worker
+    tree_cache: Tree
+    token_to_kv_pool_allocator: Allocator
+    max_total_num_tokens: int
+    running_batch: Batch
+    waiting_queue: Sequence[Req]
+    chunked_req: Req | None
+    metrics_reporter: MetricsReporter
+    metrics_collector: MetricsCollector
+
+
+@port("sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker")
+class LeakCheck(Protocol):
+    """Whose rows it counts."""
+
+    def _requests_owning_rows(self) -> Iterable[Req]: ...
+
+
+@port("sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer")
+class OutputStreamer(Protocol):
+    """Takes a request's facts along with its output."""
+
+    has_additional_customized_info: bool
+    tree_cache: Tree
+
+
+@port("sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager")
+class WeightUpdater(Protocol):
+    """Whether the weights at hand are those that are served."""
+
+    _session: object | None  # weights are half loaded until it ends
+    offload_tags: set[str]  # what lies in no memory just now
+    tp_worker: Worker
+
+
+@port("sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator")
+class PoolConfigurator(Protocol):
+    """Sizes the KV pool, beside which LaProx needs room, and makes it."""
+
+    is_draft_worker: bool
+    kv_cache_dtype: torch.dtype
+    model_config: ModelConfig
+    server_args: ServerArgs
+
+
+@port("sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner")
+class GraphRunner(Protocol):
+    """Captures decode graphs, and picks one for a batch."""
+
+    attn_backend: AttentionBackend
+    attention_graph_variants: object | None  # an ``AttentionGraphVariants``: which graphs there are
+
+
+# The tokenizer manager, and requests before they are scheduled.
+
+
+@port("sglang.srt.managers.io_struct.GenerateReqInput")
+class GenerateRequest(Protocol):
+    """A request in the tokenizer manager: its options are checked there."""
+
+    input_ids: Sequence[int] | None
+    sampling_params: Json | None
+    session_params: object | None
+
+
+@port("sglang.srt.managers.tokenizer_manager.ReqState")
+class RequestInFlight(Protocol):
+    """Whose reply is being made."""
+
+    obj: GenerateRequest
+
+
+@port("sglang.srt.managers.tokenizer_manager.TokenizerManager")
+class TokenizerManager(Protocol):
+    """Checks requests, and makes replies."""
+
+    server_args: ServerArgs
+    context_len: int
+    allow_auto_truncate: bool
+    preferred_sampling_params: Json | None
+    enable_metrics: bool
+    metrics_collector: MetricsCollector
+
+
+class Message(Protocol):
+    """Instructions are told by their role."""
+
+    role: str
+
+
+@port("sglang.srt.entrypoints.openai.protocol.ChatCompletionRequest")
+class ChatRequest(Protocol):
+    """All that a chat template sees."""
+
+    messages: list[Message]
+    tools: list[object] | None
+    input_ids: list[int] | None
+    custom_params: Json | None
+
+    def model_copy(self, *, update: Mapping[str, object]) -> Self: ...
+
+    def model_dump(self, *, include: set[str]) -> dict[str, object]: ...
+
+
+@port("sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat")
+class ChatHandler(Protocol):
+    """Renders chats."""
+
+    tokenizer_manager: TokenizerManager
+
+
+@port("sglang.srt.entrypoints.openai.protocol.MessageProcessingResult")
+class RenderedChat(Protocol):
+    """What a chat came to: ids, or text for models that take images."""
+
+    prompt_ids: list[int] | str

@@ -1,0 +1,1 @@
+"""``laprox explain``: what a server kept of a prompt, drawn."""

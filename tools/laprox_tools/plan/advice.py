@@ -1,0 +1,60 @@
+"""When LaProx pays, in words, and the flags to start it with."""
+
+from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load
+from laprox_tools.plan.estimate import Estimate
+from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction
+
+# Scoring a prompt takes about as long as so many decode steps over all of it: 5.91 ms of 32,768 tokens at 8B
+# shapes, whose K and V an H100 reads in 1.3 ms (benchmarks/results/kernels-prune-h100.json).
+SCORING_STEPS = 5
+# Decode steps that are shorter by less than this are not worth a view.
+FASTER = 1.1
+
+
+def does_not_fit(laprox: Estimate, hold: Hold) -> str:
+    return (
+        f"Does not fit: LaProx reserves {sum(laprox.reserved.values()) / 1e9:.2f} GB, which leaves "
+        f"{laprox.slots:,} slots; one request needs {hold.common + hold.entry:,} while it comes in."
+    )
+
+
+def when_it_pays(
+    reason: str | None, load: Load, stock: Estimate, laprox: Estimate, compared: int, concurrency: int | None
+) -> list[str]:
+    """When LaProx pays for such requests, one line a reason."""
+    if reason is not None:
+        return [f"Does not pay: such prompts stay whole, for {REASONS[reason]}."]
+    lines = []
+    if concurrency is None or concurrency > stock.requests:
+        lines.append(
+            f"Pays by room: whole, {stock.requests:,} of these requests fill the pool; with views "
+            f"{laprox.requests:,} run at once."
+            if laprox.requests > stock.requests
+            else f"No more room: {laprox.requests:,} requests with views, {stock.requests:,} whole."
+        )
+    else:
+        lines.append(f"No gain by room: the pool holds all {concurrency:,} requests whole as well.")
+    reads = f"a decode step of {compared:,} reads {laprox.step_bytes / 1e9:.1f} GB"
+    ratio = stock.step_bytes / laprox.step_bytes
+    if load.output < SHORT_ANSWER:
+        lines.append(
+            f"No gain by speed: scoring a prompt takes about as long as {SCORING_STEPS} decode steps over "
+            f"it, and answers have {load.output} tokens."
+        )
+    elif ratio >= FASTER:
+        lines.append(
+            f"Pays by speed: {reads}, not {stock.step_bytes / 1e9:.1f} GB: up to {ratio:.1f} times as fast."
+        )
+    else:
+        lines.append(f"Little gain by speed: {reads}, {stock.step_bytes / 1e9:.1f} GB whole.")
+    return lines
+
+
+def flags_to_set(memory: float, running: int, fraction: float | None) -> dict[str, str]:
+    """Flags of the server with LaProx, for ``running`` requests at once."""
+    rows = min(running, 2 * defaults(memory).graph_rows)
+    return {
+        "--max-running-requests": str(running),
+        "--cuda-graph-max-bs-decode": str(rows),
+        "--mem-fraction-static": f"{fraction or laprox_static_fraction(memory, rows):g}",
+    }

@@ -1,0 +1,1 @@
+"""``laprox top``: what running servers hold and do."""
