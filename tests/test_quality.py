@@ -283,13 +283,9 @@ def test_texts_of_others_are_read_from_files(tmp_path):
     (tmp_path / "longbench_multi_news.jsonl").write_text(json.dumps(news) + "\n")
     uuid = {"input": "a is b. What is a? The value of a is", "outputs": ["b c"]}
     (tmp_path / "ruler_4096_niah.jsonl").write_text(json.dumps(uuid) + "\n")
-    (tmp_path / "minilongbench").mkdir()
-    mini = {"0": {"origin_prompt": "Why? Because.", "gold": ["of this", "of that"]}}
-    (tmp_path / "minilongbench" / "qasper.json").write_text(json.dumps(mini))
     for name, answer in (
         ("longbench/multi_news", "rain fell all day"),
         ("ruler/4096/niah", "b c"),
-        ("minilongbench/qasper", "of this"),
     ):
         (case,) = published.cases(name, Wanted(Words(), 100, 1, data=tmp_path))
         assert case.answer == Words()(answer)["input_ids"]
@@ -301,12 +297,13 @@ def test_texts_of_others_are_read_from_files(tmp_path):
     ("name", "words"),
     [
         ("squad/1", "no task 'squad/1'"),
-        ("minilongbench/none", "give --data DIR"),
+        ("longbench/qasper", "only multi_news is read from a file"),
         ("longbench/multi_news", "no prompt of up to 3 tokens"),
     ],
 )
 def test_a_text_that_is_not_there(tmp_path, name, words):
     (tmp_path / "longbench_multi_news.jsonl").write_text('{"context": "a", "answers": ["b c d"]}\n')
+    (tmp_path / "longbench_qasper.jsonl").touch()
     with pytest.raises(TaskError, match=words):
         published.cases(name, Wanted(Words(), 3, 1, data=tmp_path))
 
@@ -511,9 +508,12 @@ def test_readme_part_has_a_column_for_every_turn(tmp_path):
     lines = report.readme(filled(tmp_path / "quality.json")).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
-    # What is not the default of today is said.
-    assert lines[0].endswith(". Not with today's defaults, but window 32.")
-    assert len(lines) <= 23
+    assert len(lines) <= 15
+
+
+def test_what_is_not_the_default_of_today_is_said(tmp_path):
+    parts = report.needles_parts(filled(tmp_path / "quality.json").parts)
+    assert report.unlike_today(parts) == " Not with today's defaults, but window 32."
 
 
 def shown():

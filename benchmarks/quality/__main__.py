@@ -11,7 +11,7 @@ turns:needles            a later question: on the server, over pruned KV, pruned
 rounded:needles          fp8 and 4-bit KV beside pruning at the same bytes
 prose                    how far the distribution of the next tokens moves (KL)
 passcodes                passcodes of the 7M model, 2K to 16K tokens
-longbench/TASK, ruler/LENGTH/TASK, minilongbench/TASK    from DIR, else by the datasets package
+longbench/TASK, ruler/LENGTH/TASK    from DIR, else by the datasets package
 
 A run goes on where the last one stopped: what FILE holds is not measured again.
 """

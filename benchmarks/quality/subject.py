@@ -20,6 +20,7 @@ from benchmarks.harness.server import (
     Server,
     serve_all,
 )
+from benchmarks.quality.methods import METHOD_OPTIONS
 from benchmarks.quality.methods.reader import BadModel, Model
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
@@ -30,11 +31,6 @@ SHARED_FLAGS = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "
 POOL = 65_536 if ON_GPU else 16_384
 # A request may not ask for more than its server's budget.
 LARGEST_BUDGET = 0.5
-# What is kept of a prompt depends on these options of a server; its others may change between two runs.
-METHOD_OPTIONS = (
-    *("budget", "scorer", "allocator", "floor", "pooling", "pooling_kernel"),
-    *("window", "sink_tokens", "min_tokens", "keep_prefix"),
-)
 
 
 class Subject(ExitStack):

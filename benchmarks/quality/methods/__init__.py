@@ -9,6 +9,11 @@ from laprox_sglang.scorers import SCORERS
 BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
 SERVED = "laprox"
 SET_AS_WE_ARE = ", set as we are"
+# What is kept of a prompt depends on these options of a server; its others may change between two runs.
+METHOD_OPTIONS = (
+    *("budget", "scorer", "allocator", "floor", "pooling", "pooling_kernel"),
+    *("window", "sink_tokens", "min_tokens", "keep_prefix"),
+)
 # What the papers say, but for the sinks, which are the server's for all of them.
 paper = partial(Config, pooling="average", pooling_kernel=7, window=32)
 BASELINES = {

@@ -24,11 +24,6 @@ NEEDLES = "needles"
 # Beside which LaProx as served is put, document by document. Without exact answers others come close.
 COMPARED = ("laprox (paper)", *RIVALS)
 CLOSE = (*COMPARED, "criticalkv", "keydiff")
-WHAT_IS_WHAT = (
-    "The first two columns are answers of the real server: every later turn is a first turn over exact "
-    "history. The other two are simulated, and are what others do: a cache that is itself pruned and then "
-    "asked again, or pruned before it is asked. Not proven: other models, other tasks, longer prompts."
-)
 TITLES = {
     FIRST: "first turn",
     LATER: "later turn, exact history",
@@ -73,7 +68,7 @@ def readme(results: Results) -> str:
         of = [by_turn.get(turn) for turn in TITLES]
         cells = ("" if group is None else answered(group, budget) for group in of)
         lines.append(f"| {kept(budget)} | " + " | ".join(cells) + " |")
-    return "\n".join([wrapped(about), "", *lines, "", wrapped(WHAT_IS_WHAT)])
+    return "\n".join([wrapped(about), "", *lines])
 
 
 def answered(group: Group, budget: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 from benchmarks.quality.served import Reply
@@ -13,9 +13,9 @@ from benchmarks.quality.tasks.task import Case
 BUDGET, AROUND = 0.05, 10
 # Positions of a column in the picture of kept cells.
 COLUMN = 32
-# By the least share of its cells that is kept: how a token is marked, its colour, and what that says.
+# By the least share of its cells that is kept: the mark behind a token, its colour, and what that says.
 LEVELS = (
-    (0.0, "·", "strike bright_black", "kept by no head"),
+    (0.0, "·", "bright_black", "kept by no head"),
     (0.001, "▁", "red", "under 2 % of the cells"),
     (0.02, "▃", "yellow", "under 10 %"),
     (0.1, "▆", "green", "under 50 %"),
@@ -55,21 +55,19 @@ def show(shown: dict[str, Any], console: Console) -> None:
         verdict = "right" if right else f"wrong: {shown['answer'].strip()}"
         style = "green" if right else "red"
         console.print(Text(f"{title:<10} ").append(shown[name].strip(), style=style).append(f"  ({verdict})"))
-    console.print(around_fact(shown, console.is_terminal))
+    console.print(around_fact(shown))
+    console.print(
+        "           " + " ".join(f"{mark} {meaning}" for _, mark, _, meaning in LEVELS), style="dim"
+    )
     console.print()
 
 
-def around_fact(shown: dict[str, Any], coloured: bool) -> RenderableType:
-    """The fact and the tokens around it, with the share of the cells of each that were kept."""
-    text, legend = Text("kept       "), Text("           ")
+def around_fact(shown: dict[str, Any]) -> Text:
+    """The fact, underlined, and the tokens around it, each with the share of its cells that was kept."""
+    text = Text("kept       ")
     start, stop = shown["fact"]
     for index, (token, share) in enumerate(zip(shown["tokens"], shown["kept"], strict=True)):
         _, mark, colour, _ = next(level for level in reversed(LEVELS) if share >= level[0])
-        word = token.replace("\n", "↵")
-        underline = " underline" if start <= index < stop else ""
-        text.append(word if coloured else f"{word}{mark}", style=colour + underline if coloured else "")
-    for _, mark, colour, meaning in LEVELS:
-        legend.append(
-            f"{meaning}  " if coloured else f"{mark} {meaning} ", style=colour if coloured else "dim"
-        )
-    return Group(text, legend)
+        text.append(token.replace("\n", "↵"), style="underline" if start <= index < stop else "")
+        text.append(mark, style=colour)
+    return text

@@ -1,7 +1,5 @@
 """What other settings than the defaults answer: how the defaults were chosen, in docs/quality.md."""
 
-from typing import Any
-
 from benchmarks.harness.markdown import origin
 from benchmarks.quality.methods import SETTINGS
 from benchmarks.quality.record.groups import groups
@@ -49,23 +47,12 @@ TABLES: tuple[tuple[str, int, str, dict[str, str]], ...] = (
 
 def tuning(results: Results) -> str:
     found = {(group.whole.task, group.whole.length): group for group in groups(results.rows)}
-    tables = [about(results.parts)]
+    counts = ", ".join(f"{part['prompts']} of {part['name']}" for part in results.parts)
+    about = f"{results.parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}."
+    tables = [f"{about} {origin(results.parts)}."]
     for task, length, title, settings in TABLES:
         if (group := found.get((task, length))) is None:
             raise ResultsError(f"{results.path} has no {task} {length}")
         tried = {name: shown for name, shown in settings.items() if name in group.methods}
         tables.append(group.table(f"{title}, kept:", tried, all_kv=task == "needles"))
     return "\n\n".join(tables)
-
-
-def about(parts: list[dict[str, Any]]) -> str:
-    counts = ", ".join(f"{part['prompts']} of {part['name']}" for part in parts)
-    return (
-        f"{parts[0]['model']}, simulated; documents, and their longest in tokens: {counts}. Pooled by an "
-        "average over 15 positions, with a window of 32, where nothing else is said; bold are the defaults, "
-        "but for the window; where poolings are compared, LaProx is as served in all else, and the "
-        "others are as in their papers. Of needles the answers that are exact in every token, in per cent, "
-        "and the 95 % interval of the paired difference to all KV in points; of multi_news and prose the KL "
-        "to all KV over 48 tokens that follow (less is better), and its 95 % interval. Passcodes are the 7M "
-        f"model's, among such as were not asked for. {origin(parts)}."
-    )

@@ -1,7 +1,7 @@
 """Passcodes among filler sentences, which the 7M model was trained on."""
 
 from benchmarks.quality.tasks.task import Case, Task, Wanted
-from laprox_sglang import needle
+from laprox_tools import needle
 
 # Of ten sentences so many are facts like the one that is asked for.
 FACTS, FACTS_WHEN_TUNING = 0.1, 0.3

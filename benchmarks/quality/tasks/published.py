@@ -17,7 +17,7 @@ MULTI_NEWS = (
     "You are given several news passages. Write a one-page summary of all news. \n\nNews:\n{context}\n\n"
     "Now, write a one-page summary of all the news.\n\nSummary:"
 )
-FORMS = "longbench/TASK, ruler/LENGTH/TASK or minilongbench/TASK"
+FORMS = "longbench/TASK or ruler/LENGTH/TASK"
 # The user's message, how the model's answer begins, and what it should be.
 Rows = Iterator[tuple[str, str, str]]
 
@@ -26,7 +26,7 @@ def cases(name: str, wanted: Wanted) -> list[Case]:
     """Questions with their reference answers.
 
     Args:
-        name: ``longbench/TASK``, ``ruler/LENGTH/TASK`` or ``minilongbench/TASK``.
+        name: ``longbench/TASK`` or ``ruler/LENGTH/TASK``.
 
     Raises:
         TaskError: there is no such task, or it can neither be read nor fetched.
@@ -81,15 +81,7 @@ def ruler(task: str, data: Path | None) -> Rows:
         yield question + mark.strip(), begun.strip(), " " + row["outputs"][0]
 
 
-def minilongbench(task: str, data: Path | None) -> Rows:
-    if (file := there(data, f"minilongbench/{task}.json")) is None:
-        raise TaskError(f"minilongbench/{task} is read from DIR/minilongbench/{task}.json: give --data DIR")
-    for row in json.loads(file.read_text()).values():
-        gold = row["gold"]
-        yield row["origin_prompt"], "", gold[0] if isinstance(gold, list) else gold
-
-
-READERS = {"longbench": longbench, "ruler": ruler, "minilongbench": minilongbench}
+READERS = {"longbench": longbench, "ruler": ruler}
 
 
 def there(data: Path | None, name: str) -> Path | None:
