@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmarks.checks.record as checks
-import benchmarks.quality.record as quality
+import benchmarks.quality.record.results_file as quality
 import benchmarks.serving.record as serving
 from benchmarks.harness.client import Client, ClientError
 from benchmarks.harness.provenance import REVISION, command, revision
@@ -125,7 +125,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path, benchmark):
         record = checks.Record(path, False)
         puts = [partial(record.put, side, [], {side: note}, {}) for side, note in SIDES]
     else:
-        record = quality.Record(path, False)
+        record = quality.Results(path, False)
         puts = [partial(add_part, record, note) for _, note in SIDES]
     puts[0]()
     before = path.read_text()

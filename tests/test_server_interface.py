@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.client import facts, generation
 from benchmarks.harness.server import RETURN_KEPT
-from benchmarks.quality.model import Model
+from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
 from laprox_tools.needle import MODEL_PATH, Task

@@ -5,7 +5,7 @@ whose attention goes through transformers' ``AttentionInterface`` with one full 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +214,3 @@ def odd(config: Any, attentions: list[Any]) -> str | None:
 def everything(model: Model, prefix: Prefix) -> torch.Tensor:
     """The choice of all cells: bool ``[1, L, H, n]``."""
     return torch.ones(1, model.layers, model.heads, len(prefix.ids), dtype=torch.bool, device=model.device)
-
-
-def with_kv(prefix: Prefix, keys: list[torch.Tensor], values: list[torch.Tensor]) -> Prefix:
-    """The same prompt with other KV, as a rounded cache would hold it."""
-    return replace(prefix, keys=keys, values=values)

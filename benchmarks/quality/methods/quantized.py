@@ -1,9 +1,12 @@
 """KV in fewer bits: the honest rival of pruning at the same bytes."""
 
+from dataclasses import replace
+
 import torch
 
-from benchmarks.quality.model import Prefix, with_kv
+from benchmarks.quality.methods.reader import Prefix
 
+# Numbers that share a scale and an offset.
 GROUP = 64
 LEVELS = 15
 # Shares of the bytes of KV in 16 bits. A group has a scale and an offset of 16 bits each.
@@ -12,7 +15,8 @@ FP8, FOUR_BITS = 0.5, (4 + 32 / GROUP) / 16
 
 def fp8(prefix: Prefix) -> Prefix:
     """K and V in fp8 e4m3, one scale for a layer's keys and one for its values."""
-    return with_kv(prefix, [to_fp8(k) for k in prefix.keys], [to_fp8(v) for v in prefix.values])
+    keys, values = ([to_fp8(part) for part in of] for of in (prefix.keys, prefix.values))
+    return replace(prefix, keys=keys, values=values)
 
 
 def four_bits(prefix: Prefix) -> Prefix:
@@ -29,7 +33,7 @@ def four_bits(prefix: Prefix) -> Prefix:
     values = [
         to_levels(value.unflatten(2, (-1, min(GROUP, value.shape[2])))).flatten(2) for value in prefix.values
     ]
-    return with_kv(prefix, keys, values)
+    return replace(prefix, keys=keys, values=values)
 
 
 def to_fp8(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.stats import norm, ttest_1samp
 
 CONFIDENCE = 0.95
 NEAR = 1e-9
@@ -23,11 +23,13 @@ class Difference(NamedTuple):
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Of numbers, by Student's t; a single pair has no bounds (NaN)."""
     pairs = np.subtract(ours, theirs)
-    mean = float(pairs.mean())
     if len(pairs) < 2:
-        return Difference(mean, math.nan, math.nan)
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs)))
-    return Difference(mean, mean - reach, mean + reach)
+        return Difference(float(pairs.mean()), math.nan, math.nan)
+    # Where all pairs are alike it would warn that it knows no more than their mean.
+    if not np.ptp(pairs):
+        return Difference(*[float(pairs[0])] * 3)
+    low, high = ttest_1samp(pairs, 0).confidence_interval(CONFIDENCE)
+    return Difference(float(pairs.mean()), float(low), float(high))
 
 
 def difference_of_shares(ours: Sequence[bool], theirs: Sequence[bool]) -> Difference:

@@ -1,50 +1,17 @@
-"""What a model is asked, and how well it answers over the cells that are kept of its prompt."""
+"""How well a model answers over the cells that are kept of its prompt."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmarks.quality.model import Model, Prefix, everything
-
-
-@dataclass(frozen=True)
-class Case:
-    """
-    Attributes:
-        kind: which of its task's.
-        prompt, answer: token ids.
-        context: tokens of the prompt before the question; 0 where there is none.
-        fact: tokens of the prompt that hold the answer; empty where that is nowhere.
-        question: for a person.
-    """
-
-    kind: str
-    prompt: list[int]
-    answer: list[int]
-    context: int = 0
-    fact: range = range(0)
-    question: str = ""
-
-
-class Outcome(NamedTuple):
-    """
-    Attributes:
-        exact: all tokens of the answer are the most likely ones, each given those before it: what greedy
-            decoding would say.
-        logprob: of the answer, mean over its tokens.
-        kl: from the model with all KV to the model at hand, mean over the tokens that read kept cells.
-        erased: share of the prompt's tokens that no head of any layer keeps.
-    """
-
-    exact: bool
-    logprob: float
-    kl: float
-    erased: float
+from benchmarks.quality.methods.choice import Chooser, allocator
+from benchmarks.quality.methods.reader import Model, Prefix, everything
+from benchmarks.quality.record.documents import Outcome, Reading, all_kv
+from laprox_sglang.options.server import Config
 
 
 def outcomes(
-    model: Model, prefix: Prefix, between: list[int], answer: list[int], kept: list[torch.Tensor]
+    model: Model, prefix: Prefix, between: list[int], answer: list[int], kept: Sequence[torch.Tensor]
 ) -> list[Outcome]:
     """How a prompt's answer fares with all KV, and with each choice of its cells.
 
@@ -58,7 +25,6 @@ def outcomes(
     for cells, logprobs in zip(choices, model.follow(prefix, between + answer[:-1], choices), strict=True):
         steps = logprobs[len(between) :]
         whole = steps if whole is None else whole
-        # Without anything between, the answer's first token read no kept cell.
         found.append(outcome(steps, whole, answer, 0 if between else 1, cells))
     return found
 
@@ -80,3 +46,23 @@ def outcome(
         kl.mean().item() if len(kl) else 0.0,
         1 - cells.flatten(0, 1).any(dim=0).float().mean().item(),
     )
+
+
+def simulate(
+    model: Model,
+    prefix: Prefix,
+    between: list[int],
+    answer: list[int],
+    turn: str,
+    methods: Mapping[str, Config],
+    budgets: Sequence[float],
+) -> dict[Reading, Outcome]:
+    """How the answer fares with all KV, and by every method at every budget; see ``outcomes``."""
+    chooser = Chooser(model, prefix)
+    cells = {
+        Reading(turn, name, allocator(config), budget): chooser.cells(config, budget)
+        for name, config in methods.items()
+        for budget in budgets
+    }
+    whole, *others = outcomes(model, prefix, between, answer, list(cells.values()))
+    return {all_kv(turn): whole} | dict(zip(cells, others, strict=True))

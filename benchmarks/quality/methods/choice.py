@@ -1,12 +1,12 @@
 """Which cells each method keeps of a prompt that a Hugging Face model has computed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import msgspec
 import torch
 
-from benchmarks.quality.model import Model, Prefix
+from benchmarks.quality.methods.reader import Model, Prefix
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
@@ -14,45 +14,17 @@ from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan, make_plan
 
-BUDGETS = (0.025, 0.05, 0.1, 0.2, 0.4)
-# A method at a budget: most are the same at all of them.
-Method = Config | Callable[[float], Config]
-SERVED = "laprox"
-SET_AS_WE_ARE = ", set as we are"
-# What the papers say, but for the sinks, which are the server's for all of them.
-BASELINES: dict[str, Method] = {
-    "laprox (paper)": Config(
-        scorer="laprox", allocator="model", floor=0.0, pooling="average", pooling_kernel=7, window=32
-    ),
-    "snapkv": Config(scorer="snapkv", allocator="uniform", pooling="average", pooling_kernel=7, window=32),
-    "ada-kv": Config(
-        scorer="snapkv", allocator="layer", floor=0.2, pooling="average", pooling_kernel=7, window=32
-    ),
-    # They gain by our pooling and window as well.
-    f"snapkv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="uniform"),
-    f"ada-kv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="layer", floor=0.2),
-    "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
-    "keydiff": Config(scorer="keydiff", allocator="uniform"),
-    "streamingllm": Config(scorer="streamingllm", allocator="uniform"),
-    "random": Config(scorer="random", allocator="uniform"),
-}
-# Where all of them would take too long.
-RIVALS = {name: BASELINES[name] for name in ("snapkv", "ada-kv")}
 # Their scores depend on the budget.
 SEE_BUDGET = ("criticalkv", "momentkv")
 
 
-def at(method: Method, budget: float) -> Config:
-    return method if isinstance(method, Config) else method(budget)
-
-
 def allocator(config: Config) -> str:
-    """Name of a row's allocator; the floor where there is one."""
+    """Name of a row's allocator, with the floor where there is one."""
     floor = config.method.allocation.floor
     return (
-        config.allocator
-        if config.allocator == "uniform" or not floor
-        else f"{config.allocator}, floor {floor:g}"
+        f"{config.allocator}, floor {floor:g}"
+        if floor and config.allocator != "uniform"
+        else config.allocator
     )
 
 
@@ -62,29 +34,23 @@ def plan_of(config: Config, budget: float, length: int) -> Plan:
 
 
 class Chooser:
-    """Chooses cells of one prompt; scores that do not depend on the budget are computed once."""
+    """Chooses cells of one prompt; scores that do not depend on the budget are computed once.
+
+    Attributes:
+        model, prefix: which computed the prompt, and the prompt.
+    """
 
     def __init__(self, model: Model, prefix: Prefix) -> None:
-        self._model, self._prefix = model, prefix
+        self.model, self.prefix = model, prefix
         self._scores: dict[tuple[bytes, int, int], torch.Tensor] = {}
-
-    def choose(
-        self, methods: Mapping[str, Method], budgets: tuple[float, ...]
-    ) -> dict[tuple[str, float], torch.Tensor]:
-        """The kept cells, bool ``[L, H, n]``, of every method at every budget."""
-        return {
-            (name, budget): self.cells(at(method, budget), budget)
-            for name, method in methods.items()
-            for budget in budgets
-        }
 
     def cells(self, config: Config, budget: float) -> torch.Tensor:
         """The cells that ``config`` keeps: bool ``[L, H, n]``."""
-        length = len(self._prefix.ids)
+        length = len(self.prefix.ids)
         plan = plan_of(config, budget, length)
-        shape = (self._model.layers, self._model.heads, length)
+        shape = (self.model.layers, self.model.heads, length)
         if not plan.pruned:
-            return torch.ones(shape, dtype=torch.bool, device=self._model.device)
+            return torch.ones(shape, dtype=torch.bool, device=self.model.device)
         # Overwritten by the choice.
         scores = self.scores(config, plan).clone()
         kept, _ = keep(scores, plan.slots, config.method.allocation, plan.window + plan.sinks)
@@ -100,8 +66,8 @@ class Chooser:
         ranked = msgspec.structs.replace(config, allocator="model", floor=None)
         key = ranked.to_json().encode(), plan.window, plan.slots if config.scorer in SEE_BUDGET else 0
         if key not in self._scores:
-            shape = (self._model.layers, self._model.heads, plan.length)
-            scores = torch.empty(shape, dtype=torch.float32, device=self._model.device)
+            shape = (self.model.layers, self.model.heads, plan.length)
+            scores = torch.empty(shape, dtype=torch.float32, device=self.model.device)
             sums = rank(self._prompts(plan), config.method.scorer, config.method.pooling, scores)
             # Of use to the allocators whose layers compete, and no matter to the others.
             compare_layers(scores, sums, slice(plan.sinks, plan.length - plan.window))
@@ -109,7 +75,7 @@ class Chooser:
         return self._scores[key]
 
     def _prompts(self, plan: Plan) -> Iterator[Prompt]:
-        prefix, model = self._prefix, self._model
+        prefix, model = self.prefix, self.model
         for layer in range(model.layers):
             yield Prompt(
                 layer,

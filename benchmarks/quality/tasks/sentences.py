@@ -1,4 +1,4 @@
-"""Real prose, cut where sentences end."""
+"""Sentences of real prose, which the tasks are made of."""
 
 import lzma
 import random

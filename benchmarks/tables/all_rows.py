@@ -1,27 +1,24 @@
-"""All figures of all chips, with their targets: the long table of ``benchmarks/README.md``."""
+"""All figures of all chips, with their targets, for ``benchmarks/README.md``, and some of them elsewhere."""
 
 import re
 from typing import Any
 
 from benchmarks.checks.rows import Row
+from benchmarks.harness.markdown import commit, origin, table
 from benchmarks.serving.figures import COUNTED
 from benchmarks.serving.record import RATIOS, backend_key, backends
 from benchmarks.serving.targets import target_of
 from benchmarks.serving.workload import FP8, LAPROX, STOCK
-from benchmarks.tables.cells import FIGURES, beside, table
-from benchmarks.tables.results import checks, commit, origin, serving, sides
+from benchmarks.tables.cells import FIGURES, beside
+from benchmarks.tables.committed import checks, kernels, sides
 
 HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
 CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
+# The card whose figures stand on other pages, and the lengths that they are of.
+ELSEWHERE = "h100"
+HISTORIES = (1024, 8192, 32768, 131072)
 # Of a server, with its value, where it has one.
 FLAG = re.compile(r"--laprox-[\w-]+(?:[ =](?!-)\S+)?")
-
-
-def blocks() -> dict[str, str]:
-    return {
-        "all": "\n\n".join(chip(content) for content in serving().values()),
-        "checks": "\n\n".join(checked(content) for content in checks().values()),
-    }
 
 
 def chip(content: dict[str, Any]) -> str:
@@ -79,3 +76,26 @@ def checked(content: dict[str, Any]) -> str:
         lines.append((row["check"] if first else "", row["what"], value, shown.limit() + missed, about))
     commands = " ".join(part["command"] for part in content["parts"].values())
     return f"### {', '.join([content['chip'], *FLAG.findall(commands)])}\n\n{table(CHECKS_HEAD, lines)}"
+
+
+def pruning() -> str:
+    """What pruning takes of a prompt, by the length of its history."""
+    content = kernels(ELSEWHERE)
+    times = {row["case"]: row["ms"] for row in content["rows"]}
+    parts = ("scoring", "selecting", "packing apart", "all three, apart")
+    lines = [
+        (f"{tokens:,}", *(f"{times[f'{tokens} tokens, 5% kept, {part}']:.2f} ms" for part in parts))
+        for tokens in HISTORIES
+    ]
+    head = ("tokens of history", "scoring", "selecting", "packing", "all three")
+    about = f"{content['chip']}, {content['date']}, commit {commit(content)}."
+    return about + "\n\n" + table(head, lines, right=4)
+
+
+def trained_model() -> str:
+    """What the 7M model answers in the checks."""
+    content = checks()[ELSEWHERE]
+    part = content["parts"]["needles"]
+    told = [row for row in content["rows"] if row["check"] == "needles" and row["what"].startswith("exact")]
+    values = "; ".join(f"{row['what']}: {row['value']:.1f} %" for row in told)
+    return f"{content['chip']}, {part['date']}, commit {commit(part)}: {values}."

@@ -41,36 +41,3 @@ def kernels(chip: str) -> dict[str, Any]:
 
 def sides(rows: Iterable[dict[str, Any]]) -> list[Side]:
     return [side for row in rows for side in row.values() if isinstance(side, dict) and "commit" in side]
-
-
-def origin(parts: Iterable[Side]) -> str:
-    """Dates, commits and versions of parts, in one phrase."""
-    parts = list(parts)
-    dates = sorted({part["date"] for part in parts})
-    commits = sorted({commit(part) for part in parts})
-    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    return f"{days}, commit {', '.join(commits)}; {versions(parts)}"
-
-
-def when(parts: Iterable[Side]) -> str:
-    """Days and commits of parts."""
-    return "; ".join(sorted({f"{part['date']}, commit {commit(part)}" for part in parts}))
-
-
-def versions(parts: Iterable[Side]) -> str:
-    """What parts were measured with, package by package."""
-    return ", ".join(f"{package} {', '.join(sorted(found))}" for package, found in packages(parts).items())
-
-
-def packages(parts: Iterable[Side]) -> dict[str, set[str]]:
-    """The versions of each package that parts were measured with; of our own the commit says more."""
-    told: dict[str, set[str]] = {}
-    for part in parts:
-        for package, version in part["versions"].items():
-            if package != "laprox-sglang" and version != "absent":
-                told.setdefault(package, set()).add(version)
-    return told
-
-
-def commit(part: Side) -> str:
-    return part["commit"][:7] + (" with changes" if part["dirty"] else "")

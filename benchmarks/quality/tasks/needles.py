@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.quality.cases import Case
-from benchmarks.quality.prose import Shelf
+from benchmarks.quality.tasks.sentences import Shelf
+from benchmarks.quality.tasks.task import Case, Earlier, Task, TaskError, Wanted
 
 NAMES = (
     "Clara Whitfield", "Martin Okafor", "Helena Brandt", "Samuel Pereira", "Nora Lindqvist",
@@ -38,6 +38,8 @@ PLACES = (
 )  # fmt: skip
 DIGITS = {"4 digits": 4, "5 digits": 5, "7 digits": 7}
 KINDS = ("job and city", "word", *DIGITS)
+# The question that came before is of a kind so many places on.
+APART = 2
 
 
 @dataclass(frozen=True)
@@ -101,26 +103,27 @@ class Needles:
             lines.insert(self._random.randint(0, len(lines)), fact.sentence)
         return Document(" ".join(lines), facts)
 
-    def case(self, document: Document, kind: str) -> Case:
-        """The question about one fact of a document."""
-        fact = document.facts[kind]
-        text = self._opened(document, kind)
+    def case(self, document: Document, kind: str, before: str) -> Case:
+        """The question about one fact of a document, which may also come after that about another."""
+        fact, other = document.facts[kind], document.facts[before]
+        text, told = self._opened(document, kind), self._opened(document, before)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         prompt, offsets = encoded["input_ids"], encoded["offset_mapping"]
         start, begin = text.index(document.text), text.index(fact.sentence)
+        asked, answered = self._ids(told), self._ids(told + other.answer)
         return Case(
-            kind,
             prompt,
             self._rest(prompt, text + fact.answer),
+            kind,
+            fact.question,
             context=tokens_before(start + len(document.text), offsets),
             fact=range(tokens_before(begin, offsets), tokens_before(begin + len(fact.sentence), offsets)),
-            question=fact.question,
+            earlier=Earlier(
+                asked,
+                self._rest(asked, told + other.answer),
+                self._rest(answered, self._opened(document, before, kind)),
+            ),
         )
-
-    def bridge(self, document: Document, first: str, second: str) -> list[int]:
-        """What stands in a conversation between the answer to one question and the answer to another."""
-        told = self._opened(document, first) + document.facts[first].answer
-        return self._rest(self._ids(told), self._opened(document, first, second))
 
     def _opened(self, document: Document, *kinds: str) -> str:
         """A conversation that asks for these facts one after the other, up to the last answer."""
@@ -143,10 +146,31 @@ class Needles:
 
     def _rest(self, before: list[int], whole: str) -> list[int]:
         ids = self._ids(whole)
-        assert ids[: len(before)] == before, "a token reaches over the end of what comes before"
+        if ids[: len(before)] != before:
+            raise TaskError("a token of this model reaches from the question into the answer of a needle")
         return ids[len(before) :]
 
 
 def tokens_before(place: int, offsets: list[tuple[int, int]]) -> int:
     """Tokens that end at or before a character."""
     return sum(end <= place for _, end in offsets)
+
+
+def cases(wanted: Wanted) -> list[Case]:
+    """One question a document, of all kinds in turn.
+
+    Raises:
+        TaskError: the tokenizer does not part questions from answers.
+    """
+    made = Needles(wanted.tokenizer, wanted.seed + wanted.length)
+    return [
+        made.case(made.document(wanted.length), kind_at(index), kind_at(index + APART))
+        for index in range(wanted.count)
+    ]
+
+
+def kind_at(index: int) -> str:
+    return KINDS[index % len(KINDS)]
+
+
+TASK = Task(cases, lengths=(1024, 2048), usual=400, quick=8)
