@@ -8,12 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.progress import Progress
 
 from benchmarks.checks import run as run_module
 from benchmarks.checks import soak as soak_module
-from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Quality, QualitySizes
-from benchmarks.checks.plan import QUALITY, TALKS, make_plan
+from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Needles, NeedleSizes
+from benchmarks.checks.plan import TALKS, make_plan
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
@@ -117,24 +116,27 @@ class Instant:
 def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path, failing):
     def ask(check, server, tick):
         tick()
-        if failing and (check, server.name) == ("quality", "0.05"):
+        if failing and (check, server.name) == ("identity", "1.0"):
             raise ServerError("it died", log)
 
     log = tmp_path / "log"
     log.touch()
     monkeypatch.setattr(run_module, "Server", Instant)
-    plan = make_plan(["conversations", "quality"], True, None)
+    plan = make_plan(["conversations", "identity"], True, None)
     for lane in plan.lanes.values():
         lane.work = [(check, partial(ask, check)) for check, _ in lane.work]
     for check in plan.checks:
         monkeypatch.setattr(check, "rows", lambda check=check: [Row(check.NAME, "x", 1)])
     reported = []
-    with Progress(disable=True) as progress:
-        run = run_module.Run(plan, [], tmp_path, progress, lambda *given: reported.append(given))
-        failures = run()
-    both = {"stock": "fa3 / flashinfer", "0.05": "fa3 / flashinfer"}
-    done = ["conversations"] if failing else ["conversations", "quality"]
-    assert reported == [(name, [Row(name, "x", 1)], {}, both) for name in done]
+    said = []
+    run = run_module.Run(plan, [], tmp_path, said.append, lambda *given: reported.append(given))
+    failures = run()
+    servers = {"conversations": ("stock", "0.05"), "identity": ("stock", "1.0", "0.998")}
+    done = ["conversations"] if failing else ["conversations", "identity"]
+    assert reported == [
+        (name, [Row(name, "x", 1)], {}, dict.fromkeys(servers[name], "fa3 / flashinfer")) for name in done
+    ]
+    assert "server stock: conversations done after 0 s" in said
     assert len(failures) == failing
     assert [row.what for row in run.rows()] == ["x", "servers that failed" if failing else "x"]
 
@@ -143,8 +145,7 @@ def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path
 def test_a_budget_leaves_room_for_an_answer(quick):
     """In the smallest of views no answer may be found, and that is no fault of LaProx."""
     told = SENTENCE * TALKS[quick].sentences[0]
-    for check, tokens in ((Conversations, told), (Quality, QUALITY[quick].length)):
-        assert budget_slots(float(check.PRUNED), tokens) > SMALLEST_VIEW + KEY + DIGITS
+    assert budget_slots(float(Conversations.PRUNED), told) > SMALLEST_VIEW + KEY + DIGITS
 
 
 def right_answers(samples, tokens):
@@ -178,13 +179,18 @@ def test_identity_counts_ids_in_their_places():
 
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])
-def test_quality_allows_three_points(wrong, pruned, met):
-    quality = Quality(QualitySizes(100, 200, 8))
-    answers = right_answers(quality._samples, 1)
-    quality.ask(Canned("stock", answers), None)
-    lossy = answers | {tuple(s.prompt_ids()): [0] * 5 for s in quality._samples[:wrong]}
-    quality.ask(Canned("0.05", lossy, pruned), None)
-    assert all(row.met is not False for row in quality.rows()) == met
+def test_needles_allow_three_points(wrong, pruned, met):
+    needles = Needles(NeedleSizes(100, 200, 8))
+    right = [{"output_ids": sample.answer_ids()} for sample in needles._samples]
+    for replies, share, missed in ((needles._pruned, pruned, wrong), (needles._whole, False, 0)):
+        said = {"laprox": [{"pruned": share}]}
+        replies += [
+            {**reply, "meta_info": said} if i >= missed else {"output_ids": [0] * 5, "meta_info": said}
+            for i, reply in enumerate(right)
+        ]
+    assert all(row.met is not False for row in needles.rows()) == met
+    needles._slots = (9, 10)
+    assert table(needles.rows())["slots missing after a flush"].met is False
 
 
 def make_soak(samples, seen, stock=(True, True)):
@@ -256,7 +262,7 @@ def test_short_prompts_stay_short_through_a_retraction():
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["quality", "speed"], "no such check: speed"),
+        (["needles", "speed"], "no such check: speed"),
         (["--json", "/nowhere/x.json", "--quick"], "cannot be written: give a file"),
     ],
 )

@@ -1,11 +1,10 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python -m benchmarks.checks [needles conversations quality identity soak] [--quick]
+    python -m benchmarks.checks [needles conversations identity soak] [--quick]
                                 [--json FILE|FOLDER] [--again]
 
 needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
 conversations  exact answers of 64 conversations of 6 turns at 5 %, beside stock's
-quality   exact answers at 5 % against all KV
 identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
 soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches
 
@@ -21,9 +20,6 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from benchmarks.checks.plan import CHECKS, make_plan
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import show
@@ -35,6 +31,10 @@ from laprox_sglang.options.refusals import ATTENTION_BACKENDS
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def say(text: str) -> None:
+    print(f"checks: {text}", file=sys.stderr, flush=True)
 
 
 def parse() -> tuple[argparse.Namespace, Record]:
@@ -76,7 +76,7 @@ def main() -> int:
     arguments, record = parse()
     names = arguments.checks or list(CHECKS)
     for name in [name for name in names if record.holds(name) and not arguments.again]:
-        print(f"checks: {name} is in {arguments.json} already, of this commit", file=sys.stderr)
+        say(f"{name} is in {arguments.json} already, of this commit")
         names.remove(name)
     if not names:
         return 0
@@ -85,21 +85,19 @@ def main() -> int:
     logs = Path(tempfile.mkdtemp(prefix="laprox-checks-"))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    run = Run(plan, [*flags, *arguments.server_flags.split()], logs, say, record.put)
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress, record.put)
-            failures = run()
+        failures = run()
     except KeyboardInterrupt:
-        print("checks: stopped", file=sys.stderr)
+        say("stopped")
         return 130
     rows = run.rows()
     show(rows)
     for failure in failures:
-        print(f"checks: {failure}", file=sys.stderr)
+        say(failure)
     unmet = [row for row in rows if row.met is False]
     if unmet:
-        print(f"checks: {len(unmet)} limits not met; server logs in {logs}", file=sys.stderr)
+        say(f"{len(unmet)} limits not met; server logs in {logs}")
     return 1 if unmet or failures else 0
 
 

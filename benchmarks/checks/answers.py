@@ -17,7 +17,7 @@ Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class QualitySizes:
+class NeedleSizes:
     prompts: int
     length: int
     at_once: int
@@ -31,36 +31,6 @@ class IdentitySizes:
     tokens: int
 
 
-class Quality:
-    """Exact answers of a pruning server against all of the KV."""
-
-    NAME, PRUNED = "quality", "0.05"
-    POINTS = 3
-
-    def __init__(self, sizes: QualitySizes) -> None:
-        self._sizes = sizes
-        self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
-        self._replies: dict[str, list[Any]] = {}
-        self.requests = 2 * sizes.prompts
-
-    def ask(self, server: Server, tick: Tick) -> None:
-        asked = [{"ids": sample.prompt_ids(), "tokens": DIGITS + 1} for sample in self._samples]
-        self._replies[server.name] = server.generate_all(asked, self._sizes.at_once, tick)
-
-    def rows(self) -> list[Row]:
-        exact = {
-            name: per_cent([is_exact(*pair) for pair in zip(replies, self._samples, strict=True)])
-            for name, replies in self._replies.items()
-        }
-        pruned = [facts(reply)["pruned"] for reply in self._replies[self.PRUNED]]
-        size = f"{len(self._samples)} prompts of {self._sizes.length:,} tokens"
-        return [
-            Row(self.NAME, f"exact answers, all KV, {size}", exact[STOCK], "%"),
-            Row(self.NAME, "exact answers, 5 %", exact[self.PRUNED], "%", least=exact[STOCK] - self.POINTS),
-            Row(self.NAME, "prompts pruned", per_cent(pruned), "%", least=100),
-        ]
-
-
 class Needles:
     """Exact answers of one server: every prompt pruned, then every prompt whole.
 
@@ -70,13 +40,12 @@ class Needles:
     NAME, PRUNED = "needles", "0.1"
     POINTS = 3
 
-    def __init__(self, sizes: QualitySizes) -> None:
+    def __init__(self, sizes: NeedleSizes) -> None:
         self._sizes = sizes
         self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
         self._pruned: list[Any] = []
         self._whole: list[Any] = []
         self._slots: tuple[int, int] = (0, 0)
-        self.requests = 2 * sizes.prompts
 
     def ask(self, server: Server, tick: Tick) -> None:
         for replies, options in ((self._pruned, {}), (self._whole, {"enabled": False})):
@@ -131,7 +100,6 @@ class Conversations:
             task.conversation([*sizes.sentences], few_words=i % 2 == 0) for i in range(sizes.conversations)
         ]
         self._replies: dict[str, list[list[Any]]] = {}
-        self.requests = 2 * sizes.conversations
 
     def ask(self, server: Server, tick: Tick) -> None:
         def talk(turns: list[Turn]) -> list[Any]:
@@ -194,7 +162,6 @@ class Identity:
         self._tokens = sizes.tokens
         self._samples = [Task(draw.getrandbits(32)).batch(1, length)[0] for length in lengths]
         self._replies: dict[str, list[Any]] = {}
-        self.requests = 4 * sizes.prompts
 
     def ask(self, server: Server, tick: Tick) -> None:
         asked = [{"ids": sample.prompt_ids(), "tokens": self._tokens} for sample in self._samples]
@@ -229,7 +196,7 @@ class Identity:
             for name, replies in self._replies.items()
         }
         for name, share in exact.items():
-            least = exact[STOCK] - Quality.POINTS if name == self.ALMOST else None
+            least = exact[STOCK] - self.ALMOST_POINTS if name == self.ALMOST else None
             rows.append(Row(self.NAME, f"exact answers: {name}", share, "%", least=least))
         for name, pruned in ((self.WHOLE, 0), (self.ALMOST, 100)):
             said = [facts(reply)["pruned"] for reply in self._replies[name]]

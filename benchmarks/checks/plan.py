@@ -12,18 +12,16 @@ from benchmarks.checks.answers import (
     Identity,
     IdentitySizes,
     Needles,
-    Quality,
-    QualitySizes,
+    NeedleSizes,
     TalkSizes,
     Tick,
 )
 from benchmarks.checks.servers import ON_GPU, Server
 from benchmarks.checks.soak import ENVIRONMENT, FLAGS, STRICT, Memory, Soak, SoakSizes
 
-CHECKS = ("needles", "conversations", "quality", "identity", "soak")
+CHECKS = ("needles", "conversations", "identity", "soak")
 SLOTS = {False: 131_072, True: 32_768}
-QUALITY = {False: QualitySizes(128, 8192, 8), True: QualitySizes(16, 2048, 4)}
-NEEDLES = {False: QualitySizes(256, 4096, 32), True: QualitySizes(8, 1024, 4)}
+NEEDLES = {False: NeedleSizes(256, 4096, 32), True: NeedleSizes(8, 1024, 4)}
 TALKS = {
     False: TalkSizes(64, (100, 12, 12, 12, 12, 12), 16),
     # Shorter, 5 % of a turn are less than the smallest view: little of an answer would be kept.
@@ -52,14 +50,14 @@ class Lane:
 class Plan:
     """The checks that were asked for, and the servers that they need."""
 
-    checks: list[Needles | Conversations | Quality | Identity | Soak]
+    checks: list[Needles | Conversations | Identity | Soak]
     lanes: dict[str, Lane]
 
 
 def make_plan(names: list[str], quick: bool, seconds: int | None) -> Plan:
     slots = SLOTS[quick]
     lanes = {STOCK: Lane([], slots)}
-    checks: list[Needles | Conversations | Quality | Identity | Soak] = []
+    checks: list[Needles | Conversations | Identity | Soak] = []
 
     def add(name: str, budget: str, work: Work) -> None:
         flags = ["--enable-laprox", "--laprox-budget", budget]
@@ -81,11 +79,6 @@ def make_plan(names: list[str], quick: bool, seconds: int | None) -> Plan:
         add(identity.NAME, identity.WHOLE, identity.ask)
         add(identity.NAME, identity.ALMOST, identity.ask)
         checks.append(identity)
-    if "quality" in names:
-        quality = Quality(QUALITY[quick])
-        lanes[STOCK].work.append((quality.NAME, quality.ask))
-        add(quality.NAME, quality.PRUNED, quality.ask)
-        checks.append(quality)
     if "soak" in names:
         sizes = replace(SOAK[quick], seconds=seconds or SOAK[quick].seconds)
         soak = Soak(sizes, GPU_MEMORY if ON_GPU else HOST_MEMORY)

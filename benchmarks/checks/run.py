@@ -1,4 +1,4 @@
-"""Runs a plan: its servers side by side, and says how far they are."""
+"""Runs a plan: its servers side by side where there is a GPU, and says how far they are."""
 
 import threading
 import time
@@ -7,8 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.progress import Progress
 
 from benchmarks.checks.plan import Lane, Plan
 from benchmarks.checks.rows import Row
@@ -19,30 +17,28 @@ from benchmarks.harness.server import ServerError
 
 # Of (check, its rows, more than rows, the backend of every server).
 Report = Callable[[str, list[Row], dict[str, Any], dict[str, str]], None]
+SAY_SECONDS = 20.0
 
 
 class Run:
-    """The servers of a plan, at the same time where there is a GPU.
-
+    """
     Attributes:
         finished: (server, check) whose work is done.
     """
 
-    def __init__(self, plan: Plan, flags: list[str], logs: Path, progress: Progress, report: Report) -> None:
+    def __init__(
+        self, plan: Plan, flags: list[str], logs: Path, say: Callable[[str], None], report: Report
+    ) -> None:
         """
         Args:
+            say: gets a line for whoever watches.
             report: called for every check once all its servers are done with it.
         """
-        self._plan, self._flags, self._logs, self._progress = plan, flags, logs, progress
+        self._plan, self._flags, self._logs, self._say = plan, flags, logs, say
         self._report, self._reporting = report, threading.Lock()
         self._backends: dict[str, str] = {}
-        self._bars = {
-            # What the soak sends depends on how fast it is answered.
-            check.NAME: progress.add_task(
-                check.NAME, total=None if isinstance(check, Soak) else check.requests
-            )
-            for check in plan.checks
-        }
+        self._done: dict[str, int] = {}
+        self._said = time.monotonic()
         self.finished: set[tuple[str, str]] = set()
 
     def __call__(self) -> list[str]:
@@ -77,20 +73,12 @@ class Run:
                 self._finish(name, check)
                 self._say(f"server {name}: {check} done after {time.monotonic() - started:.0f} s")
 
-    def _say(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     def _advance(self, check: str) -> None:
-        bar = self._bars[check]
-        self._progress.advance(bar)
-        task = self._progress.tasks[bar]
-        # A bar is not seen in a file.
-        if (
-            not self._progress.console.is_terminal
-            and task.total
-            and task.completed % (task.total // 8 or 1) == 0
-        ):
-            self._say(f"{check}: {task.completed:.0f} of {task.total:.0f}")
+        with self._reporting:
+            self._done[check] = self._done.get(check, 0) + 1
+            if time.monotonic() - self._said > SAY_SECONDS:
+                self._said = time.monotonic()
+                self._say("requests so far: " + ", ".join(f"{name} {n}" for name, n in self._done.items()))
 
     def _finish(self, name: str, check: str) -> None:
         with self._reporting:
