@@ -1,11 +1,13 @@
 """Recorded and drawn agents, what a load point counts, and how its parts become one."""
 
 import gzip
+import http.server
 import itertools
 import json
 import math
 import random
 import statistics
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +23,7 @@ from benchmarks.serving.run import LoadPoint
 from benchmarks.serving.tally import Histogram, Tally, turns
 from benchmarks.serving.traces import TraceFileError, read_trace
 from benchmarks.serving.workload import Session, Step, first_prompt
+from laprox_sglang.needle import MODEL_PATH
 from test_bench_serving import generate
 
 __all__ = ["generate"]
@@ -292,3 +295,67 @@ def test_sglangs_client_knows_its_flags(tmp_path, monkeypatch):
     assert given["gsp_num_turns"] == 4 and given["request_rate"] == 0.5 and given["seed"] == 3
     assert given["num_prompts"] == given["gsp_num_groups"] == round(0.5 * 300 * open_loop.ARRIVING)
     assert dict(given["goodput"]) == {"ttft": 30_000, "tpot": 100}
+
+
+def same_beginning(one, other):
+    pairs = zip(one, other, strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """(URL, prompts): a server of chats that says what it got in tokens, and caches what it has seen."""
+    prompts = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *given):
+            pass
+
+        def say(self, content, kind="application/json"):
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.say({"data": [{"id": "m"}], "internal_states": [{}]})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+            if "messages" not in body:
+                # The cache is emptied behind the warm-up.
+                prompts.clear()
+                return self.say({})
+            words = [word for message in body["messages"] for word in message["content"].split()]
+            seen = max((same_beginning(words, old) for old in prompts), default=0)
+            prompts.append(words)
+            output = body.get("max_completion_tokens") or body["max_tokens"]
+            usage = {"prompt_tokens": len(words), "completion_tokens": output, "total_tokens": 0}
+            usage["prompt_tokens_details"] = {"cached_tokens": seen}
+            chunks = [{"choices": [{"delta": {"content": "the "}}]} for _ in range(output)]
+            chunks.append(
+                {"choices": [], "usage": usage, "sglext": {"cached_tokens_details": {"device": seen}}}
+            )
+            lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+            self.say("".join(lines).encode(), "text/event-stream")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", prompts
+        server.shutdown()
+
+
+def test_what_sglangs_client_says_of_turns_is_what_the_server_got(chat, monkeypatch):
+    """Input tokens of every turn, and the cached ones: not those of the first turn again and again."""
+    url, prompts = chat
+    monkeypatch.setattr(open_loop, "ARRIVING", 0.02)
+    row = open_loop.OpenLoop(2.0, quick=True, turns=3)
+    tally = open_loop.measure_open_loop(row, SimpleNamespace(url=url, model=MODEL_PATH), 2, 0, print)
+    assert (tally.requests, tally.failed, len(prompts)) == (15, 0, 15)
+    assert tally.prompt_tokens == sum(map(len, prompts)) == 5 * (340 + 396 + 452)
+    assert tally.new_tokens == 5 * (340 + 40 + 40)
+    # The server has seen all of a later prompt but the answer and the question.
+    assert tally.hit_tokens >= 5 * (340 + 396) and tally.again == 5 * 2 * 16
+    assert tally.output_tokens == 15 * 16 and sum(tally.itl.values()) == 15 * 15

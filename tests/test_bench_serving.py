@@ -253,7 +253,7 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     assert given.attention_backend == ("flashinfer" if fp8 else backend) and given.load_format == "dummy"
     assert given.kv_cache_dtype == ("fp8_e4m3" if fp8 else "auto")
     assert given.enable_hierarchical_cache == ("host" in name)
-    assert not given.enable_hierarchical_cache or given.hicache_size > 0
+    assert "host" not in name or given.hicache_mem_layout == "page_first"
     assert all(hasattr(given, key) for key in servers.SETTINGS)
 
 

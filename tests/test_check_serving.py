@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +11,12 @@ import pytest
 from benchmarks.checks import run as run_module
 from benchmarks.checks import soak as soak_module
 from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Needles, NeedleSizes
-from benchmarks.checks.plan import TALKS, make_plan
+from benchmarks.checks.plan import TALKS, make_check
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
-from benchmarks.harness.server import ServerError
 from laprox_sglang.needle import DIGITS, KEY, SENTENCE
 from laprox_sglang.options.values import budget_slots
 
@@ -94,10 +92,8 @@ def test_checks_of_several_runs_share_a_file(tmp_path, monkeypatch):
 class Instant:
     """A server that is up at once."""
 
-    start_seconds = 0.0
-
-    def __init__(self, name, *given):
-        self.name = name
+    def __init__(self, name, flags, *given):
+        self.name, self.flags = name, flags
 
     def __enter__(self):
         return self
@@ -108,37 +104,36 @@ class Instant:
     def info(self):
         return {"attention_backend": "fa3", "decode_attention_backend": "flashinfer"}
 
-    def flush(self):
+    def warm_up(self):
         pass
 
+    flush = warm_up
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path, failing):
-    def ask(check, server, tick):
-        tick()
-        if failing and (check, server.name) == ("identity", "1.0"):
-            raise ServerError("it died", log)
 
-    log = tmp_path / "log"
-    log.touch()
+def test_every_server_of_a_check_is_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(run_module, "Server", Instant)
-    plan = make_plan(["conversations", "identity"], True, None)
-    for lane in plan.lanes.values():
-        lane.work = [(check, partial(ask, check)) for check, _ in lane.work]
-    for check in plan.checks:
-        monkeypatch.setattr(check, "rows", lambda check=check: [Row(check.NAME, "x", 1)])
-    reported = []
-    said = []
-    run = run_module.Run(plan, [], tmp_path, said.append, lambda *given: reported.append(given))
-    failures = run()
-    servers = {"conversations": ("stock", "0.05"), "identity": ("stock", "1.0", "0.998")}
-    done = ["conversations"] if failing else ["conversations", "identity"]
-    assert reported == [
-        (name, [Row(name, "x", 1)], {}, dict.fromkeys(servers[name], "fa3 / flashinfer")) for name in done
-    ]
-    assert "server stock: conversations done after 0 s" in said
-    assert len(failures) == failing
-    assert [row.what for row in run.rows()] == ["x", "servers that failed" if failing else "x"]
+    asked, said = [], []
+
+    def ask(server, tick):
+        tick()
+        asked.append((server.name, server.flags))
+
+    for name, servers in (
+        ("needles", {"needles": "0.1"}),
+        ("conversations", {"stock": None, "0.05": "0.05"}),
+        ("identity", {"stock": None, "1.0": "1.0", "0.998": "0.998"}),
+    ):
+        check = make_check(name, True, None)
+        monkeypatch.setattr(check, "ask", ask)
+        backends = run_module.run(check, ["--more"], tmp_path, said.append)
+        assert backends == dict.fromkeys(servers, "fa3 / flashinfer")
+        pool = ["--max-total-tokens", "32768"]
+        pruned = {n: ["--enable-laprox", "--laprox-budget", b] if b else [] for n, b in servers.items()}
+        assert asked == [(server, [*pool, *pruned[server], "--more"]) for server in servers]
+        asked.clear()
+    assert "conversations, server stock: done after 0 s" in said
+    soak = make_check("soak", True, 7).servers()
+    assert list(soak) == ["stock", "soak"] and soak["soak"].environment["SGLANG_TEST_RETRACT"] == "1"
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -153,7 +148,7 @@ def right_answers(samples, tokens):
 
 
 def test_identity_counts_ids_in_their_places():
-    identity = Identity(IdentitySizes(4, 600, 700, 10))
+    identity = Identity(IdentitySizes(4, 600, 700, 10), 9000)
     answers = right_answers(identity._samples, 6)
     stock = Canned("stock", answers)
     identity.ask(stock, None)
@@ -180,7 +175,7 @@ def test_identity_counts_ids_in_their_places():
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])
 def test_needles_allow_three_points(wrong, pruned, met):
-    needles = Needles(NeedleSizes(100, 200, 8))
+    needles = Needles(NeedleSizes(100, 200, 8), 9000)
     right = [{"output_ids": sample.answer_ids()} for sample in needles._samples]
     for replies, share, missed in ((needles._pruned, pruned, wrong), (needles._whole, False, 0)):
         said = {"laprox": [{"pruned": share}]}
@@ -195,7 +190,7 @@ def test_needles_allow_three_points(wrong, pruned, met):
 
 def make_soak(samples, seen, stock=(True, True)):
     memory = Memory("GPU memory", None, 64)
-    soak = Soak(SoakSizes(300, 2, 100, 2, 400, 0), memory)
+    soak = Soak(SoakSizes(300, 2, 100, 2, 400, 0), 9000, memory)
     soak.samples, soak._seen, soak._stock = samples, seen, list(stock)
     soak._totals = {"released": {}, "prunes": 0}
     soak._idle_checks = 1

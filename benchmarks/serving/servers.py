@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.harness.client import Client, backend_of
@@ -16,6 +15,7 @@ LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
 # The usual alternative: half the bytes of every cell. Its backend is named because the fa3 at hand has no
 # kernels for fp8.
 FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3", "--attention-backend", "flashinfer"]
+# As large as SGLang finds that the host's memory allows.
 HOST_FLAGS = [
     *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel")
 ]
@@ -36,8 +36,6 @@ LLAMA_FLAGS = [
     *("--load-format", "dummy", "--context-length", str(CONTEXT), "--mem-fraction-static", MEMORY_FRACTION),
     *("--cuda-graph-max-bs-decode", "128", "--decode-log-interval", "20"),
 ]
-# What a host tier takes of the host's memory.
-HOST_SHARE = 0.6
 QUICK_SLOTS = 6_000
 # In small on a GPU: the same shapes, a few layers of them.
 QUICK_LAYERS = 2
@@ -46,7 +44,8 @@ SETTINGS = (
     "attention_backend kv_cache_dtype dtype load_format context_length max_total_tokens mem_fraction_static "
     "chunked_prefill_size cuda_graph_max_bs_decode cuda_graph_backend_prefill decode_log_interval "
     "schedule_policy disable_overlap_schedule disable_radix_cache incremental_streaming_output "
-    "enable_hierarchical_cache hicache_size hicache_mem_layout hicache_io_backend hicache_write_policy"
+    "enable_hierarchical_cache hicache_size hicache_ratio hicache_mem_layout hicache_io_backend "
+    "hicache_write_policy"
 ).split()
 # bf16 weights at 8B shapes, and the K and V of a token; what an H200 has room for, by which loads were sized.
 WEIGHTS, SLOT_BYTES, H200_SLOTS, LEAST_SLOTS = 17e9, 131_072, 860_000, 3 * 32_768
@@ -111,8 +110,6 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
         found += ["--max-total-tokens", str(QUICK_SLOTS)]
         if on_gpu:
             found += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
-    if "--enable-hierarchical-cache" in found:
-        found += ["--hicache-size", "1" if quick else str(host_gigabytes())]
     if backend is not None and not (on_gpu and "--attention-backend" in found):
         found += ["--attention-backend", backend]
     return found
@@ -123,15 +120,6 @@ def lacks(server: str, on_gpu: bool) -> str | None:
     if not on_gpu and FLAGS[server][:1] in (FP8_FLAGS[:1], HOST_FLAGS[:1]):
         return "a CPU has neither fp8 KV nor a host tier"
     return None
-
-
-def host_gigabytes() -> int:
-    """Size of a host tier: a share of what this container, or the host, has."""
-    total = psutil.virtual_memory().total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return int(HOST_SHARE * total / 1e9)
 
 
 def launch(
