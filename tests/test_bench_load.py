@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.harness.provenance import made_by
 from benchmarks.serving import open_loop, plots, run
-from benchmarks.serving.__main__ import LIMITS, RESERVED
+from benchmarks.serving.__main__ import LIMITS, RESERVED, main
 from benchmarks.serving.agents import agents
 from benchmarks.serving.client import Client, Reply
 from benchmarks.serving.merge import merge
@@ -240,6 +240,30 @@ def test_agents_begin_in_the_middle_and_go_on(generate, tmp_path, monkeypatch):
     assert run.run_point(point(), service("http://127.0.0.1:1"), Record(None, False), 0.01, 0, said.append)[
         "failed"
     ].startswith("the connection failed")
+
+
+def test_a_running_server_is_driven_over_several_points(generate, tmp_path, capsys, of_a_commit):
+    """From the command line: load points, a part more, a row; what is there is not measured again."""
+    file = tmp_path / "x.json"
+    given = ["--server", "stock", "--quick", "--url", generate, "--json", str(file), "--minutes", "0.02"]
+    drawn = [*given, "--agents", "--limit", "16k"]
+    assert main([*drawn, "--at", "2,3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("drawn-16k-2 on stock, fa3: ") and "INVALID (partial" in said[0]
+    assert said[1].startswith("drawn-16k-3 on stock, fa3: ") and "x-drawn-16k.png" in said[2]
+    assert main([*drawn, "--at", "2,3", "--part", "1"]) == 0
+    assert main([*drawn, "--rate", "20"]) == 0
+    assert main([*given, "--workload", "e,d"]) == 0
+    rows = {row["workload"]: row["stock"] for row in read(file)["rows"]}
+    assert list(rows) == ["e", "d", "drawn-16k-2", "drawn-16k-3", "drawn-16k-rate-20"]
+    point = rows["drawn-16k-2"]
+    assert set(point["parts"]) == {"0", "1"} and point["requests"] > 0 and not point["failed_requests"]
+    assert rows["e"]["output_tok_s"] > 0 and len(rows["d"]["ttft_p50_by_turn"]) == 6
+    capsys.readouterr()
+    assert main([*drawn, "--at", "2", "--part", "1"]) == 0
+    assert capsys.readouterr().err == "serving: drawn-16k-2 on stock: there already, of this commit\n"
+    assert main([*drawn[:1], "laprox", *drawn[2:], "--at", "2"]) == 2
+    assert "is not laprox (laprox: asked for)" in capsys.readouterr().err
 
 
 def test_arrivals_are_at_a_rate_or_at_the_recorded_times():

@@ -27,6 +27,11 @@ def reply(sent, *chunks, hits=0):
     return made
 
 
+GAUGES = b"""sglang:num_used_tokens{model_name="m"} 7.0
+sglang:hicache_host_used_tokens{model_name="m"} 3.0
+"""
+
+
 @pytest.fixture
 def generate():
     """URL of a program that streams like ``/generate``; the tokens asked for say how it misbehaves."""
@@ -35,11 +40,22 @@ def generate():
         def log_message(self, *given):
             pass
 
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            ids, tokens = body["input_ids"], body["sampling_params"]["max_new_tokens"]
+        def do_GET(self):
+            info = dict.fromkeys(servers.SETTINGS) | {
+                "incremental_streaming_output": True, "attention_backend": "fa3", "model_path": "m",
+                "max_total_num_tokens": 9, "internal_states": [{}],
+            }  # fmt: skip
             self.send_response(200)
             self.end_headers()
+            self.wfile.write(json.dumps(info).encode() if self.path == "/server_info" else GAUGES)
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+            if "input_ids" not in body:
+                return
+            ids, tokens = body["input_ids"], body["sampling_params"]["max_new_tokens"]
             if tokens == 201:
                 self.wfile.write(b'data: {"error": {"message": "no"}}\n\n')
                 return

@@ -15,7 +15,7 @@ NAMES |= {"laprox-20": "LaProx, 20 %"}
 # Of a curve's points; what is a dictionary gives one of its values.
 PANELS = (
     ("output_tok_s", "", "output tokens / s"),
-    ("goodput_agents", "output_tok_s", "output tokens / s of requests within\nthe level for code agents"),
+    ("goodput_agents", "output_tok_s", "goodput for code agents, output tokens / s"),
     ("interactivity_p90", "", "tokens / s of a user, 90 % have more"),
     ("ttft_p95", "", "first token, ms, 95 % are faster"),
 )
@@ -68,6 +68,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         # Outside: in some column a line runs through every corner.
         fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
         figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
+        figure.tight_layout(rect=(0, 0.03, 1, 1))
         drawn.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
     curves: dict[str, list[dict[str, Any]]] = {}
@@ -79,9 +80,9 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         of_curve.sort(key=lambda row: row["load"]["at"])
         for axis, panel in zip(axes, PANELS, strict=True):
             draw_panel(axis, of_curve, panel)
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="lower left", ncols=len(COLOURS) + 1, fontsize=8
-        )
+        # Six names in a row are wider than the panels want to be: no tight layout.
+        figure.subplots_adjust(left=0.04, right=0.99, top=0.83, bottom=0.24, wspace=0.22)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(COLOURS))
         title = f"{of_curve[0]['what'].rsplit(',', 1)[0]}. {subtitle}. Hollow: too short; x: failed"
         drawn.append(save(figure, path, name, title))
     return drawn
@@ -121,5 +122,4 @@ def value_of(value: Any, part: str) -> Any:
 
 def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
     return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=80)
