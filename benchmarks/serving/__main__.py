@@ -233,6 +233,12 @@ def run(names: list[str], rows: list[Row], record: Record, given: argparse.Names
             with served(name, given, on_gpu, logs) as service:
                 about = {"slots": service.slots, "environment": environment, "settings": service.settings}
                 record.put_server("full", name, about)
+                if (
+                    (given.trace or given.agents)
+                    and not given.quick
+                    and service.context < LIMITS[given.limit]
+                ):
+                    raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
                 for row in missing:
                     if isinstance(row, Workload) and row.profile and not on_gpu:
                         say(f"{row.name}: left out, there are no kernels to trace without a GPU")

@@ -167,7 +167,6 @@ class Service(Client):
         self.backend = backend_of(info)
         self.model = Path(info["model_path"])
         self.slots: int = int(info["max_total_num_tokens"])
-        self.context = int(info.get("context_length") or CONTEXT)
         self.settings: dict[str, Any] = {key: info.get(key) for key in SETTINGS}
         if (laprox := info["internal_states"][0].get("laprox")) is not None:
             self.settings["laprox"] = laprox["config"]
@@ -190,6 +189,10 @@ class Service(Client):
             asked, has = float(wanted[-1]), self.settings["laprox"]["budget"]
             wrong += [f"a budget of {has:g} in place of {asked:g}"] if has != asked else []
         return f"the server at {self.url} is not {self.name} ({'; '.join(wrong)})" if wrong else None
+
+    @property
+    def context(self) -> int:
+        return int(self.settings["context_length"] or CONTEXT)
 
     def totals(self) -> dict[str, Any] | None:
         """What LaProx counted since the start; None on a stock server."""
