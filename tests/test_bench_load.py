@@ -188,6 +188,10 @@ def test_parts_of_a_point_are_added_up_in_one_file_and_in_several(tmp_path, of_a
     whole = part(350, replies).figures()
     found = record.figures(point().name, "laprox")
     assert {key: found[key] for key in whole} == whole and whole["invalid"] == []
+    # How far they lie apart is kept.
+    assert [one["ttft_p50"] for one in found["parts"].values()] == [
+        part(1, some).figures()["ttft_p50"] for some in (replies[:25], replies[25:])
+    ]
     Record(one, False).put_part(point(), "laprox", 0, part(200, replies[:25]), "fa3")
     Record(other, False).put_part(point(), "laprox", 1, part(150, replies[25:]), "fa3")
     Record(other, False).put_failure(point("drawn-64k-3", 3), "stock", "not done", "fa3")
@@ -253,12 +257,16 @@ def test_a_running_server_is_driven_over_several_points(generate, tmp_path, caps
     assert said[1].startswith("drawn-16k-3 on stock, fa3: ") and "x-drawn-16k.png" in said[2]
     assert main([*drawn, "--at", "2,3", "--part", "1"]) == 0
     assert main([*drawn, "--rate", "20"]) == 0
-    assert main([*given, "--workload", "e,d"]) == 0
+    assert main([*given, "--workload", "e,d", "--rounds", "3"]) == 0
     rows = {row["workload"]: row["stock"] for row in read(file)["rows"]}
     assert list(rows) == ["e", "d", "drawn-16k-2", "drawn-16k-3", "drawn-16k-rate-20"]
     point = rows["drawn-16k-2"]
     assert set(point["parts"]) == {"0", "1"} and point["requests"] > 0 and not point["failed_requests"]
-    assert rows["e"]["output_tok_s"] > 0 and len(rows["d"]["ttft_p50_by_turn"]) == 6
+    assert (
+        len(rows["e"]["rounds"]) == 3
+        and rows["e"]["output_tok_s"] > 0
+        and len(rows["d"]["ttft_p50_by_turn"]) == 6
+    )
     capsys.readouterr()
     assert main([*drawn, "--at", "2", "--part", "1"]) == 0
     assert capsys.readouterr().err == "serving: drawn-16k-2 on stock: there already, of this commit\n"

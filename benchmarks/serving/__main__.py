@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,6 +84,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--longest-pause", type=float, default=60.0, metavar="SECONDS", help="of an agent; default: 60"
     )
     parser.add_argument("--seed", type=int, default=0, help="of --agents")
+    parser.add_argument("--rounds", type=int, help="of each row, whose figures are their medians")
     parser.add_argument("--part", type=int, default=0, help="number of a part of a point; default: 0")
     parser.add_argument("--minutes", type=float, default=7.5, help="at most, of every point; default: 7.5")
     parser.add_argument("--url", help="a server that runs already; it must be the one that --server names")
@@ -127,7 +129,8 @@ def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
     """
     if given.workload:
         offered = workloads(given.quick, share)
-        return [offered[name] for name in choose(given.workload, list(offered), "workload")]
+        chosen = [offered[name] for name in choose(given.workload, list(offered), "workload")]
+        return [replace(row, rounds=given.rounds or row.rounds) for row in chosen]
     if given.open_loop:
         return [OpenLoop(rate, given.quick) for rate in numbers(given.open_loop, "--open-loop")]
     if not (given.trace or given.agents):
@@ -135,7 +138,7 @@ def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
     sessions, source = sessions_of(given)
     curve = f"{source}-{given.limit}"
     kind = f"{source} agents, cut at {given.limit.upper()}, pauses of {given.longest_pause:g} s at most"
-    rows = []
+    rows: list[Row] = []
     for count in numbers(given.at, "--at"):
         load = {"curve": curve, "at": count, "unit": "agents at once"}
         rows.append(LoadPoint(f"{curve}-{count:g}", f"{kind}, {count:g} at once", load, sessions, int(count)))
@@ -153,7 +156,7 @@ def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
         )
     if not rows:
         raise UsageError("how much load: give --at, --rate or --stretch")
-    return list(rows)
+    return rows
 
 
 def sessions_of(given: argparse.Namespace) -> tuple[list[Session], str]:

@@ -19,6 +19,10 @@ RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}
 DEFAULT, BEFORE = "default", "flashinfer"
 
 
+# What each part of a point keeps of its own figures: how far repeats lie apart.
+OF_A_PART = ("seconds", "output_tok_s", "ttft_p50", "ttft_p95", "itl_p50", "itl_p99", "interactivity_p90")
+
+
 class Named(Protocol):
     """A row: a workload, or a load point, whose ``load`` says which curve it is of and where on it."""
 
@@ -100,7 +104,8 @@ class Record:
         """Adds a part to a point of this commit, or replaces that of another; returns its figures."""
         side = self.figures(row.name, server) or {}
         old = same_origin(side) and "tally" in side and str(part) not in side["parts"]
-        told = {"seconds": tally.seconds, **made_by()}
+        own = tally.figures()
+        told = {key: own[key] for key in OF_A_PART} | made_by()
         if old:
             tally.add(Tally.from_json(side["tally"]))
         parts = (side["parts"] if old else {}) | {str(part): told}
