@@ -100,16 +100,16 @@ class Client:
             raise WorkloadError(f"not done after {limit:.0f} s: {done} of {steps} replies are complete")
 
     def keep_going(
-        self, sessions: Iterator[Session], agents: int, starts: Sequence[int], until: Callable[[], bool]
+        self, sessions: Iterator[Session], starts: Sequence[int], until: Callable[[], bool]
     ) -> None:
-        """So many sessions at a time, one after the other in each of ``agents`` lanes, until it is enough.
+        """As many sessions at a time as there are ``starts``, one after the other, until it is enough.
 
         A request that fails ends its session; it stays among the replies.
 
         Args:
             starts: the step that the first session of each lane begins with.
         """
-        self._drive([self._lane(sessions, start) for start in starts[:agents]], float("inf"), until)
+        self._drive([self._lane(sessions, start) for start in starts], float("inf"), until)
 
     def arrive(self, arrivals: Sequence[tuple[float, Session]], until: Callable[[], bool]) -> None:
         """Each session at its second, whatever the server does."""

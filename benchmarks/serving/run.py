@@ -90,7 +90,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
                 unique = (renamed(session, f"{part} {i}") for i, session in enumerate(drawn))
                 first = [next(unique) for _ in range(point.agents)]
                 starts = [round(source.uniform(*MIDDLE) * len(session.steps)) for session in first]
-                client.keep_going(itertools.chain(first, unique), point.agents, starts, enough)
+                client.keep_going(itertools.chain(first, unique), starts, enough)
             else:
                 client.arrive(arrivals(point, source, 60 * minutes, part), enough)
         finally:
