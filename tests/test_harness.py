@@ -120,7 +120,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path, benchmark):
     if benchmark == "serving":
         rows = workloads.workloads(False)
         record = serving.Record(path, False, rows)
-        puts = [partial(record.put, rows["b"], side, {"note": note}, "fa3") for side, note in SIDES]
+        puts = [partial(record.put, rows["e"], side, {"note": note}, "fa3") for side, note in SIDES]
     elif benchmark == "checks":
         record = checks.Record(path, False)
         puts = [partial(record.put, side, [], {side: note}, {}) for side, note in SIDES]

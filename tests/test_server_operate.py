@@ -4,7 +4,6 @@ All along there is a subscriber that never reads. The last test kills the schedu
 """
 
 import json
-import math
 import os
 import random
 import re
@@ -23,8 +22,6 @@ import requests
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.demo import dashboard
-from benchmarks.demo.promql import scrape
 from benchmarks.harness.client import facts, generation
 from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.server import Config
@@ -302,20 +299,6 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
     counts = {key: number for key, number in expected.items() if "seconds" not in key[0]}
     assert {key: ours[key] for key in counts} == counts, "whole numbers are exact"
     assert all(totals["stage_seconds"].values())
-
-
-def test_every_panel_of_the_dashboard_has_something_to_show(operator: Operator, seed: int) -> None:
-    ended = operator.server.laprox()["requests"]
-    wait_for_metrics(operator, ended)
-    scrapes = [scrape(0, operator.page())]
-    operator.server.generate(prompt(random.Random(seed), 400), 4)
-    wait_for_metrics(operator, ended + 1)
-    scrapes.append(scrape(5, operator.page()))
-    for panel in json.loads(dashboard.DASHBOARD.read_text())["panels"]:
-        for target in panel.get("targets", ()):
-            lines = dashboard.series(target, scrapes)
-            assert lines, target["expr"]
-            assert not any(math.isnan(values[-1]) for values in lines.values()), target["expr"]
 
 
 def test_a_view_that_is_read_is_in_the_gauges(operator: Operator, seed: int) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,19 +104,18 @@ class Server(Client):
                 start_new_session=True,
             )
 
-    def wait(self, stopped: Callable[[], bool] = lambda: False, beside: Sequence["Server"] = ()) -> None:
+    def wait(self, beside: Sequence["Server"] = ()) -> None:
         """Returns when it is up.
 
         Args:
             beside: servers that it is of no use without.
 
         Raises:
-            ServerError: it, or one of those, died; it took too long; or ``stopped`` says that nobody waits
-                for it any more.
+            ServerError: it, or one of those, died, or it took too long.
         """
         name, log, seconds = self.launch.name, self.launch.log, self.launch.seconds
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not stopped():
+        while time.monotonic() < deadline:
             for server in (self, *beside):
                 if server.code is not None:
                     what = f"the server {server.launch.name} died at its start (exit code {server.code})"
@@ -127,8 +126,7 @@ class Server(Client):
             except requests.RequestException:
                 pass
             time.sleep(0.25)
-        when = "when the program was stopped" if stopped() else f"after {seconds:.0f} seconds"
-        raise ServerError(f"the server {name} was not up {when}", log)
+        raise ServerError(f"the server {name} was not up after {seconds:.0f} seconds", log)
 
     def kill(self) -> None:
         """Ends it and all processes that it started."""
