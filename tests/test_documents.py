@@ -15,7 +15,7 @@ from sglang_router.launch_router import parse_router_args
 
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
 from laprox_kernels.gpu.support import GROUPS, HEAD_DIMS, check
-from laprox_patches import arguments, seams
+from laprox_patches import arguments, seams, version
 from laprox_patches.arguments import HELP, add_flags
 from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS
 from laprox_sglang.options.request import Options
@@ -281,6 +281,11 @@ def test_every_hook_is_in_the_architecture() -> None:
     told = Counter(quoted(section(ARCHITECTURE, "Where SGLang is hooked")))
     for seam in (*arguments.SEAMS, *seams.SEAMS):
         assert told[".".join(seam.target.split(".")[-2:])] == 1, seam.target
+
+
+def test_the_ports_are_in_the_architecture() -> None:
+    shown = ARCHITECTURE.read_text().split("<!-- ports -->\n")[1].split("\n<!-- end of ports -->")[0]
+    assert shown == version.table(), "put in what python -m laprox_patches.version prints"
 
 
 def test_sglang_is_imported_where_the_architecture_says() -> None:
