@@ -343,12 +343,16 @@ class ModelConfig(ModelShape, Protocol):
 
 @port("sglang.srt.distributed.parallel_state.GroupCoordinator")
 class Group(Protocol):
+    """Adds up what ranks share."""
+
     # The sum is what it returns; on some devices it overwrites what it is given, on others it does not.
     def all_reduce(self, input_: torch.Tensor) -> torch.Tensor: ...
 
 
 @port("sglang.srt.runtime_context.ParallelContext")
 class Parallel(Protocol):
+    """Which process of how many this is."""
+
     dp_rank: int | None
     attn_tp_size: int  # ranks that share the heads of a layer
     attn_tp_rank: int

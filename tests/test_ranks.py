@@ -97,6 +97,13 @@ def heads_of(index: int) -> slice:
     return slice(index * HEADS // SIZE, (index + 1) * HEADS // SIZE)
 
 
+def cells(view: View) -> torch.Tensor:
+    """What a view keeps, as indices into the scores of its rank."""
+    assert view.positions is not None
+    lengths = view.cu_cells.diff()
+    return torch.arange(len(lengths)).repeat_interleave(lengths) * TOKENS + view.positions
+
+
 @pytest.mark.parametrize("scorer", ["laprox", "laprox-joint"])
 @pytest.mark.parametrize("allocator", ["model", "layer", "uniform"])
 def test_every_rank_keeps_what_one_rank_would_keep_of_its_heads(scorer, allocator, seed):
@@ -112,11 +119,13 @@ def test_every_rank_keeps_what_one_rank_would_keep_of_its_heads(scorer, allocato
         )
         for index, view in enumerate(views):
             own = scores[:, heads_of(index)].contiguous()
-            kept, cu_cells = keep(own, PLAN.slots, config.method.allocation, PLAN.protected)
-            assert view.positions is not None
-            assert view.positions.tolist() == (kept % TOKENS).tolist()
-            assert view.cu_cells.tolist() == cu_cells.tolist()
+            expected, _ = keep(own.clone(), PLAN.slots, config.method.allocation, PLAN.protected)
+            kept = cells(view)
             assert len(kept) == PLAN.slots * LAYERS * HEADS // SIZE
+            # Another order of adding may swap two cells that are nearly equal, and no others.
+            by_score = [own.flatten()[chosen].sort().values for chosen in (kept, expected)]
+            torch.testing.assert_close(*by_score, rtol=1e-5, atol=0)
+            assert len(set(kept.tolist()) ^ set(expected.tolist())) <= 4
     # Sums of layers matter where layers are compared, and cost nothing elsewhere.
     assert group.sums == (allocator == "model")
 
