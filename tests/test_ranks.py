@@ -101,7 +101,8 @@ def cells(view: View) -> torch.Tensor:
     """What a view keeps, as indices into the scores of its rank."""
     assert view.positions is not None
     lengths = view.cu_cells.diff()
-    return torch.arange(len(lengths)).repeat_interleave(lengths) * TOKENS + view.positions
+    at = torch.tensor(view.positions.tolist())
+    return torch.arange(len(lengths)).repeat_interleave(lengths) * TOKENS + at
 
 
 @pytest.mark.parametrize("scorer", ["laprox", "laprox-joint"])
