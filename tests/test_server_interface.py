@@ -28,6 +28,8 @@ FACTS = {
     "prompt_tokens",
     "cached_tokens",
     "dense_tokens",
+    "protected_tokens",
+    "instructions",
     "budget_effective",
     "kept_cells",
     "kept_share",
@@ -73,7 +75,8 @@ def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:
     assert set(said) == FACTS
     assert said["pruned"] and said["reason"] is None
     assert said["prompt_tokens"] == said["slots_before"] == len(prompt)
-    assert said["cached_tokens"] == said["dense_tokens"] == 0
+    assert said["cached_tokens"] == said["dense_tokens"] == said["protected_tokens"] == 0
+    assert said["instructions"] is None
     assert said["slots_after"] == slots
     assert said["kept_cells"] == slots * 16
     assert said["kept_share"] == said["budget_effective"] == slots / len(prompt)
