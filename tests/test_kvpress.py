@@ -82,6 +82,7 @@ def arguments(prompt: Captured, layer: int) -> tuple:
     return module, inputs["hidden_states"], prompt.keys[layer], prompt.values[layer], None, inputs
 
 
+@torch.no_grad()
 def ours(prompt: Captured, name: str, slots: int, allocation: Allocation) -> tuple[torch.Tensor, list[set]]:
     """Scores ``[L, H, n]``, the window's +inf, and kept positions of every (layer, head)."""
     heads, n = prompt.keys[0].shape[1:3]

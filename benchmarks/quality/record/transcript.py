@@ -56,9 +56,8 @@ def show(shown: dict[str, Any], console: Console) -> None:
         style = "green" if right else "red"
         console.print(Text(f"{title:<10} ").append(shown[name].strip(), style=style).append(f"  ({verdict})"))
     console.print(around_fact(shown))
-    console.print(
-        "           " + " ".join(f"{mark} {meaning}" for _, mark, _, meaning in LEVELS), style="dim"
-    )
+    legend = " ".join(f"{mark} {meaning}" for _, mark, _, meaning in LEVELS)
+    console.print(f"           {legend}", style="dim")
     console.print()
 
 
