@@ -25,11 +25,19 @@ from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.options.check import check_arguments
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.projection import HEADS_AT_ONCE
-from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, most_running, needs, table, windows
+from laprox_sglang.views.memory import (
+    PREFILL_REQUESTS,
+    graph_rows,
+    largest_view,
+    most_running,
+    needs,
+    table,
+    windows,
+)
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
 from laprox_tools.needle import MODEL_PATH
@@ -150,12 +158,26 @@ def test_a_prompt_is_no_longer_than_the_pool():
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, args, 2, available)
-        # What a request asks for beyond the server's share of its prompt it does not get.
-        config = Config(budget=0.05)
-        most = make_plan(config, Options(budget=656), 1000, 9).slots
-        assert needs(config, LLAMA, args, 2, available)["packing"] == 50 * cell == most * cell
+        assert small["packing"] == 656 * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
-        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 200 * cell
+        # No view has more slots than its prompt.
+        assert needs(Config(budget=0.05), LLAMA, args, 2, available)["packing"] == 1000 * cell
+
+
+def test_no_view_is_larger_than_what_is_packed():
+    """However long its instructions are, and whatever its request asks for."""
+    config = Config(budget=0.02)
+    most = largest_view(config, LLAMA.context_len)
+    assert most == 656
+    # What is left beside the sinks and the window.
+    inside = most - config.sink_tokens - config.longest_window
+
+    def instructed(tokens):
+        return make_plan(config, Options(), 1000, 9, True, Instructions(((4, 4 + tokens),), most))
+
+    assert instructed(inside).pruned and instructed(inside).slots == most
+    assert instructed(inside + 1).reason == "within_budget"
+    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).slots == 50
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])
