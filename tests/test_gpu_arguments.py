@@ -25,7 +25,7 @@ from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.options.check import check_arguments
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.projection import HEADS_AT_ONCE
@@ -158,13 +158,26 @@ def test_a_prompt_is_no_longer_than_the_pool():
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
         small = needs(Config(budget=0.02), LLAMA, 1, args, 2, available)
-        # What a request asks for beyond the server's share of its prompt it does not get, but protected
-        # instructions may come to as much as the share of the whole context.
-        config = Config(budget=0.02)
-        assert make_plan(config, Options(budget=656), 1000, 9).slots == 28
-        assert small["packing"] == largest_view(config, LLAMA.context_len) * cell < 1000 * cell
+        assert small["packing"] == 656 * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
-        assert needs(Config(budget=0.2), LLAMA, 1, args, 2, available)["packing"] == 1000 * cell
+        # No view has more slots than its prompt.
+        assert needs(Config(budget=0.05), LLAMA, 1, args, 2, available)["packing"] == 1000 * cell
+
+
+def test_no_view_is_larger_than_what_is_packed():
+    """However long its instructions are, and whatever its request asks for."""
+    config = Config(budget=0.02)
+    most = largest_view(config, LLAMA.context_len)
+    assert most == 656
+    # What is left beside the sinks and the window.
+    inside = most - config.sink_tokens - config.longest_window
+
+    def instructed(tokens):
+        return make_plan(config, Options(), 1000, 9, True, Instructions(((4, 4 + tokens),), most))
+
+    assert instructed(inside).pruned and instructed(inside).slots == most
+    assert instructed(inside + 1).reason == "within_budget"
+    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).slots == 50
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])
