@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from laprox_sglang.options.server import ENVIRONMENT
-from server import ROOT
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # What ``python -m sglang.launch_server`` does, with the case's arguments.
 LAUNCH = """
@@ -107,7 +108,7 @@ def python(
             "environment": {name: os.environ[name] for name in os.environ if name != ENVIRONMENT}
             | environment,
             "files": [os.devnull, str(out), str(err)],
-            "seconds": SECONDS,
+            "seconds": seconds,
         }
         process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
