@@ -92,7 +92,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def python(
-    code: str, *args: str, folder: Path = ROOT, **environment: str
+    code: str, *args: str, folder: Path = ROOT, seconds: int = SECONDS, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """What ``python -c CODE ARGS`` would do in ``folder``, where SGLang is imported already."""
     process = origin()

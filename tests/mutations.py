@@ -2,8 +2,8 @@
 
     python tests/mutations.py [WORD …]     # all, or those whose words or file contain one of these
 
-Each fault is made in a copy of the tree, and the tests that are named for it must fail there; without the fault
-they must pass. Exits with 1 where a fault survives.
+Each fault is made in a copy of the tree, and the tests that are named for it must fail there; without the
+fault they must pass. Exits with 1 where a fault survives.
 """
 
 import json
