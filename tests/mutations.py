@@ -91,7 +91,7 @@ def fate(tree: Path, arguments: list[str]) -> str:
     """What pytest says in ``tree``: survived, killed, or why it could not run."""
     places = [str(tree / package) for package in PACKAGES]
     environment = {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", *arguments]
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not full", *arguments]
     if any("kernels" in argument for argument in arguments):
         # Triton's interpreter is switched on before Triton is imported.
         done = subprocess.run(

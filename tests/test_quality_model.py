@@ -21,6 +21,8 @@ from benchmarks.quality.simulate import simulate
 from laprox_sglang.options.server import Config
 from laprox_tools.needle import MODEL_PATH, Task
 
+pytestmark = pytest.mark.full
+
 LENGTH = 400
 BUDGET = 0.2
 

@@ -19,12 +19,16 @@ from documents import OUTPUT, ROOT, STARTS, Block, blocks, documents, quoted, se
 from fresh import python
 from laprox_tools.needle import MODEL_PATH, Task
 
+pytestmark = pytest.mark.full
+
 SECONDS = 120
 README = ROOT / "README.md"
 OPERATING = ROOT / "docs" / "operating.md"
 # Commands and programs that do not run here, by how they begin, and where they run instead.
 ELSEWHERE = {
     "make demo": "by hand, in a fresh clone: it installs 9 GB",
+    "make quick": "a part of make test",
+    "make mutations": "by hand: test_mutations tries its parts",
     "make test": "this very run is one",
     "make test-long": "by hand: half an hour. make test runs a few of its examples",
     "make lint": "by hand, before every commit",

@@ -8,6 +8,8 @@ from benchmarks.quality.__main__ import main
 from benchmarks.quality.record import row_of
 from laprox_tools.needle import MODEL_PATH
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
