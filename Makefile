@@ -22,6 +22,7 @@ quality: $(INSTALLED)
 define TESTS
 	@failed=0; said=$$(mktemp); \
 	$(VENV)/bin/pytest tests/kernels $(1) >$$said 2>&1 & kernels=$$!; \
+	trap "kill $$kernels 2>/dev/null" INT TERM; \
 	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels $(1) || failed=1; \
 	wait $$kernels || failed=1; \
 	cat $$said; rm $$said; \

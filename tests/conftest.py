@@ -20,8 +20,9 @@ def pytest_report_header() -> str:
     return f"LAPROX_TEST_SEED={SEED}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of tests for every tree, loop and kept prefix, ``make quick`` runs those that hold every pair of them."""
+    """Of every tree, loop and kept prefix ``make quick`` has each pair, not each three."""
     for item in items:
         given = getattr(getattr(item, "callspec", None), "params", {})
         if given.get("tree") == "python":

@@ -12,10 +12,11 @@ COLLECT = "import pytest, sys; sys.exit(pytest.main(['--collect-only', '-q', *sy
 # Of each at least one test; of the last ones none.
 KINDS = (
     r"test_server_chat\.py", r"test_server_pruning\.py", r"test_server_turns\.py", r"test_starts\.py",
-    r"test_version\.py", r"test_seams\.py", r"test_cli_doctor\.py", r"test_refusals\.py", r"test_documents\.py",
-    r"test_bench_serving\.py", r"test_runtime\.py.*\[rust", r"test_runtime\.py.*\boff\b",
+    r"test_version\.py", r"test_seams\.py", r"test_cli_doctor\.py", r"test_refusals\.py",
+    r"test_documents\.py", r"test_bench_serving\.py",
+    r"test_runtime\.py.*\[rust", r"test_runtime\.py.*\boff\b",
     r"test_runtime\.py.*-sync\b", r"test_runtime\.py.*-overlap\b", r"test_memory_properties\.py.*\[rust\]",
-    *(rf"kernels/test_kernel_{name}\.py" for name in ("score", "select", "floor", "pack", "layout", "decode")),
+    *(rf"test_kernel_{name}\.py" for name in ("score", "select", "floor", "pack", "layout", "decode")),
 )  # fmt: skip
 LEFT_OUT = r"python\]|python-|test_server_soak|test_examples|test_kernel_compile"
 
