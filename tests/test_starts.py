@@ -42,5 +42,5 @@ def test_sglang_serve_takes_the_flags_as_well() -> None:
     """In a process of its own from the start, as a user's is."""
     flags = command("--enable-laprox", "--enable-mixed-chunk")[3:]
     serve = [str(Path(sys.executable).with_name("sglang")), "serve", *flags]
-    done = subprocess.run(serve, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(serve, cwd=ROOT, capture_output=True, text=True, timeout=300)
     check_refused(done, "--enable-mixed-chunk does not go together")
