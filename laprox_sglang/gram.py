@@ -36,7 +36,8 @@ def attention_layers(model: torch.nn.Module) -> list[tuple[RadixAttention, torch
                 raise UnsupportedModel(
                     f"{name}: no output projection beside it ({', '.join(OUTPUT_PROJECTIONS)})"
                 )
-            found.append((module, projection))
+            # SGLang puts LoRA in front of it; scores are made of the weights that all adapters share.
+            found.append((module, getattr(projection, "base_layer", projection)))
     found.sort(key=lambda pair: pair[0].layer_id)
     if [layer.layer_id for layer, _ in found] != list(range(len(found))) or not found:
         raise UnsupportedModel(f"its {len(found)} attention layers are not numbered from 0 without gaps")

@@ -40,6 +40,8 @@ def port(path: str) -> Callable[[Class], Class]:
 
 @port("sglang.srt.sampling.sampling_params.SamplingParams")
 class SamplingParams(Protocol):
+    """A request's own options, and whether there is anything to decode."""
+
     custom_params: Json | None  # where a request's own options lie
     max_new_tokens: int  # with one, nothing would read a view
 
@@ -57,11 +59,15 @@ class Kv(Protocol):
 
 
 class FinishReason(Protocol):
+    """Tells an abort from an end, for events and totals."""
+
     def to_json(self) -> dict[str, str]: ...
 
 
 @port("sglang.srt.managers.schedule_batch.Req")
 class Req(Protocol):
+    """A request in the scheduler: its prompt, the columns at hand, its lock in the tree."""
+
     rid: str
     sampling_params: SamplingParams
     kv: Kv
@@ -85,6 +91,8 @@ class Req(Protocol):
 
 @port("sglang.srt.model_executor.forward_batch_info.ForwardMode")
 class ForwardMode(Protocol):
+    """Prefills make views, decode steps read them."""
+
     def is_extend(self) -> bool: ...
 
     def is_decode(self) -> bool: ...
@@ -92,6 +100,8 @@ class ForwardMode(Protocol):
 
 @port("sglang.srt.managers.schedule_batch.ScheduleBatch")
 class Batch(Protocol):
+    """What a forward pass computes, and whether others may be let in."""
+
     reqs: list[Req]
     forward_mode: ForwardMode
     batch_is_full: bool  # admission does not look for room again until this is cleared
@@ -99,6 +109,8 @@ class Batch(Protocol):
 
 @port("sglang.srt.model_executor.forward_batch_info.ForwardBatch")
 class ForwardBatch(Protocol):
+    """The same on the device: rows, logical lengths, where new KV goes."""
+
     req_pool_indices: torch.Tensor
     seq_lens: torch.Tensor
     out_cache_loc: torch.Tensor
@@ -109,6 +121,8 @@ class ForwardBatch(Protocol):
 
 @port("sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator")
 class Allocator(Protocol):
+    """A view's slots are taken from it, and given back."""
+
     def available_size(self) -> int: ...
 
     def alloc(self, need_size: int) -> torch.Tensor | None: ...
@@ -118,11 +132,15 @@ class Allocator(Protocol):
 
 @port("sglang.srt.mem_cache.memory_pool.ReqToTokenPool")
 class Rows(Protocol):
+    """A view is named in its request's row."""
+
     req_to_token: torch.Tensor  # int32 [rows, context], slot of each logical column
 
 
 @port("sglang.srt.mem_cache.base_prefix_cache.MatchResult")
 class Match(Protocol):
+    """Where a view begins in the tree, and that it does."""
+
     last_device_node: Node
 
     @property
@@ -131,6 +149,8 @@ class Match(Protocol):
 
 @port("sglang.srt.mem_cache.radix_cache.RadixKey")
 class Key(Protocol):
+    """A prompt as the tree knows it; cut off where its window must be computed."""
+
     token_ids: Sequence[int]
     extra_key: str | None
     is_bigram: bool
@@ -141,6 +161,8 @@ class Key(Protocol):
 
 @port("sglang.srt.mem_cache.base_prefix_cache.MatchPrefixParams")
 class MatchParams(Protocol):
+    """What the tree is asked with; the request says whether it will be pruned."""
+
     key: Key
     cow_mamba: bool
     req: Req | None
@@ -217,6 +239,8 @@ class Pool(Protocol):
 
 
 class MemorySaver(Protocol):
+    """The pool's memory can be released and resumed."""
+
     def region(self, tag: str) -> AbstractContextManager[None]: ...
 
 
@@ -225,6 +249,8 @@ class MemorySaver(Protocol):
 
 @port("sglang.srt.layers.radix_attention.RadixAttention")
 class Layer(Protocol):
+    """What attention a layer has: LaProx scores one kind, and refuses the others by name."""
+
     layer_id: int
     tp_q_head_num: int
     tp_k_head_num: int
@@ -300,6 +326,8 @@ class ModelShape(Protocol):
 
 @port("sglang.srt.configs.model_config.ModelConfig")
 class ModelConfig(ModelShape, Protocol):
+    """What a model is refused for before its weights are loaded."""
+
     model_path: str
     is_hybrid_swa: bool
     is_encoder_decoder: bool
@@ -314,11 +342,15 @@ class ModelConfig(ModelShape, Protocol):
 
 
 class GraphPhase(Protocol):
+    """How large decode graphs are, and of what kind."""
+
     backend: str
     bs: list[int] | None
 
 
 class GraphConfig(Protocol):
+    """Graphs of prefills and of decode steps."""
+
     decode: GraphPhase
     prefill: GraphPhase
 
@@ -348,6 +380,8 @@ class ServerArgs(Protocol):
 
 @port("sglang.srt.model_executor.model_runner.ModelRunner")
 class Runner(Protocol):
+    """A model runner: the runtime lies on its attention backend."""
+
     model: torch.nn.Module
     dtype: torch.dtype
     device: str
@@ -363,6 +397,8 @@ class Runner(Protocol):
 
 @port("sglang.srt.managers.tp_worker.TpModelWorker")
 class Worker(Protocol):
+    """Way from the scheduler to the runner."""
+
     model_runner: Runner
 
     @property
@@ -370,19 +406,27 @@ class Worker(Protocol):
 
 
 class MetricsReporter(Protocol):
+    """Whether there are metrics."""
+
     current_scheduler_metrics_enabled: bool
 
 
 class MetricsCollector(Protocol):
+    """Labels that ours carry as well."""
+
     labels: dict[str, str]
 
 
 class InternalState(Protocol):
+    """What ``/server_info`` says; totals are added to it."""
+
     internal_state: dict[str, object]
 
 
 @port("sglang.srt.managers.scheduler.Scheduler")
 class Scheduler(Protocol):
+    """The owner of it all: each of its forward passes is bracketed."""
+
     server_args: ServerArgs
     tp_worker: Worker
     model_worker: Worker
@@ -398,17 +442,23 @@ class Scheduler(Protocol):
 
 @port("sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker")
 class LeakCheck(Protocol):
+    """Whose rows it counts."""
+
     def _requests_owning_rows(self) -> Iterable[Req]: ...
 
 
 @port("sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer")
 class OutputStreamer(Protocol):
+    """Takes a request's facts along with its output."""
+
     has_additional_customized_info: bool
     tree_cache: Tree
 
 
 @port("sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager")
 class WeightUpdater(Protocol):
+    """Whether the weights at hand are those that are served."""
+
     _session: object | None  # weights are half loaded until it ends
     offload_tags: set[str]  # what lies in no memory just now
     tp_worker: Worker
@@ -416,6 +466,8 @@ class WeightUpdater(Protocol):
 
 @port("sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator")
 class PoolConfigurator(Protocol):
+    """Sizes the KV pool, beside which LaProx needs room, and makes it."""
+
     is_draft_worker: bool
     kv_cache_dtype: torch.dtype
     model_config: ModelConfig
@@ -424,6 +476,8 @@ class PoolConfigurator(Protocol):
 
 @port("sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner")
 class GraphRunner(Protocol):
+    """Captures decode graphs, and picks one for a batch."""
+
     attn_backend: AttentionBackend
     attention_graph_variants: object | None  # an ``AttentionGraphVariants``: which graphs there are
 
@@ -433,6 +487,8 @@ class GraphRunner(Protocol):
 
 @port("sglang.srt.managers.io_struct.GenerateReqInput")
 class GenerateRequest(Protocol):
+    """A request in the tokenizer manager: its options are checked there."""
+
     input_ids: Sequence[int] | None
     sampling_params: Json | None
     session_params: object | None
@@ -440,11 +496,15 @@ class GenerateRequest(Protocol):
 
 @port("sglang.srt.managers.tokenizer_manager.ReqState")
 class RequestInFlight(Protocol):
+    """Whose reply is being made."""
+
     obj: GenerateRequest
 
 
 @port("sglang.srt.managers.tokenizer_manager.TokenizerManager")
 class TokenizerManager(Protocol):
+    """Checks requests, and makes replies."""
+
     server_args: ServerArgs
     context_len: int
     allow_auto_truncate: bool
@@ -454,11 +514,15 @@ class TokenizerManager(Protocol):
 
 
 class Message(Protocol):
+    """Instructions are told by their role."""
+
     role: str
 
 
 @port("sglang.srt.entrypoints.openai.protocol.ChatCompletionRequest")
 class ChatRequest(Protocol):
+    """All that a chat template sees."""
+
     messages: list[Message]
     tools: list[object] | None
     input_ids: list[int] | None
@@ -471,9 +535,13 @@ class ChatRequest(Protocol):
 
 @port("sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat")
 class ChatHandler(Protocol):
+    """Renders chats."""
+
     tokenizer_manager: TokenizerManager
 
 
 @port("sglang.srt.entrypoints.openai.protocol.MessageProcessingResult")
 class RenderedChat(Protocol):
+    """What a chat came to: ids, or text for models that take images."""
+
     prompt_ids: list[int] | str

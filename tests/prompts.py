@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.harness.client import chosen_logprobs, facts
-from benchmarks.quality.methods import Chooser, cells_of
-from benchmarks.quality.model import Model, Prefix
+from benchmarks.quality.methods.choice import Chooser, cells_of
+from benchmarks.quality.methods.reader import Model, Prefix
 from benchmarks.quality.served import compare
 from laprox_sglang.options.server import WINDOW, Config
 from laprox_sglang.report.positions import kept_positions

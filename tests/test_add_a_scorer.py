@@ -75,8 +75,12 @@ def test_one_that_fails_stops_the_start_in_one_line(tmp_path, monkeypatch):
         made = Scheduler(64)
         runner = SimpleNamespace(
             server_args=SimpleNamespace(
-                _laprox=replace(CONFIG, scorer="failing_scorer:score"), model_path="m"
+                _laprox=replace(CONFIG, scorer="failing_scorer:score"),
+                model_path="m",
+                disable_overlap_schedule=True,
             ),
+            is_draft_worker=False,
+            device="cpu",
             model=made.model,
             model_config=SimpleNamespace(context_len=64),
             token_to_kv_pool=made.pool,

@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.serving import merge, workloads
 from benchmarks.serving.record import Record, RecordError, backends, by_workload, dumps, read
-from benchmarks.serving.table import table as results_table
 
 TABLE = workloads.workloads(False)
 
@@ -25,42 +24,40 @@ def rows_of(path):
 
 def test_rows_of_parts_merge_into_one_file(tmp_path):
     path = tmp_path / "serving.json"
-    fill(path, [("b", "stock", {"output_tok_s": 100.0, "itl_p50": 10.0, "slots_over_time": [[0, 1]]})])
-    later = [("b-itl", {"itl_p50": 4.0}), ("a", {"output_tok_s": 5.0}), ("b", {"output_tok_s": 300.0})]
-    again = fill(path, [(name, "laprox", figures) for name, figures in later])
+    fill(path, [("e", "stock", {"output_tok_s": 100.0, "itl_p50": 10.0, "slots_over_time": [[0, 1]]})])
+    fill(path, [("a", "laprox", {"output_tok_s": 5.0}), ("e", "laprox", {"output_tok_s": 300.0})])
     assert set(json.loads(path.read_text())) == {"chip", "quick", "servers", "rows"}
     rows = rows_of(path)
-    assert list(rows) == ["b", "b-itl", "a"]
-    assert rows["b"]["ratio"] == {"output_tok_s": 3.0} and rows["b"]["backend"] == "default"
+    assert list(rows) == ["e", "a"]
+    assert rows["e"]["ratio"] == {"output_tok_s": 3.0} and rows["e"]["backend"] == "default"
     for server in ("stock", "laprox"):
-        side = rows["b"][server]
+        side = rows["e"][server]
         assert "pytest" in side["command"] and side["attention_backend"] == "fa3"
         assert {"date", "versions", "commit", "dirty"} <= set(side)
-    # Only LaProx runs it; of stock's figures in b those stand in that fewer requests do not change.
-    stock = rows["b-itl"]["stock"]
-    assert rows["b-itl"]["ratio"] == {"itl_p50": 0.4} and stock["taken_from"] == "b"
-    assert "output_tok_s" not in stock and rows["a"]["stock"] is None
-    assert results_table(again, ["a", "b", "b-itl"]).row_count == 7
-
-
-def test_the_skewed_row_stands_beside_all_of_stocks_figures(tmp_path):
-    path = tmp_path / "serving.json"
-    fill(path, [("q-skew", "laprox", {"output_tok_s": 300.0}), ("q", "stock", {"output_tok_s": 100.0})])
-    row = rows_of(path)["q-skew"]
-    assert row["ratio"] == {"output_tok_s": 3.0} and row["stock"]["taken_from"] == "q"
+    assert rows["a"]["stock"] is None
 
 
 def test_a_third_server_has_a_ratio_of_its_own(tmp_path):
     path = tmp_path / "serving.json"
     speeds = {"stock": 100.0, "laprox": 150.0, "stock-fp8": 200.0}
-    record = fill(path, [("f", server, {"output_tok_s": speed}) for server, speed in speeds.items()])
+    fill(path, [("f", server, {"output_tok_s": speed}) for server, speed in speeds.items()])
     row = rows_of(path)["f"]
     assert row["ratio"] == {"output_tok_s": 1.5} and row["ratio_fp8"] == {"output_tok_s": 0.75}
     assert backends(row) == "stock fa3, laprox fa3, stock-fp8 flashinfer"
-    shown = results_table(record, ["f"])
-    assert [column.header for column in shown.columns][2:7] == [
-        *("stock", "laprox", "stock-fp8", "LaProx / stock", "LaProx / stock-fp8")
-    ]
+
+
+def test_what_this_commit_has_measured_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.harness.provenance.REVISION", {"commit": "abc", "dirty": False})
+    record = fill(tmp_path / "x.json", [("e", "stock", {"output_tok_s": 1.0})])
+    record.put_failure(TABLE["a"], "stock", "it broke", "fa3")
+    record.put_failure(TABLE["e"], "stock", "it broke", "fa3")
+    assert record.holds("e", "stock") and not record.holds("e", "laprox") and not record.holds("a", "stock")
+    # A failure is a point of the record, but takes no figures away.
+    assert record.figures("a", "stock")["failed"] == "it broke"
+    assert record.figures("e", "stock")["output_tok_s"] == 1.0
+    for revision in ({"commit": "def", "dirty": False}, {"commit": "unknown", "dirty": None}):
+        monkeypatch.setattr("benchmarks.harness.provenance.REVISION", revision)
+        assert not record.holds("e", "stock")
 
 
 def test_rows_of_a_backend_that_was_asked_for_stand_apart(tmp_path):
@@ -86,7 +83,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, text):
 
 def test_a_quick_run_does_not_spoil_a_full_one(tmp_path):
     path = tmp_path / "serving.json"
-    fill(path, [("b", "stock", {})])
+    fill(path, [("e", "stock", {})])
     with pytest.raises(RecordError, match="give another file"):
         Record(path, True, TABLE)
 
@@ -99,19 +96,17 @@ def test_innermost_lists_and_records_take_a_line():
 
 def test_parts_become_one_file(tmp_path, capsys):
     first, second, out = (tmp_path / f"{name}.json" for name in ("first", "second", "out"))
-    fill(
-        first,
-        [("b", "stock", {"output_tok_s": 100.0, "itl_p50": 8.0}), ("e", "stock", {"output_tok_s": 1.0})],
-    )
-    fill(second, [("b-itl", "laprox", {"itl_p50": 2.0}), ("b", "laprox", {"output_tok_s": 400.0})])
+    fill(first, [("f", "stock", {"output_tok_s": 100.0}), ("e", "stock", {"output_tok_s": 1.0})])
+    fill(second, [("f", "laprox", {"output_tok_s": 400.0})])
     assert merge.main([str(first), str(second), "--json", str(out)]) == 0
     rows = rows_of(out)
-    assert list(rows) == ["b", "b-itl", "e"]
-    assert rows["b"]["ratio"] == {"output_tok_s": 4.0} and rows["b-itl"]["ratio"] == {"itl_p50": 0.25}
-    # The last part counts.
-    fill(second, [("e", "stock", {"output_tok_s": 2.0})])
+    assert list(rows) == ["e", "f"]
+    assert rows["f"]["ratio"] == {"output_tok_s": 4.0}
+    # The last part counts, but a failure takes no figures away.
+    fill(second, [("e", "stock", {"output_tok_s": 2.0}), ("f", "stock", {"failed": "no"})])
     assert merge.main([str(first), str(second), "--json", str(out)]) == 0
     assert rows_of(out)["e"]["stock"]["output_tok_s"] == 2.0
+    assert rows_of(out)["f"]["stock"]["output_tok_s"] == 100.0
 
 
 def test_a_file_that_says_its_versions_at_its_head(tmp_path):
@@ -131,14 +126,14 @@ def test_a_file_that_says_its_versions_at_its_head(tmp_path):
         (lambda part: part.update(quick=True), "several sizes"),
         (
             lambda part: part["rows"][0]["laprox"]["versions"].update(sglang="9"),
-            "b was measured on several SGLangs",
+            "e was measured on several SGLangs",
         ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(tmp_path, capsys, change, line):
     first, second, out = (tmp_path / f"{name}.json" for name in ("first", "second", "out"))
-    fill(first, [("b", "stock", {"output_tok_s": 100.0})])
-    fill(second, [("b", "laprox", {"output_tok_s": 400.0})])
+    fill(first, [("e", "stock", {"output_tok_s": 100.0})])
+    fill(second, [("e", "laprox", {"output_tok_s": 400.0})])
     content = json.loads(second.read_text())
     change(content)
     second.write_text(json.dumps(content))

@@ -3,23 +3,20 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.progress import Progress
 
 from benchmarks.checks import run as run_module
 from benchmarks.checks import soak as soak_module
-from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Quality, QualitySizes
-from benchmarks.checks.plan import QUALITY, TALKS, make_plan
+from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Needles, NeedleSizes
+from benchmarks.checks.plan import TALKS, make_check
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
-from benchmarks.harness.server import ServerError
 from laprox_sglang.options.values import budget_slots
 from laprox_tools.needle import DIGITS, KEY, SENTENCE
 
@@ -95,10 +92,8 @@ def test_checks_of_several_runs_share_a_file(tmp_path, monkeypatch):
 class Instant:
     """A server that is up at once."""
 
-    start_seconds = 0.0
-
-    def __init__(self, name, *given):
-        self.name = name
+    def __init__(self, name, flags, *given):
+        self.name, self.flags = name, flags
 
     def __enter__(self):
         return self
@@ -109,42 +104,43 @@ class Instant:
     def info(self):
         return {"attention_backend": "fa3", "decode_attention_backend": "flashinfer"}
 
-    def flush(self):
+    def warm_up(self):
         pass
 
+    flush = warm_up
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_check_is_reported_once_all_its_servers_are_done(monkeypatch, tmp_path, failing):
-    def ask(check, server, tick):
-        tick()
-        if failing and (check, server.name) == ("quality", "0.05"):
-            raise ServerError("it died", log)
 
-    log = tmp_path / "log"
-    log.touch()
+def test_every_server_of_a_check_is_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(run_module, "Server", Instant)
-    plan = make_plan(["conversations", "quality"], True, None)
-    for lane in plan.lanes.values():
-        lane.work = [(check, partial(ask, check)) for check, _ in lane.work]
-    for check in plan.checks:
-        monkeypatch.setattr(check, "rows", lambda check=check: [Row(check.NAME, "x", 1)])
-    reported = []
-    with Progress(disable=True) as progress:
-        run = run_module.Run(plan, [], tmp_path, progress, lambda *given: reported.append(given))
-        failures = run()
-    both = {"stock": "fa3 / flashinfer", "0.05": "fa3 / flashinfer"}
-    done = ["conversations"] if failing else ["conversations", "quality"]
-    assert reported == [(name, [Row(name, "x", 1)], {}, both) for name in done]
-    assert len(failures) == failing
-    assert [row.what for row in run.rows()] == ["x", "servers that failed" if failing else "x"]
+    asked, said = [], []
+
+    def ask(server, tick):
+        tick()
+        asked.append((server.name, server.flags))
+
+    for name, servers in (
+        ("needles", {"needles": "0.1"}),
+        ("conversations", {"stock": None, "0.05": "0.05"}),
+        ("identity", {"stock": None, "1.0": "1.0", "0.998": "0.998"}),
+    ):
+        check = make_check(name, True, None)
+        monkeypatch.setattr(check, "ask", ask)
+        backends = run_module.run(check, ["--more"], tmp_path, said.append)
+        assert backends == dict.fromkeys(servers, "fa3 / flashinfer")
+        pool = ["--max-total-tokens", "32768"]
+        pruned = {n: ["--enable-laprox", "--laprox-budget", b] if b else [] for n, b in servers.items()}
+        assert asked == [(server, [*pool, *pruned[server], "--more"]) for server in servers]
+        asked.clear()
+    assert "conversations, server stock: done after 0 s" in said
+    soak = make_check("soak", True, 7).servers()
+    assert list(soak) == ["stock", "soak"] and soak["soak"].environment["SGLANG_TEST_RETRACT"] == "1"
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_budget_leaves_room_for_an_answer(quick):
     """In the smallest of views no answer may be found, and that is no fault of LaProx."""
     told = SENTENCE * TALKS[quick].sentences[0]
-    for check, tokens in ((Conversations, told), (Quality, QUALITY[quick].length)):
-        assert budget_slots(float(check.PRUNED), tokens) > SMALLEST_VIEW + KEY + DIGITS
+    assert budget_slots(float(Conversations.PRUNED), told) > SMALLEST_VIEW + KEY + DIGITS
 
 
 def right_answers(samples, tokens):
@@ -152,7 +148,7 @@ def right_answers(samples, tokens):
 
 
 def test_identity_counts_ids_in_their_places():
-    identity = Identity(IdentitySizes(4, 600, 700, 10))
+    identity = Identity(IdentitySizes(4, 600, 700, 10), 9000)
     answers = right_answers(identity._samples, 6)
     stock = Canned("stock", answers)
     identity.ask(stock, None)
@@ -178,18 +174,23 @@ def test_identity_counts_ids_in_their_places():
 
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])
-def test_quality_allows_three_points(wrong, pruned, met):
-    quality = Quality(QualitySizes(100, 200, 8))
-    answers = right_answers(quality._samples, 1)
-    quality.ask(Canned("stock", answers), None)
-    lossy = answers | {tuple(s.prompt_ids()): [0] * 5 for s in quality._samples[:wrong]}
-    quality.ask(Canned("0.05", lossy, pruned), None)
-    assert all(row.met is not False for row in quality.rows()) == met
+def test_needles_allow_three_points(wrong, pruned, met):
+    needles = Needles(NeedleSizes(100, 200, 8), 9000)
+    right = [{"output_ids": sample.answer_ids()} for sample in needles._samples]
+    for replies, share, missed in ((needles._pruned, pruned, wrong), (needles._whole, False, 0)):
+        said = {"laprox": [{"pruned": share}]}
+        replies += [
+            {**reply, "meta_info": said} if i >= missed else {"output_ids": [0] * 5, "meta_info": said}
+            for i, reply in enumerate(right)
+        ]
+    assert all(row.met is not False for row in needles.rows()) == met
+    needles._slots = (9, 10)
+    assert table(needles.rows())["slots missing after a flush"].met is False
 
 
 def make_soak(samples, seen, stock=(True, True)):
     memory = Memory("GPU memory", None, 64)
-    soak = Soak(SoakSizes(300, 2, 100, 2, 400, 0), memory)
+    soak = Soak(SoakSizes(300, 2, 100, 2, 400, 0), 9000, memory)
     soak.samples, soak._seen, soak._stock = samples, seen, list(stock)
     soak._totals = {"released": {}, "prunes": 0}
     soak._idle_checks = 1
@@ -256,7 +257,7 @@ def test_short_prompts_stay_short_through_a_retraction():
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["quality", "speed"], "no such check: speed"),
+        (["needles", "speed"], "no such check: speed"),
         (["--json", "/nowhere/x.json", "--quick"], "cannot be written: give a file"),
     ],
 )

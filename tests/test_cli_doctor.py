@@ -16,6 +16,7 @@ from sglang.srt.server_args import ServerArgs
 
 import laprox_kernels as kernels
 from laprox_patches import arguments, seams, version
+from laprox_patches.attached import attach_config
 from laprox_patches.seam import Seam
 from laprox_sglang import ports
 from laprox_sglang.options.server import ENVIRONMENT, Config
@@ -228,6 +229,23 @@ def test_all_refusals_are_found_at_once():
     preferred = resolved(preferred_sampling_params={"custom_params": {"laprox": {"budget": 0.9}}})
     [line] = dry_run.refused(Config(), resolved_view(preferred), model)
     assert "budget 0.9 is above" in line
+
+
+def test_what_was_not_tried_is_refused_by_name_or_warned_of(monkeypatch):
+    """Its line is parsed by a process of its own: here the flags are those that SGLang resolves."""
+
+    def findings(**given):
+        args = resolved(enable_lean_attention=True)
+        attach_config(args, Config(**given))
+        monkeypatch.setattr("sglang.srt.server_args.prepare_server_args", lambda flags: args)
+        return [whole(finding) for finding in dry_run.command_line(["--enable-laprox"])]
+
+    [refused] = findings()
+    assert (refused.name, refused.status) == ("--enable-lean-attention", "error")
+    assert refused.reason.endswith("or try it: --laprox-untested enable-lean-attention")
+    tried, start = findings(untested=("enable-lean-attention",))
+    assert (tried.name, tried.status) == ("--enable-lean-attention", "warning")
+    assert "was not tried with LaProx: its decode kernel" in tried.reason and start.status == "ok"
 
 
 def test_what_no_kernel_serves_is_found_before_weights_are_loaded(monkeypatch):

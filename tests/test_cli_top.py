@@ -33,7 +33,7 @@ LAPROX = {
     "config": {"budget": 0.1, "keep_prefix": "system"},
     "available_slots": 20_000, "evictable_slots": 12_000, "pinned_slots": 8_000,
     "protected_slots": 5_000, "view_slots": 2_400,
-    "running": 8, "running_tokens": 31_000, "waiting": 2, "prefilling": 1,
+    "running": 8, "running_tokens": 31_000, "waiting": 2, "prefilling": 1, "untested": [],
 }  # fmt: skip
 # What a server may say beside that.
 MORE = {"prompt_tokens": 1000, "cached_tokens": 250, "kept_cells": [10, 30, 20], "scored_cells": 200}
@@ -73,6 +73,12 @@ def test_a_panel_shows_what_the_server_says():
     assert "kept by layer, 10.0 % on average" in text and "▃█▆" in text
     # There is nothing yet to compare with.
     assert "requests/s" not in text and "freed/s" not in text
+
+
+def test_what_was_not_tried_is_seen():
+    tried = drawn("here", snapshot(info(untested=["enable-lora", "grpc-port"]), 1.0), None, None)
+    assert "not tried with LaProx: enable-lora, grpc-port" in tried
+    assert "not tried" not in drawn("here", snapshot(INFO, 1.0), None, None)
 
 
 def test_what_a_server_does_not_say_is_not_made_up():

@@ -36,6 +36,21 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return message
 
 
+@pytest.mark.parametrize(
+    "untested", [("budget",), (None,), (5,), ("",), ("enable_lora",), ("---enable-lora",)]
+)
+def test_what_is_no_untried_flag_is_refused(untested):
+    with pytest.raises(ConfigError, match="is no flag that was not tried; what can be tried is ") as error:
+        Config(untested=untested)
+    one_line(error)
+
+
+def test_untried_flags_are_named_with_and_without_dashes():
+    names = ["--enable-lora", "grpc-port", "enable-lora"]
+    assert Config(untested=names).untested == ("enable-lora", "grpc-port")
+    assert Config.from_environment({ENVIRONMENT: '{"untested": ["--grpc-port"]}'}).untested == ("grpc-port",)
+
+
 @pytest.mark.parametrize("budget", BAD_BUDGETS, ids=repr)
 def test_bad_budget_is_refused(budget):
     with pytest.raises(ConfigError) as error:
@@ -227,6 +242,7 @@ def test_configuration_travels_through_the_environment():
 @pytest.mark.parametrize(
     "text",
     ["", "0.1", "null", "[]", "{", "{'budget': 0.1}", '{"budget": "0.1"}', '{"budget": 0}', '{"budget": 1.5}',
+     '{"untested": ["page-size"]}', '{"untested": "enable-lora"}', '{"untested": [1]}',
      '{"keep_prefix": "5"}', '{"keep_prefix": -1}',
      '{"floor": "0.5"}', '{"scorer": "snapvk"}', '{"scorer": null}', '{"allocator": "uniform", "floor": 1}',
      '{"budget": NaN}', '{"budget": true}', '{"budget": null}', '{"window": 1.5}', '{"window": 300}'],

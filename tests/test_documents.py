@@ -15,9 +15,9 @@ from sglang_router.launch_router import parse_router_args
 
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
 from laprox_kernels.gpu.support import GROUPS, HEAD_DIMS, check
-from laprox_patches import arguments, seams
+from laprox_patches import arguments, seams, version
 from laprox_patches.arguments import HELP, add_flags
-from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS
+from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS, UNTRIED
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REFUSED, ConfigError
@@ -25,7 +25,8 @@ from laprox_sglang.report.events import Pruned, Released, Retracted, Start
 from laprox_sglang.report.facts import request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
 from laprox_sglang.report.refused import Refused
-from laprox_sglang.report.totals import HOW_RELEASED, Totals
+from laprox_sglang.report.reporter import Reporter
+from laprox_sglang.report.totals import HOW_RELEASED
 from laprox_sglang.scorers import SCORERS
 from laprox_sglang.scorers.allocators import ALLOCATORS
 from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
@@ -210,7 +211,7 @@ def test_every_fact_and_reason_is_there() -> None:
 
 def test_every_total_is_there() -> None:
     told = quoted(section(OPERATING, "Watching it"))
-    assert {*Totals().to_dict(), *HOW_RELEASED, *REFUSED} <= told
+    assert {*Reporter().to_dict(), *HOW_RELEASED, *REFUSED} <= told
     assert {*REFUSED, *HOW_RELEASED} - {"retracted"} <= quoted(METRICS.read_text())
 
 
@@ -223,11 +224,16 @@ def test_every_metric_and_event_is_there() -> None:
 
 
 def test_every_refusal_is_there_with_its_reason() -> None:
-    told = {name: row[1] for row in rows(TROUBLE) for name in quoted(row[0]) if len(row) == 2}
-    for refusal in REFUSALS:
-        assert told[refusal.flag] == refusal.why
+    cannot, tried = (section(TROUBLE, kind) for kind in ("Cannot be right", "Not tried"))
+    told = {name: row for row in rows(TROUBLE) for name in quoted(row[0])}
+    for refusal in (*REFUSALS, *UNTRIED):
+        assert told[refusal.flag][1] == refusal.why
+        # Each is in the table of its kind.
+        own, other = (tried, cannot) if refusal in UNTRIED else (cannot, tried)
+        assert own.count(f"| `{refusal.flag}`") + own.count(f", `{refusal.flag}`") == 1
+        assert f"`{refusal.flag}`" not in other
     for name, why in ENVIRONMENT_REFUSALS.items():
-        assert told[name] == why
+        assert told[name][1] == why and f"`{name}`" in cannot
 
 
 def templates() -> list[str]:
@@ -281,6 +287,11 @@ def test_every_hook_is_in_the_architecture() -> None:
     told = Counter(quoted(section(ARCHITECTURE, "Where SGLang is hooked")))
     for seam in (*arguments.SEAMS, *seams.SEAMS):
         assert told[".".join(seam.target.split(".")[-2:])] == 1, seam.target
+
+
+def test_the_ports_are_in_the_architecture() -> None:
+    shown = ARCHITECTURE.read_text().split("<!-- ports -->\n")[1].split("\n<!-- end of ports -->")[0]
+    assert shown == version.table(), "put in what python -m laprox_patches.version prints"
 
 
 def test_sglang_is_imported_where_the_architecture_says() -> None:

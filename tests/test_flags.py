@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from laprox_patches.arguments import add_flags, check_served, read_flags
+from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.report.endpoint import check_endpoint, endpoint_of
@@ -28,6 +29,8 @@ def read(*flags: str) -> Config | None:
             Config(request_options=("enabled", "return_kept")),
         ),
         (("--laprox-request-options", ""), Config(request_options=())),
+        (("--laprox-untested", "--enable-lora, grpc-port"), Config(untested=("enable-lora", "grpc-port"))),
+        (("--laprox-untested", ""), Config()),
         (("--laprox-events", "tcp://127.0.0.1:5557"), Config(events="tcp://127.0.0.1:5557")),
         (
             ("--laprox-events", "tcp://0.0.0.0:5557", "--laprox-events-public"),
@@ -49,8 +52,20 @@ def test_what_is_no_option_of_a_request_is_refused(name) -> None:
     assert str(error.value).isprintable() and len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize("name", ["enable-loraa", "budget", "a\nb", "", "x" * 10**5])
+def test_what_was_not_refused_cannot_be_tried(name) -> None:
+    with pytest.raises(ConfigError, match=r"untested .* is no flag that was not tried; what can be") as error:
+        read("--enable-laprox", "--laprox-untested", f"enable-lora,{name}")
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
+    assert all(known in str(error.value) for known in UNTRIED_NAMES)
+
+
 def test_flags_without_laprox_are_refused() -> None:
-    for flags in (("--laprox-events-public",), ("--laprox-request-options", "")):
+    for flags in (
+        ("--laprox-events-public",),
+        ("--laprox-untested", "enable-lora"),
+        ("--laprox-request-options", ""),
+    ):
         with pytest.raises(ConfigError, match=f"{flags[0]} without --enable-laprox"):
             read(*flags)
     assert read() is None
@@ -78,7 +93,7 @@ def test_every_replica_has_an_endpoint_of_its_own(endpoint, endpoints) -> None:
 
 
 def test_an_endpoint_is_looked_at_before_the_model(monkeypatch) -> None:
-    monkeypatch.setattr("laprox_patches.arguments.check_arguments", lambda args: None)
+    monkeypatch.setattr("laprox_patches.arguments.check_arguments", lambda args, untested: None)
     with pytest.raises(ConfigError, match="--laprox-events-public"):
         check_served(Config(events="tcp://0.0.0.0:5557"), SimpleNamespace(dp_size=1), None)
     with pytest.raises(ConfigError, match="give tcp://127"):

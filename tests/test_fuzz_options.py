@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from laprox_patches.request import check_options, refused
+from laprox_sglang.options.refusals import REFUSALS, UNTRIED, UNTRIED_NAMES
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import LONGEST_MESSAGE, REFUSED, ConfigError, budget_slots
+from laprox_sglang.options.values import LONGEST_MESSAGE, REFUSED, ConfigError, budget_slots, parse_names
 from laprox_sglang.views.plan import REASONS, make_plan
-from options import draw_options
+from options import draw_name, draw_options
 
 REQUESTS, CONTEXT = 10_000, 4096
 
@@ -57,6 +58,26 @@ def test_every_request_is_refused_in_one_line_or_planned(seed: int, figures: lis
     assert served + counts.total() == REQUESTS
     assert served > REQUESTS / 10 and min(counts[fault] for fault in REFUSED[:3]) > REQUESTS / 100
     figures.append(f"{REQUESTS:,} requests with random options: {served:,} served, refused {dict(counts)}")
+
+
+def test_names_of_every_kind_are_tried_or_refused_in_one_line(seed: int) -> None:
+    draw = random.Random(seed)
+    flags = [refusal.flag for refusal in (*REFUSALS, *UNTRIED)]
+    tried = 0
+    for _ in range(1000):
+        names = [
+            draw.choice((draw_name(draw), *draw.sample(flags, 3), *UNTRIED_NAMES))
+            for _ in range(draw.randint(0, 2))
+        ]
+        try:
+            config = Config(untested=parse_names(",".join(names)))
+        except ConfigError as error:
+            assert str(error).isprintable() and len(str(error)) < 4 * LONGEST_MESSAGE
+            assert not {name.strip().removeprefix("--") for name in names} <= set(UNTRIED_NAMES)
+        else:
+            tried += bool(config.untested)
+            assert set(config.untested) <= set(UNTRIED_NAMES)
+    assert tried > 100
 
 
 def test_what_a_server_prefers_is_not_what_a_request_sets() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+from sglang.srt.lora.layers import RowParallelLinearWithLoRA
 from sglang.srt.models.transformers import TransformersBase
 
 from laprox_sglang import gram
@@ -71,6 +72,17 @@ def test_layers_are_found_by_their_number_whatever_their_place():
 @pytest.mark.parametrize("name", gram.OUTPUT_PROJECTIONS)
 def test_projections_by_their_usual_names(name):
     assert len(attention_layers(model(Attention(0, name)))) == 1
+
+
+def test_the_weights_behind_an_adapter_are_read(seed):
+    """SGLang wraps the projections that adapters change; those that are packed can only be applied inside."""
+    torch.manual_seed(seed)
+    plain, packed = model(Attention(0), Attention(1)), Quantized(torch.randn(HIDDEN, QUERY_HEADS * DIM))
+    plain[1].o_proj = packed
+    expected = gram_matrices(plain)
+    for layer in plain:
+        layer.o_proj = RowParallelLinearWithLoRA(layer.o_proj, SimpleNamespace())
+    assert torch.equal(gram_matrices(plain), expected)
 
 
 def test_half_precision_weights_are_widened():

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmarks.checks.record as checks
-import benchmarks.quality.record as quality
+import benchmarks.quality.record.results_file as quality
 import benchmarks.serving.record as serving
 from benchmarks.harness.client import Client, ClientError
 from benchmarks.harness.provenance import REVISION, command, revision
@@ -73,6 +73,32 @@ def test_waiting_for_a_state_ends(server):
         Client(server[0]).wait_for("prefilling", 0.1)
 
 
+INTERRUPTED = """
+import os, signal, subprocess, threading
+from pathlib import Path
+from benchmarks.harness import server
+
+class Asleep(server.Server):
+    def start(self):
+        self._process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+
+    def wait(self, beside):
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        self._process.wait()
+
+server.Server = Asleep
+with server.serve_all([server.Launch("asleep", [], Path(os.devnull))]):
+    pass
+"""
+
+
+def test_a_signal_ends_a_program_that_waits_for_its_servers_end():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.splitlines()[-1:] == ["KeyboardInterrupt"], done.stderr
+
+
 LONG = "x" * 5000
 SIDES = (("stock", ""), ("laprox", LONG))
 
@@ -94,12 +120,12 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path, benchmark):
     if benchmark == "serving":
         rows = workloads.workloads(False)
         record = serving.Record(path, False, rows)
-        puts = [partial(record.put, rows["b"], side, {"note": note}, "fa3") for side, note in SIDES]
+        puts = [partial(record.put, rows["e"], side, {"note": note}, "fa3") for side, note in SIDES]
     elif benchmark == "checks":
         record = checks.Record(path, False)
         puts = [partial(record.put, side, [], {side: note}, {}) for side, note in SIDES]
     else:
-        record = quality.Record(path, False)
+        record = quality.Results(path, False)
         puts = [partial(add_part, record, note) for _, note in SIDES]
     puts[0]()
     before = path.read_text()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zlib
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,34 +20,16 @@ from transformers import AutoTokenizer
 
 from benchmarks.harness.pictures import save
 from benchmarks.quality import __main__ as program
-from benchmarks.quality import (
-    comparisons,
-    longtexts,
-    merge,
-    plan,
-    plots,
-    samples,
-    smollm2,
-    tables,
-    transcripts,
-)
-from benchmarks.quality.cases import Outcome
-from benchmarks.quality.intervals import difference, difference_of_shares
-from benchmarks.quality.needles import KINDS, tokens_before
-from benchmarks.quality.prose import BOOK, Shelf, sentences
-from benchmarks.quality.record import (
-    FIRST,
-    TURNS,
-    Measured,
-    Reading,
-    Record,
-    RecordError,
-    all_kv,
-    dumps,
-    row_of,
-)
-from benchmarks.tables import methods, quality
-from benchmarks.tables.results import TablesError
+from benchmarks.quality import smollm2, suite
+from benchmarks.quality.methods import SETTINGS
+from benchmarks.quality.record import charts, documents, report, transcript
+from benchmarks.quality.record.documents import FIRST, TURNS, Outcome, Reading, Row, all_kv, find
+from benchmarks.quality.record.intervals import difference, difference_of_shares
+from benchmarks.quality.record.results_file import Measured, Results, ResultsError, lines
+from benchmarks.quality.tasks import TASKS, published
+from benchmarks.quality.tasks.needles import KINDS, tokens_before
+from benchmarks.quality.tasks.sentences import BOOK, Shelf, sentences
+from benchmarks.quality.tasks.task import Case, Earlier, TaskError, Wanted
 from laprox_tools.needle import MODEL_PATH
 
 OPTIONS = {"window": 32}
@@ -103,12 +86,12 @@ def measured(right: bool) -> Measured:
 def test_a_record_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "quality.json"
     for right in (True, False, True, True):
-        record = Record(path, quick=True)
+        record = Results(path, quick=True)
         record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(right))
     content = json.loads(path.read_text())
     (part,) = content["parts"]
     assert part["prompts"] == 4 and part["replay"]["cells"] == 400 and part["replay"]["gap"] == 1e-6
-    row = row_of(content["rows"], method="laprox")
+    row = written(content, method="laprox")
     assert row["exact"] == 75 and row["prompts"] == 4 and row["samples"]["exact"] == "1011"
     assert row["kl"] == pytest.approx(0.2, rel=1e-3) and row["logprob"] == pytest.approx(-0.7, rel=1e-3)
     assert row["erased"] == 0.25
@@ -118,19 +101,24 @@ def test_a_record_goes_on_where_it_stopped(tmp_path):
 
 @given(st.lists(st.floats(width=16, allow_nan=False)))
 def test_what_is_packed_comes_back(values):
-    assert samples.unpack(samples.pack(values)) == values
+    assert documents.unpack(documents.pack(values)) == values
 
 
 @given(st.floats(-60_000, 60_000))
 def test_a_sample_has_three_digits(value):
-    assert samples.half(value) == pytest.approx(value, rel=1e-3, abs=1e-7)
+    assert documents.half(value) == pytest.approx(value, rel=1e-3, abs=1e-7)
+
+
+def written(content, **wanted):
+    """The row of a file that is as wanted."""
+    return next(row for row in content["rows"] if wanted.items() <= row.items())
 
 
 OTHER = Reading(FIRST, "another", "layer", 0.1)
 ODD = b64encode(zlib.compress(b"odd")).decode()
 
 
-NO_SAMPLES = [[0.25], "AA==", "no base64", None, "", ODD, samples.pack([0.5, 0.25])]
+NO_SAMPLES = [[0.25], "AA==", "no base64", None, "", ODD, documents.pack([0.5, 0.25])]
 NO_SUMS = [None, {}, {"kl": "x", "erased": 0.5}, {"kl": [1], "erased": 0.5}, "sums"]
 
 
@@ -144,106 +132,124 @@ NO_SUMS = [None, {}, {"kl": "x", "erased": 0.5}, {"kl": [1], "erased": 0.5}, "su
 )
 def test_samples_that_are_none_are_refused(graded, name, found, tmp_path):
     path = tmp_path / "quality.json"
-    record = Record(path, quick=True)
+    record = Results(path, quick=True)
     record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, graded, measured(True))
     content = json.loads(path.read_text())
     content["rows"][1]["samples"][name] = found
     path.write_text(json.dumps(content))
-    with pytest.raises(RecordError, match="does not hold results of this benchmark"):
-        Record(path, quick=True)
+    with pytest.raises(ResultsError, match="does not hold results of this benchmark"):
+        Results(path, quick=True)
 
 
 def test_rows_of_other_documents_are_not_paired(tmp_path):
-    record = Record(tmp_path / "quality.json", quick=True)
+    record = Results(tmp_path / "quality.json", quick=True)
     part = record.part("needles 100", "tiny", OPTIONS)
     record.add(part, "needles", 100, True, measured(True))
     before = json.loads((tmp_path / "quality.json").read_text())
     for found in ({all_kv(FIRST): outcome(True)}, measured(True).outcomes | {OTHER: outcome(True)}):
-        with pytest.raises(RecordError, match="lacks readings of those before it, or has others"):
+        with pytest.raises(ResultsError, match="lacks readings of those before it, or has others"):
             record.add(part, "needles", 100, True, Measured(found))
+    with pytest.raises(ResultsError, match=r"again 100: .* holds documents of it under another name"):
+        record.add(record.part("again 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
     assert part["prompts"] == 1
+    record.parts.pop()
     record.flush()
     assert json.loads((tmp_path / "quality.json").read_text()) == before
-    row_of(before["rows"], method="laprox")["samples"] |= {
-        "exact": "11", "logprob": samples.pack([0.5, 0.25]),
+    written(before, method="laprox")["samples"] |= {
+        "exact": "11", "logprob": documents.pack([0.5, 0.25]),
     }  # fmt: skip
     (tmp_path / "quality.json").write_text(json.dumps(before))
-    with pytest.raises(RecordError, match="different numbers of them"):
-        Record(tmp_path / "quality.json", quick=True)
+    with pytest.raises(ResultsError, match="different numbers of them"):
+        Results(tmp_path / "quality.json", quick=True)
     with pytest.raises(ValueError, match="2 documents beside 3"):
-        samples.paired({"exact": "10"}, {"exact": "101"}, "exact")
+        row_of_answers("10").minus(row_of_answers("101"), "exact")
+
+
+def row_of_answers(exact: str) -> Row:
+    row = Row.empty("needles", 100, SERVED, "tiny", True)
+    for digit in exact:
+        row.add(outcome(digit == "1"))
+    return row
 
 
 def test_not_every_document_is_written_at_once_and_none_is_lost(tmp_path):
     path = tmp_path / "quality.json"
-    record = Record(path, quick=True)
+    record = Results(path, quick=True)
     part = record.part("needles 100", "tiny", OPTIONS)
     for _ in range(3):
         record.add(part, "needles", 100, True, measured(True))
     assert json.loads(path.read_text())["parts"][0]["prompts"] == 1
     record.flush()
     assert json.loads(path.read_text())["rows"][1]["samples"]["exact"] == "111"
-    assert row_of(record.rows, method="laprox")["prompts"] == 3
+    assert find(record.rows, method="laprox").count == 3
 
 
 def test_files_of_several_runs_become_one(tmp_path, capsys):
     files = [tmp_path / f"{length}.json" for length in (100, 200)]
     for path, length in zip(files, (100, 200), strict=True):
-        record = Record(path, quick=True)
+        record = Results(path, quick=True)
         part = record.part(f"needles {length}", "tiny", OPTIONS)
         record.add(part, "needles", length, True, measured(length == 100))
         record.flush()
     out = tmp_path / "all.json"
-    asked = [*map(str, files), "--json", str(out)]
-    assert merge.main(asked) == 0
+
+    def merge(*paths) -> tuple[int, str]:
+        done = program.main(["--merge", *map(str, paths), "--json", str(out)])
+        return done, capsys.readouterr().err
+
+    assert merge(*files)[0] == 0
     content = json.loads(out.read_text())
     assert [part["name"] for part in content["parts"]] == ["needles 100", "needles 200"]
-    found = [row_of(content["rows"], method="laprox", length=length)["exact"] for length in (100, 200)]
-    assert found == [100, 0] and row_of(content["rows"], method="laprox", length=200)["low"] < 0
-    assert merge.main(asked) == 2 and "all.json is there already" in capsys.readouterr().err
+    found = [written(content, method="laprox", length=length) for length in (100, 200)]
+    assert [row["exact"] for row in found] == [100, 0] and found[1]["low"] < 0
+    with pytest.raises(SystemExit):
+        merge(*files)
+    assert "a name that is not there yet" in capsys.readouterr().err
     out.unlink()
-    assert merge.main([str(files[0]), *asked]) == 2
-    assert "holds 'needles 100', and so does a file before it" in capsys.readouterr().err
+    code, said = merge(files[0], *files)
+    assert code == 1 and "holds 'needles 100', and so does a file before it" in said
     other = tmp_path / "other.json"
-    record = Record(other, quick=True)
+    record = Results(other, quick=True)
     record.add(record.part("turns 100", "tiny", {"window": 8}), "needles", 100, True, measured(True))
-    assert merge.main([str(other), *asked]) == 2
-    assert "100.json was served with other options than a file before it" in capsys.readouterr().err
-    Record(tmp_path / "long.json", quick=False).save()
-    assert merge.main([str(files[0]), str(tmp_path / "long.json"), "--json", str(out)]) == 2
-    assert "long.json is of another size" in capsys.readouterr().err
-    assert merge.main([str(tmp_path / "no.json"), "--json", str(out)]) == 2
+    code, said = merge(other, *files)
+    assert code == 1 and "100.json was served with other options than a file before it" in said
+    Results(tmp_path / "long.json", quick=False).save()
+    code, said = merge(files[0], tmp_path / "long.json")
+    assert code == 1 and "long.json is of another size" in said
+    with pytest.raises(SystemExit):
+        merge(tmp_path / "no.json")
     assert not out.exists() and "is not there" in capsys.readouterr().err
 
 
 def test_a_task_without_exact_answers_has_intervals_of_kl(tmp_path):
-    record = Record(tmp_path / "quality.json", quick=False)
+    record = Results(tmp_path / "quality.json", quick=False)
     part = record.part("prose 100", "tiny", OPTIONS)
     for kl in (0.1, 0.2, 0.4):
         record.add(
             part, "prose", 100, False, Measured({all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)})
         )
-    row = row_of(record.rows, method="laprox")
+    record.flush()
+    row = written(json.loads((tmp_path / "quality.json").read_text()), method="laprox")
     assert row["exact"] is None and row["low"] < 0.233 < row["high"]
 
 
 def test_records_of_other_sizes_are_not_mixed(tmp_path):
     path = tmp_path / "quality.json"
-    Record(path, quick=True).save()
-    with pytest.raises(RecordError, match="with --quick: give another file"):
-        Record(path, quick=False)
+    Results(path, quick=True).save()
+    with pytest.raises(ResultsError, match="with --quick: give another file"):
+        Results(path, quick=False)
     path.write_text("{}")
-    with pytest.raises(RecordError, match="does not hold results"):
-        Record(path, quick=True)
+    with pytest.raises(ResultsError, match="does not hold results"):
+        Results(path, quick=True)
 
 
 def test_documents_under_other_options_are_not_mixed(tmp_path):
     path = tmp_path / "quality.json"
-    record = Record(path, quick=True)
+    record = Results(path, quick=True)
     record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
-    again = Record(path, quick=True)
+    again = Results(path, quick=True)
     assert again.part("needles 100", "tiny", OPTIONS)["prompts"] == 1
-    with pytest.raises(RecordError, match="'needles 100' that were served with window 32"):
+    with pytest.raises(ResultsError, match="'needles 100' that were served with window 32"):
         again.part("needles 100", "tiny", {"window": 16})
 
 
@@ -277,17 +283,13 @@ def test_texts_of_others_are_read_from_files(tmp_path):
     (tmp_path / "longbench_multi_news.jsonl").write_text(json.dumps(news) + "\n")
     uuid = {"input": "a is b. What is a? The value of a is", "outputs": ["b c"]}
     (tmp_path / "ruler_4096_niah.jsonl").write_text(json.dumps(uuid) + "\n")
-    (tmp_path / "minilongbench").mkdir()
-    mini = {"0": {"origin_prompt": "Why? Because.", "gold": ["of this", "of that"]}}
-    (tmp_path / "minilongbench" / "qasper.json").write_text(json.dumps(mini))
     for name, answer in (
         ("longbench/multi_news", "rain fell all day"),
         ("ruler/4096/niah", "b c"),
-        ("minilongbench/qasper", "of this"),
     ):
-        (case,) = longtexts.cases(name, tmp_path, Words(), longest=100)
+        (case,) = published.cases(name, Wanted(Words(), 100, 1, data=tmp_path))
         assert case.answer == Words()(answer)["input_ids"]
-    (prompt, begun, answer) = next(longtexts.rows("ruler/4096/niah", tmp_path))
+    (prompt, begun, answer) = next(published.rows("ruler/4096/niah", tmp_path))
     assert (prompt, begun, answer) == ("a is b. What is a?", "The value of a is", " b c")
 
 
@@ -295,14 +297,15 @@ def test_texts_of_others_are_read_from_files(tmp_path):
     ("name", "words"),
     [
         ("squad/1", "no task 'squad/1'"),
-        ("minilongbench/none", "give --data DIR"),
+        ("longbench/qasper", "only multi_news is read from a file"),
         ("longbench/multi_news", "no prompt of up to 3 tokens"),
     ],
 )
 def test_a_text_that_is_not_there(tmp_path, name, words):
     (tmp_path / "longbench_multi_news.jsonl").write_text('{"context": "a", "answers": ["b c d"]}\n')
-    with pytest.raises(longtexts.NoText, match=words):
-        longtexts.cases(name, tmp_path, Words(), longest=3)
+    (tmp_path / "longbench_qasper.jsonl").touch()
+    with pytest.raises(TaskError, match=words):
+        published.cases(name, Wanted(Words(), 3, 1, data=tmp_path))
 
 
 def test_offline_there_is_one_clear_line(tmp_path, monkeypatch):
@@ -322,7 +325,7 @@ def test_offline_there_is_one_clear_line(tmp_path, monkeypatch):
     [
         (["--model", "nowhere"], "has no config.json"),
         (["--data", "nowhere"], "is no folder"),
-        (["needles", "ablation"], "ablation is another run"),
+        (["--settings", "none"], "invalid choice: 'none'"),
         (["--json", "nowhere/x.json"], "cannot be written"),
     ],
 )
@@ -332,15 +335,35 @@ def test_bad_arguments_get_one_line(arguments, words, capsys):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_one_length_of_a_part_can_be_asked_for(monkeypatch):
-    monkeypatch.setattr(plan, "needles", lambda *given: [])
-    for name, found in {
-        "needles/1024": ["needles 1024"],
-        "needles": ["needles 1024", "needles 2048"],
-    }.items():
-        assert [part.name for part in plan.parts([name], SimpleNamespace(), None)] == found
-    with pytest.raises(longtexts.NoText, match="needles/512"):
-        plan.parts(["needles/512"], SimpleNamespace(count=min, data=None, tokenizer=None), None)
+def test_parts_are_a_reading_a_task_and_a_length(monkeypatch):
+    task = replace(TASKS["needles"], cases=lambda wanted: [Case([1], [2], earlier=Earlier([1], [2], [3]))])
+    monkeypatch.setitem(TASKS, "needles", task)
+    subject = SimpleNamespace(tokenizer=None)
+
+    def parts(name, **size):
+        found = suite.parts([name], suite.Size(**size), subject, subject)
+        return [(part.name, part.task) for part in found]
+
+    assert parts("needles/512") == [("needles 512", "needles")]
+    assert parts("needles") == [(f"needles {length}", "needles") for length in (1024, 2048)]
+    assert parts("turns:needles/512") == [("turns:needles 512", "needles")]
+    assert parts("rounded:needles/512") == [("rounded:needles 512", "needles at equal bytes")]
+    later = "later needles by window"
+    assert parts("turns:needles/512", settings="window") == [(f"{later} 512", later)]
+    with pytest.raises(TaskError, match="do not go together"):
+        parts("rounded:needles", settings="window")
+    monkeypatch.setitem(TASKS, "needles", replace(task, cases=lambda wanted: [Case([1], [2])]))
+    with pytest.raises(TaskError, match="no question that can come before"):
+        parts("turns:needles/512")
+    for wrong in ("read:needles", "needles/long", "needles/1024/2"):
+        with pytest.raises(TaskError, match=f"no part '{wrong}'; there are needles, prose"):
+            parts(wrong)
+
+
+def test_what_chooses_the_defaults_does_not_judge_them():
+    judged, tuned = (TASKS["passcodes"].cases(Wanted(None, 300, 2, tuning)) for tuning in (False, True))
+    assert judged == TASKS["passcodes"].cases(Wanted(None, 300, 2)) and judged != tuned
+    assert {"average 7", "parabola 17", "snapkv 7"} <= SETTINGS["pooling"].keys()
 
 
 def test_an_unknown_part_is_named(tmp_path):
@@ -353,8 +376,8 @@ def test_an_unknown_part_is_named(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("quality: no part 'nothing'; there are needles")
 
 
-def filled(path: Path) -> Record:
-    record = Record(path, quick=True)
+def filled(path: Path) -> Results:
+    record = Results(path, quick=True)
     for turn in TURNS:
         part = record.part(f"needles {turn}", "tiny", OPTIONS)
         for right in (True, False, True):
@@ -365,57 +388,45 @@ def filled(path: Path) -> Record:
 
 def test_tables_and_pictures_are_made_of_rows(tmp_path):
     record = filled(tmp_path / "quality.json")
-    console = Console(width=100, record=True)
-    for table in tables.tables(record.rows):
-        console.print(table)
-    # Titles are broken where a table is narrow.
-    text = " ".join(console.export_text().split())
-    assert all(turn in text for turn in TURNS) and "67" in text
-    shown = transcript()
-    record.parts[0]["shown"].append(shown)
-    pictures = plots.draw(record.content, tmp_path / "quality.json")
+    text = report.of_run(record)
+    assert all(f"turn: {turn}" in text for turn in TURNS) and text.count("| laprox | 67 (") == 4
+    record.parts[0]["shown"].append(shown())
+    pictures = charts.draw(record)
     assert [picture.name for picture in pictures] == ["quality-curves.png", "quality-kept.png"]
     assert all(picture.stat().st_size > 5000 for picture in pictures)
 
 
 def test_lengths_are_judged_together(tmp_path):
-    record = Record(tmp_path / "quality.json", quick=True)
+    record = Results(tmp_path / "quality.json", quick=True)
     for length, right in ((1024, (True, False)), (2048, (True, True, True))):
         part = record.part(f"needles {length}", "tiny", OPTIONS)
         for exact in right:
             record.add(part, "needles", length, True, measured(exact))
-    (table,) = comparisons.all_lengths(record.rows)
     low, high = (100 * bound for bound in difference_of_shares([True] * 4 + [False], [True] * 5)[1:])
-    text = printed(table)
-    assert "1,024 and 2,048 tokens" in text and "5 documents" in text
-    assert f"laprox 80 model ({low:+.1f}…{high:+.1f})" in text
+    text = report.of_run(record)
+    assert "Exact answers of 5 documents of 1,024 and 2,048 tokens" in text
+    assert f"| laprox | 80 ({low:+.1f}…{high:+.1f}) |" in text
 
 
-def test_a_later_turn_is_compared_with_the_first(tmp_path):
-    assert comparisons.later_turns([]) == []
-    record = filled(tmp_path / "quality.json")
-    later = row_of(record.rows, turn="later", method="laprox")
-    later["samples"]["exact"], later["exact"] = "111", 100.0
-    (table,) = comparisons.later_turns(record.rows)
-    assert "needles, 2,048 tokens 10 % 3 67 100 +33.3 (" in printed(table)
-
-
-def test_a_later_turn_of_all_lengths_counts_the_same_documents(tmp_path):
-    rows = lengths_and_turns(tmp_path / "quality.json").rows
+def test_a_later_turn_counts_the_documents_of_the_first(tmp_path):
+    record = lengths_and_turns(tmp_path / "quality.json")
     # The first turn of 1,024 tokens has two documents more, which have no later turn.
     ours, theirs = [True, True, False, True], [True, False, True, True]
     low, high = (100 * bound for bound in difference_of_shares(ours, theirs)[1:])
-    for order in (1, -1):
-        (table,) = comparisons.later_turns(rows[::order])
-        assert f"needles, 1,024 and 2,048 tokens 10 % 4 75 75 +0.0 ({low:+.1f}…{high:+.1f})" in printed(table)
+    whole, _ = (100 * bound for bound in difference_of_shares([True] * 4, [True] * 4)[1:])
+    text = report.of_run(record)
+    assert "needles 1024: of 400 cells that the server kept the reference keeps 99.0000%; the scores" in text
+    assert text.endswith("differ by 1.0e-06 at most; 2 of 4 answers are judged alike")
+    (line,) = (line for line in text.splitlines() if line.startswith("| later - first |"))
+    assert line == f"| later - first | +0.0 ({whole:+.1f}…{-whole:+.1f}) | +0.0 ({low:+.1f}…{high:+.1f}) |"
 
 
-def lengths_and_turns(path) -> Record:
-    record = Record(path, quick=False)
+def lengths_and_turns(path) -> Results:
+    record = Results(path, quick=False)
     answers = {(1024, FIRST): "1011", (1024, "later"): "11", (2048, FIRST): "11", (2048, "later"): "01"}
-    counts = {"cells": 100, "equal": 99, "answers": 2, "answers_equal": 1}
+    counts = {"cells": 100, "equal": 99, "gap": 1e-6, "answers": 2, "answers_equal": 1}
     for (length, turn), exact in answers.items():
-        part = record.part(f"{'needles' if turn == FIRST else 'turns'} {length}", "tiny", OPTIONS)
+        part = record.part(f"{'needles' if turn == FIRST else 'turns:needles'} {length}", "tiny", OPTIONS)
         for digit in exact:
             found = {
                 all_kv(turn): outcome(True),
@@ -428,30 +439,30 @@ def lengths_and_turns(path) -> Record:
 
 
 def test_the_table_of_methods_says_who_answered_and_compares_the_same_documents(tmp_path):
-    lines = methods.methods(lengths_and_turns(tmp_path / "quality.json").content).splitlines()
+    lines = report.needles(lengths_and_turns(tmp_path / "quality.json")).splitlines()
     assert "Of 20 answers of the server 10 are judged alike" in lines[0] and "99.0 %" in lines[0]
     assert any(line.startswith("| laprox | 83 (") for line in lines)
     assert any(line.startswith("| 1,024 tokens, LaProx - snapkv | +75.0 (") for line in lines)
     assert any(line.startswith("| 2,048 tokens, LaProx - snapkv | +100.0 (") for line in lines)
     assert "| first | 100 | 75 |" in lines and "| later | 100 | 75 |" in lines
-    with pytest.raises(TablesError, match="later turns"):
-        methods.methods(filled_first(tmp_path / "first.json").content)
+    with pytest.raises(ResultsError, match="later turns"):
+        report.needles(filled_first(tmp_path / "first.json"))
 
 
 def test_other_tasks_have_a_table_each(tmp_path):
     record = lengths_and_turns(tmp_path / "quality.json")
-    with pytest.raises(TablesError, match="no other task"):
-        methods.other_tasks(record.content)
+    with pytest.raises(ResultsError, match="no other task"):
+        report.other_tasks(record)
     fp8 = Reading(FIRST, "fp8 KV", "", 0.5)
     for length in (1024, 2048):
-        part = record.part(f"rounded {length}", "tiny", OPTIONS)
+        part = record.part(f"rounded:needles {length}", "tiny", OPTIONS)
         found = {all_kv(FIRST): outcome(True), SERVED: outcome(True), fp8: outcome(False)}
         record.add(part, "needles at equal bytes", length, True, Measured(found))
     for kl in (0.125, 0.25, 0.375):
         found = {all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)}
         found[Reading(FIRST, "snapkv", "uniform", 0.1)] = outcome(True, kl + 0.125)
         record.add(record.part("prose 100", "tiny", OPTIONS), "prose", 100, False, Measured(found))
-    text = methods.other_tasks(record.content)
+    text = report.other_tasks(record)
     assert "**prose**, tiny. KL to all KV over the next tokens of 3 documents" in text
     assert "| laprox | 0.250 ± 0.311 |" in text and "| LaProx - snapkv | -0.125 (-0.125…-0.125) |" in text
     assert (
@@ -462,8 +473,8 @@ def test_other_tasks_have_a_table_each(tmp_path):
     assert any(line.startswith("| laprox | 100 (") for line in lines)
 
 
-def filled_first(path) -> Record:
-    record = Record(path, quick=False)
+def filled_first(path) -> Results:
+    record = Results(path, quick=False)
     record.add(record.part("needles 100", "tiny", OPTIONS), "needles", 100, True, measured(True))
     return record
 
@@ -486,32 +497,26 @@ def test_a_picture_keeps_the_colours_of_its_lines(tmp_path):
         assert off < 16, colour
 
 
-def test_lists_are_written_in_a_line_whatever_their_words_are():
-    content = {"words": ["a  b", "c]d", "[\n"], "plain": [1.5, 2], "tokens": [" two  blanks", "x, y"]}
-    content["rows"] = [{"task": "}],", "samples": {"exact": "01"}}, {"task": "[\n"}]
-    text = dumps(content)
-    assert json.loads(text) == content and json.loads(dumps(content | {"rows": []}))["rows"] == []
-    assert '  {"task":"}],","samples":{"exact":"01"}},\n' in text
-    assert '"plain": [1.5,2]' in text and '"tokens": [" two  blanks","x, y"]' in text
-
-
-def printed(table) -> str:
-    """A table's words; titles are broken where it is narrow."""
-    console = Console(width=120, record=True)
-    console.print(table)
-    return " ".join(console.export_text().replace("│", " ").replace("┃", " ").split())
+def test_every_row_of_a_file_is_a_line():
+    rows = [{"task": "}],", "samples": {"exact": "01"}}, {"words": ["a  b", "c]d", "[\n"]}]
+    text = lines(rows)
+    assert json.loads(text) == rows and len(text.splitlines()) == len(rows) + 2
+    assert json.loads(lines([])) == []
 
 
 def test_readme_part_has_a_column_for_every_turn(tmp_path):
-    lines = quality.markdown(filled(tmp_path / "quality.json").content).splitlines()
+    lines = report.readme(filled(tmp_path / "quality.json")).splitlines()
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
-    # What is not the default of today is said.
-    assert lines[0].endswith(". Not with today's defaults, but window 32.")
-    assert len(lines) <= 23
+    assert len(lines) <= 15
 
 
-def transcript():
+def test_what_is_not_the_default_of_today_is_said(tmp_path):
+    parts = report.needles_parts(filled(tmp_path / "quality.json").parts)
+    assert report.unlike_today(parts) == " Not with today's defaults, but window 32."
+
+
+def shown():
     return {
         **{
             "kind": KINDS[0],
@@ -531,7 +536,7 @@ def transcript():
 
 def test_a_transcript_is_read_without_colours_too():
     console = Console(width=100, record=True, force_terminal=False)
-    transcripts.show(transcript(), console)
+    transcript.show(shown(), console)
     text = console.export_text()
     assert "a cook  (wrong: a nurse)" in text and " she· is▁ a▃ nurse▆.↵█" in text
     assert "kept by no head" in text

@@ -9,15 +9,16 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from benchmarks.quality import first, turns
+from benchmarks.quality import readings
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.cases import Case, outcomes
-from benchmarks.quality.methods import BASELINES, BUDGETS, Chooser, allocator, plan_of
-from benchmarks.quality.model import LONGEST_WINDOW, BadModel, Model, everything
-from benchmarks.quality.record import all_kv
-from benchmarks.quality.rounding import FOUR_BITS, four_bits, fp8
+from benchmarks.quality.methods import BASELINES, BUDGETS
+from benchmarks.quality.methods.choice import Chooser, allocator, plan_of
+from benchmarks.quality.methods.judge import outcomes, simulate
+from benchmarks.quality.methods.quantized import FOUR_BITS, four_bits, fp8
+from benchmarks.quality.methods.reader import LONGEST_WINDOW, BadModel, Model, everything
+from benchmarks.quality.record.documents import all_kv
 from benchmarks.quality.served import Reply, compare
-from benchmarks.quality.simulate import simulate
+from benchmarks.quality.tasks.task import Case, Earlier
 from laprox_sglang.options.server import Config
 from laprox_tools.needle import MODEL_PATH, Task
 
@@ -169,30 +170,30 @@ def test_scores_are_reused_only_where_they_are_the_same(model, sample):
         assert torch.equal(chooser.cells(config, BUDGET), Chooser(model, prefix).cells(config, BUDGET))
 
 
-def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample):
+def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample, monkeypatch):
     """Of a document that is too short for some budget every budget has a reading: rows face each other."""
     prompt, answer = sample.prompt_ids(), sample.answer_ids()
     cells = Chooser(model, model.prefill(prompt)).cells(Config(), BUDGET)
-    replies = {None: Reply(answer, None), BUDGET: Reply(answer, cells), 0.4: Reply(answer, None)}
-    session = SimpleNamespace(model=model, served=Config(budget=0.5))
-    measured = first.read(session, Case("passcode", prompt, answer), replies, True, {})
-    assert first.read(session, Case("prose", prompt, answer), replies, False, {}).outcomes.keys() == (
+    asked = lambda server, prompt, count, budget: Reply(answer, cells if budget == BUDGET else None)  # noqa: E731
+    monkeypatch.setattr(readings, "ask", asked)
+    monkeypatch.setattr(readings, "BASELINES", {})
+    subject = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
+    measured = readings.first_turn(subject, Case(prompt, answer), True)
+    assert readings.first_turn(subject, Case(prompt, answer), False).outcomes.keys() == (
         measured.outcomes.keys()
     )
     served = {r.budget: outcome for r, outcome in measured.outcomes.items() if r.method == "laprox"}
-    assert set(served) == {BUDGET, 0.4} and served[0.4].kl == served[0.4].erased == 0
-    assert (
-        served[BUDGET].kl > 0 and measured.replay["cells"] == cells.sum() and measured.replay["answers"] == 3
-    )
+    assert set(served) == {*BUDGETS} and served[0.4].kl == served[0.4].erased == 0
+    assert served[BUDGET].kl > 0
+    assert measured.replay["cells"] == cells.sum() and measured.replay["answers"] == 1 + len(BUDGETS)
 
 
 def test_a_later_turn_that_the_server_left_whole_reads_all_kv(model, sample, monkeypatch):
     prompt, answer = sample.prompt_ids(), sample.answer_ids()
-    case = Case("passcode", prompt, answer, context=len(prompt) - 10)
-    made = SimpleNamespace(case=lambda document, kind: case, bridge=lambda document, *kinds: prompt[-10:])
-    monkeypatch.setattr(turns, "ask", lambda *asked: Reply(answer, None))
-    session = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
-    measured = turns.read(session, made, None, "before", "now")
+    case = Case(prompt, answer, context=len(prompt) - 10, earlier=Earlier(prompt, answer, prompt[-10:]))
+    monkeypatch.setattr(readings, "ask", lambda *asked: Reply(answer, None))
+    subject = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
+    measured = readings.later_turn(subject, case, True)
     served = {r.budget: o for r, o in measured.outcomes.items() if (r.turn, r.method) == ("later", "laprox")}
     assert set(served) == {*BUDGETS} and {o.kl for o in served.values()} == {0.0}
     assert all_kv("later") in measured.outcomes and "cells" not in measured.replay

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFWriter, TokenType
-from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.quality.needles import DIGITS, KINDS, Needles
 from benchmarks.quality.smollm2 import convert
+from benchmarks.quality.tasks.needles import DIGITS, KINDS, Needles
 
 pytestmark = pytest.mark.full
 
@@ -48,6 +47,7 @@ def source(tmp_path_factory) -> tuple[LlamaForCausalLM, Path]:
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(DIM)
     writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens()))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens())
@@ -89,8 +89,7 @@ def gguf_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def converted(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
-    with Progress(disable=True) as progress:
-        convert(source[1], folder, progress)
+    convert(source[1], folder)
     return folder
 
 
@@ -114,7 +113,7 @@ def test_needles_stand_in_the_prose_and_are_asked_for(converted, seed):
     # Every byte is a token here.
     document = made.document(8000)
     for kind, other in zip(KINDS, [*KINDS[1:], KINDS[0]], strict=True):
-        fact, case = document.facts[kind], made.case(document, kind)
+        fact, case = document.facts[other], made.case(document, other, before=kind)
         text = tokenizer.decode(case.prompt)
         assert 7000 < len(case.prompt) <= 8000
         assert text.count(fact.sentence) == 1 and text.endswith(f"assistant\n{fact.begun}")
@@ -122,11 +121,13 @@ def test_needles_stand_in_the_prose_and_are_asked_for(converted, seed):
         assert tokenizer.decode(case.prompt[case.fact.start : case.fact.stop]) == fact.sentence
         assert tokenizer.decode(case.prompt[: case.context]).endswith(document.text)
         assert tokenizer.decode(case.prompt[case.context :]).startswith(f"\n\n{fact.question}")
-        if kind in DIGITS:
-            assert text.endswith(" ") and len(case.answer) == DIGITS[kind]
-        history = tokenizer.decode(case.prompt + case.answer + made.bridge(document, kind, other))
-        assert history.endswith(document.facts[other].begun) and history.count(document.text) == 1
-        assert f"{fact.begun}{fact.answer}{fact.ended}<|im_end|>" in history
+        if other in DIGITS:
+            assert text.endswith(" ") and len(case.answer) == DIGITS[other]
+        earlier, before = case.earlier, document.facts[kind]
+        history = tokenizer.decode(earlier.prompt + earlier.answer + earlier.bridge)
+        assert history.endswith(fact.begun) and history.count(document.text) == 1
+        assert f"{before.begun}{before.answer}{before.ended}<|im_end|>" in history
+        assert earlier.prompt[: case.context] == case.prompt[: case.context]
 
 
 def test_the_same_seed_gives_the_same_documents(converted, seed):

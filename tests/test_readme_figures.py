@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, headline, long, pages, results, speed
-from benchmarks.tables.__main__ import PAGES, TablesError, filled, main
+from benchmarks.tables import cells, committed, headline, speed
+from benchmarks.tables.__main__ import PAGES, all_figures, filled, main, readme
+from benchmarks.tables.committed import TablesError
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,21 +38,21 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
 
 
 def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
-    for name in ("checks-h100.json", "kernels-prune-h100.json"):
-        shutil.copy(results.RESULTS / name, tmp_path)
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for name in ("checks-h100.json", "kernels-prune-h100.json", "quality.json"):
+        shutil.copy(committed.RESULTS / name, tmp_path)
+    monkeypatch.setattr(committed, "RESULTS", tmp_path)
     table = workloads(False)
     f = {"requests": 160, "ttft_p50": 1.0, "ttft_p50_by_turn": [1.0] * 8, "slots_mean": 10}
     speeds = {"stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)}
     record = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table)
     record.put(table["e"], "laprox", {"output_tok_s": 1.0}, "fa3")
-    with pytest.raises(results.TablesError, match="no row f"):
-        pages.readme()
+    with pytest.raises(TablesError, match="no row f"):
+        readme()
     for server, (backend, tokens) in speeds.items():
         record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
         record.put(table["profile"], server, {"syncs": 1}, backend)
     shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
-    blocks = pages.readme()
+    blocks = readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
     assert "fastest stock" not in blocks["headline"]
     f_row = "| (f) agents: 4K shared, 24K of their own, 8 turns of 1K more | "
@@ -59,23 +60,22 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
     # Stock with fp8 KV is of a card's own rows there, and of the first other card's here.
     fp8 = "flashinfer with fp8 KV / fa3 | output tokens/s | 200 | 150 | **0.75** |"
     assert blocks["serving"].count(fp8) == 1 and f_row + fp8 in blocks["serving"]
-    assert blocks["serving"].count("the fa3 of this stack has no kernels for it") == 1
     for chip, name in (("another", "lone-300"), ("third", "short-1k")):
         other = Record(tmp_path / f"serving-{chip}.json", False, table)
         for server, figure in (("stock", 10.0), ("laprox", 12.0)):
             other.put(table[name], server, {"ttft_p50": figure, "output_tok_s": 10 * figure}, "fa3")
-    told = pages.readme()["serving"]
+    told = readme()["serving"]
     first = "time to first token, median | 10.0 ms | 12.0 ms | **1.20** |"
     assert f"| (lone-300) {table['lone-300'].what} | fa3 / fa3 | {first}" in told
     short = f"| (short-1k) {table['short-1k'].what} | fa3 / fa3 | output tokens/s | 100 | 120 | 1.20 |"
     assert f"{short}\n|  |  | {first}" in told
     forced = Record(tmp_path / f"serving-{speed.CHIP}.json", False, table, "flashinfer")
     forced.put(table["f"], "stock", f | {"output_tok_s": 125.0}, "flashinfer")
-    blocks = pages.readme()
+    blocks = readme()
     assert "|  | flashinfer / fa3 | output tokens/s | 125 | 150 | 1.20 |" in blocks["serving"]
     assert "(1.20 times the fastest stock's, on flashinfer)" in blocks["headline"]
     assert "(e)" not in blocks["serving"]
-    everything = long.blocks()["all"]
+    everything = all_figures()["all"]
     assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4
     assert everything.count("| 1 | 1 | +0 | 1 |  | ≤ 0 more |") == 2
 

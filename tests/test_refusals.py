@@ -18,14 +18,18 @@ from sglang.srt.environ import envs
 from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
+from laprox_patches.attention_backend import try_untested
 from laprox_patches.request import check_options
+from laprox_sglang.options.check import check_arguments, check_model, faults
 from laprox_sglang.options.refusals import (
     ATTENTION_BACKENDS,
     ENVIRONMENT_REFUSALS,
     OFF,
     REFUSALS,
-    check_arguments,
-    check_model,
+    UNTRIED,
+    UNTRIED_NAMES,
+    Refusal,
+    used_untried,
 )
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
@@ -63,6 +67,7 @@ RESOLVES_WITH: dict[str, dict[str, Any]] = {
     "--enable-deterministic-inference": TRITON,
     "--rl-on-policy-target": TRITON,
     "--enable-mis": {"attention_backend": "flashinfer"},
+    "--attention-backend": TRITON,
 }
 # By refused flag: why SGLang itself does not resolve it here. These are declared, as SGLang declares what
 # it resolves.
@@ -72,6 +77,9 @@ NEVER_RESOLVES = {
     "--dllm-algorithm": "asks for a diffusion model",
     "--encoder-only": "asks for a model with an image encoder",
 }
+# Graphs are off without a GPU, whatever is given: declared where they are tried.
+GRAPHS = "--cuda-graph-backend-decode"
+BOTH_KINDS = (*REFUSALS, *UNTRIED)
 # Off after resolution; what it asked for is in another argument.
 RESOLVED_AWAY = {"enable_dp_attention": "--attention-data-parallel-size"}
 
@@ -154,26 +162,79 @@ def test_clean_arguments_pass(clean, model):
 
 
 def test_everything_that_is_not_served_has_a_refusal():
-    refused_by_attribute = {FLAGS[refusal.flag].dest for refusal in REFUSALS}
+    refused_by_attribute = {FLAGS[refusal.flag].dest for refusal in BOTH_KINDS}
     assert set(NOT_SERVED) <= refused_by_attribute
-    assert len(refused_by_attribute) == len(REFUSALS)
-    assert RESOLVES_WITH.keys() | NEVER_RESOLVES.keys() <= {refusal.flag for refusal in REFUSALS}
+    assert len(refused_by_attribute) == len(BOTH_KINDS)
+    assert RESOLVES_WITH.keys() | NEVER_RESOLVES.keys() <= {refusal.flag for refusal in BOTH_KINDS}
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.flag)
-def test_refusal_names_a_real_flag_and_fires_on_what_it_resolves_to(refusal, clean):
+def using(refusal: Refusal, clean: Any) -> Any:
+    """Resolved arguments with what is refused, and what SGLang wants beside it."""
     assert refusal.flag in FLAGS, f"SGLang has no flag {refusal.flag}"
-    assert not refusal.applies(clean)
     action = FLAGS[refusal.flag]
     value = {action.dest: value_of(action)}
+    if refusal.flag == GRAPHS:
+        graphs = copy.deepcopy(clean.cuda_graph_config)
+        graphs.decode.backend = "breakable"
+        return resolved(declared={"cuda_graph_config": graphs})
     if refusal.flag in NEVER_RESOLVES:
-        arguments = resolved(declared=value)
-    else:
-        arguments = resolved(**value | RESOLVES_WITH.get(refusal.flag, {}))
+        return resolved(declared=value)
+    return resolved(**value | RESOLVES_WITH.get(refusal.flag, {}))
+
+
+@pytest.mark.parametrize("refusal", BOTH_KINDS, ids=lambda refusal: refusal.flag)
+def test_refusal_names_a_real_flag_and_fires_on_what_it_resolves_to(refusal, clean):
+    assert not refusal.applies(clean)
+    arguments = using(refusal, clean)
     assert refusal.applies(arguments)
     message = refused(arguments)
     # What it needs beside it may be refused first.
     assert message.startswith(refusal.flag + " ") or refusal.flag in RESOLVES_WITH
+
+
+@pytest.mark.parametrize("untried", UNTRIED, ids=lambda untried: untried.name)
+def test_what_was_not_tried_can_be(untried, clean, model, caplog):
+    arguments = using(untried, clean)
+    # As the message says, all at once: SGLang may ask for something else that was not tried.
+    message = next(str(fault) for fault in faults(arguments, {}) if str(fault).startswith(untried.flag))
+    assert " was not tried with --enable-laprox: " in message and untried.why in message
+    names = message.partition("; ")[2].partition("or try it: --laprox-untested ")[2].split(",")
+    assert names == [other.name for other in used_untried(arguments)] and untried.name in names
+    check_arguments(arguments, {}, names)
+    config = Config(untested=[f"--{name}" for name in names])
+    check_served(config, arguments, model)
+    # One of them is not enough, nor is another.
+    others = [name for name in UNTRIED_NAMES if name != untried.name]
+    with pytest.raises(ConfigError, match=f"^{untried.flag} "):
+        check_arguments(arguments, {}, others)
+    check_arguments(clean, {}, UNTRIED_NAMES)
+    assert try_untested(config, SimpleNamespace(server_args=arguments)) == tuple(names)
+    [warning] = [record for record in caplog.records if f"not tried with {untried.flag}:" in record.message]
+    assert warning.levelname == "WARNING" and untried.why in warning.message
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.flag)
+def test_what_cannot_be_right_cannot_be_tried(refusal):
+    name = refusal.flag.removeprefix("--")
+    with pytest.raises(ConfigError) as error:
+        Config(untested=(name,))
+    assert f"untested '{name}' cannot be right: {refusal.why}" in str(error.value)
+
+
+def test_whoever_tries_what_is_not_used_is_told(clean, caplog):
+    caplog.set_level("INFO")
+    config = Config(untested=("enable-lora", "grpc-port"))
+    assert try_untested(config, SimpleNamespace(server_args=clean)) == ()
+    [record] = caplog.records
+    assert record.message.endswith("does not use: enable-lora, grpc-port") and record.levelname == "INFO"
+
+
+def test_nobody_is_sent_to_try_what_would_be_refused_next():
+    """trtllm_mha brings pages of more than one token."""
+    declared = {"device": "cuda", "attention_backend": "trtllm_mha", "page_size": 64}
+    found = [str(fault) for fault in faults(resolved(declared=declared), {})]
+    assert [fault.split()[0] for fault in found] == ["--attention-backend", "--page-size"]
+    assert "give --attention-backend flashinfer or triton" in found[0] and "try" not in found[0][80:]
 
 
 @pytest.mark.parametrize("flag", NEVER_RESOLVES)
@@ -187,7 +248,7 @@ def test_what_is_declared_here_is_refused_by_sglang_itself(flag):
 def test_what_is_resolved_away_is_refused_by_what_it_asked_for(name):
     arguments = resolved(tp_size=2, dp_size=2, **{name: True})
     assert not getattr(arguments, name)
-    by_flag = {refusal.flag: refusal for refusal in REFUSALS}
+    by_flag = {refusal.flag: refusal for refusal in BOTH_KINDS}
     assert by_flag[RESOLVED_AWAY[name]].applies(arguments)
     refused(arguments)
 

@@ -17,6 +17,7 @@ from fakes import HEADS, LAYERS, Scheduler, sglang_context
 from laprox_patches.metrics import pool_of
 from laprox_patches.output import add_facts, say_facts
 from laprox_sglang.cache.tree import LaproxCache
+from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.report.events import Pruned, Publisher, Released, Retracted
 from laprox_sglang.report.metrics import METRICS, Metrics
 from laprox_sglang.report.positions import encode, kept_positions
@@ -133,6 +134,17 @@ def test_metrics_say_what_the_totals_say(metrics_of) -> None:
     assert sample("laprox_views") == sample("laprox_view_slots") == sample("laprox_saved_bytes") == 0
     assert sample("laprox_slots", state="pinned") == 0
     assert all(sample("laprox_stage_seconds_total", stage=stage) > 0 for stage in STAGES)
+
+
+def test_what_was_not_tried_is_said_everywhere(metrics_of) -> None:
+    scheduler = Scheduler(200)
+    scheduler.laprox.report.untested = ("enable-lora",)
+    metrics = metrics_of(scheduler)
+    metrics.publish(pool_of(scheduler), scheduler.laprox.pruner.stages.seconds())
+    assert {flag: sample("laprox_untested", flag=flag) for flag in UNTRIED_NAMES} == {
+        flag: float(flag == "enable-lora") for flag in UNTRIED_NAMES
+    }
+    assert scheduler.laprox.report.to_dict()["untested"] == ["enable-lora"]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from sglang.srt.environ import envs
+from sglang.srt.managers.schedule_batch import ForwardMode
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
@@ -27,6 +28,7 @@ from fakes import (
 from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
 from laprox_patches.output import add_facts
+from laprox_patches.step import run_batch
 from laprox_sglang.cache.tree import without
 from laprox_sglang.options.server import POOLING_KERNEL
 from laprox_sglang.scorers import SCORERS
@@ -1152,3 +1154,16 @@ def test_a_prompt_for_whose_view_less_is_freed_than_counted_is_whole_again(tree,
     assert pinned(scheduler) == 0 and len(req.output_ids) == 4 and len(other.output_ids) == 6
     # It was never written over, and goes into the tree as stock's.
     assert hit(scheduler, PROMPT) == N
+
+
+def test_a_step_without_requests_is_not_taken_for_the_one_before():
+    """With attention data parallelism a rank steps along with others while it has no requests of its own."""
+    scheduler = Scheduler(200)
+    scheduler.arrive(PROMPT, 9)
+    decode, seen = scheduler.laprox.decode, []
+    while not decode.compressed:
+        scheduler.step()
+    idle = SimpleNamespace(forward_mode=ForwardMode.IDLE, reqs=[])
+    run_batch(lambda self, batch: seen.append((decode.compressed, decode.rows)), scheduler, idle)
+    assert seen == [(False, None)]
+    scheduler.run_until_idle()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.client import facts, generation
 from benchmarks.harness.server import RETURN_KEPT
-from benchmarks.quality.model import Model
+from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
 from laprox_tools.needle import MODEL_PATH, Task
@@ -30,6 +30,8 @@ FACTS = {
     "prompt_tokens",
     "cached_tokens",
     "dense_tokens",
+    "protected_tokens",
+    "instructions",
     "budget_effective",
     "kept_cells",
     "kept_share",
@@ -75,7 +77,8 @@ def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:
     assert set(said) == FACTS
     assert said["pruned"] and said["reason"] is None
     assert said["prompt_tokens"] == said["slots_before"] == len(prompt)
-    assert said["cached_tokens"] == said["dense_tokens"] == 0
+    assert said["cached_tokens"] == said["dense_tokens"] == said["protected_tokens"] == 0
+    assert said["instructions"] is None
     assert said["slots_after"] == slots
     assert said["kept_cells"] == slots * 16
     assert said["kept_share"] == said["budget_effective"] == slots / len(prompt)

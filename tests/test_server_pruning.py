@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.harness.server import RETURN_KEPT
-from benchmarks.quality.model import Model
+from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
 from laprox_tools.needle import MODEL_PATH, Task, to_ids
 from prompts import IDENTITY_TOKENS, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
-from benchmarks.quality.model import Model
+from benchmarks.quality.methods.reader import Model
 from captured import Captured, load_model
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
-from benchmarks.quality.model import Model
+from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
 from laprox_tools.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
 from prompts import OPTED_OUT, difference

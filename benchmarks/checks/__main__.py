@@ -1,17 +1,16 @@
 """Checks LaProx in the real server with the trained 7M model, on the GPU where there is one.
 
-    python -m benchmarks.checks [needles conversations quality identity soak] [--quick]
+    python -m benchmarks.checks [needles conversations identity soak] [--quick]
                                 [--json FILE|FOLDER] [--again]
 
 needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
 conversations  exact answers of 64 conversations of 6 turns at 5 %, beside stock's
-quality   exact answers at 5 % against all KV
 identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
 soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches
 
-All servers share one GPU, which must be free of others: the soak measures its memory once the other
-servers have ended. On a CPU they run one after the other, and only with --quick, whose sizes show that
-everything works but are too small to decide anything.
+The servers of a check run one after the other, on a GPU that must be free of others: the soak measures its
+memory. Without a GPU there is only --quick, whose sizes show that everything works but are too small to
+decide anything, and conversations.
 """
 
 import argparse
@@ -21,20 +20,23 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from benchmarks.checks.plan import CHECKS, make_plan
+from benchmarks.checks.plan import CHECKS, make_check
 from benchmarks.checks.record import Record, RecordError
-from benchmarks.checks.rows import show
-from benchmarks.checks.run import Run
+from benchmarks.checks.rows import Row, show
+from benchmarks.checks.run import run
 from benchmarks.checks.servers import ON_GPU
+from benchmarks.checks.soak import Soak
 from benchmarks.harness.provenance import results_file
+from benchmarks.harness.server import ServerError
 from laprox_sglang.options.refusals import ATTENTION_BACKENDS
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def say(text: str) -> None:
+    print(f"checks: {text}", file=sys.stderr, flush=True)
 
 
 def parse() -> tuple[argparse.Namespace, Record]:
@@ -76,31 +78,35 @@ def main() -> int:
     arguments, record = parse()
     names = arguments.checks or list(CHECKS)
     for name in [name for name in names if record.holds(name) and not arguments.again]:
-        print(f"checks: {name} is in {arguments.json} already, of this commit", file=sys.stderr)
+        say(f"{name} is in {arguments.json} already, of this commit")
         names.remove(name)
     if not names:
         return 0
-    plan = make_plan(names, arguments.quick, arguments.seconds)
     flags = ["--attention-backend", arguments.attention_backend] if arguments.attention_backend else []
+    flags += arguments.server_flags.split()
     logs = Path(tempfile.mkdtemp(prefix="laprox-checks-"))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            run = Run(plan, [*flags, *arguments.server_flags.split()], logs, progress, record.put)
-            failures = run()
-    except KeyboardInterrupt:
-        print("checks: stopped", file=sys.stderr)
-        return 130
-    rows = run.rows()
+    rows: list[Row] = []
+    for name in names:
+        check = make_check(name, arguments.quick, arguments.seconds)
+        try:
+            backends = run(check, flags, logs, say)
+        except ServerError as error:
+            say(str(error))
+            rows.append(Row(name, "servers that failed", 1, most=0))
+            continue
+        except KeyboardInterrupt:
+            say("stopped")
+            return 130
+        details = {"memory_samples": check.samples} if isinstance(check, Soak) else {}
+        record.put(name, check.rows(), details, backends)
+        rows += check.rows()
     show(rows)
-    for failure in failures:
-        print(f"checks: {failure}", file=sys.stderr)
     unmet = [row for row in rows if row.met is False]
     if unmet:
-        print(f"checks: {len(unmet)} limits not met; server logs in {logs}", file=sys.stderr)
-    return 1 if unmet or failures else 0
+        say(f"{len(unmet)} limits not met; server logs in {logs}")
+    return 1 if unmet else 0
 
 
 if __name__ == "__main__":

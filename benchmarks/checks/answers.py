@@ -1,23 +1,23 @@
 """Checks of what a server answers: exact answers on long prompts, and the ids of stock SGLang."""
 
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.checks.rows import Row, per_cent
-from benchmarks.checks.servers import Server, is_exact
+from benchmarks.checks.servers import Asked, Server, Tick, is_exact, pool, pruning
 from benchmarks.harness.client import facts
 from laprox_tools.needle import DIGITS, Task, Turn
 
 STOCK = "stock"
 SEED = 0
-Tick = Callable[[], None]
+# SGLang's memory checks, after every step.
+STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 
 
 @dataclass(frozen=True)
-class QualitySizes:
+class NeedleSizes:
     prompts: int
     length: int
     at_once: int
@@ -31,52 +31,24 @@ class IdentitySizes:
     tokens: int
 
 
-class Quality:
-    """Exact answers of a pruning server against all of the KV."""
-
-    NAME, PRUNED = "quality", "0.05"
-    POINTS = 3
-
-    def __init__(self, sizes: QualitySizes) -> None:
-        self._sizes = sizes
-        self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
-        self._replies: dict[str, list[Any]] = {}
-        self.requests = 2 * sizes.prompts
-
-    def ask(self, server: Server, tick: Tick) -> None:
-        asked = [{"ids": sample.prompt_ids(), "tokens": DIGITS + 1} for sample in self._samples]
-        self._replies[server.name] = server.generate_all(asked, self._sizes.at_once, tick)
-
-    def rows(self) -> list[Row]:
-        exact = {
-            name: per_cent([is_exact(*pair) for pair in zip(replies, self._samples, strict=True)])
-            for name, replies in self._replies.items()
-        }
-        pruned = [facts(reply)["pruned"] for reply in self._replies[self.PRUNED]]
-        size = f"{len(self._samples)} prompts of {self._sizes.length:,} tokens"
-        return [
-            Row(self.NAME, f"exact answers, all KV, {size}", exact[STOCK], "%"),
-            Row(self.NAME, "exact answers, 5 %", exact[self.PRUNED], "%", least=exact[STOCK] - self.POINTS),
-            Row(self.NAME, "prompts pruned", per_cent(pruned), "%", least=100),
-        ]
-
-
 class Needles:
     """Exact answers of one server: every prompt pruned, then every prompt whole.
 
-    So decode graphs of both families answer, and the memory checks of ``NEEDLES_ENVIRONMENT`` see both.
+    So decode graphs of both families answer, and the memory checks see both.
     """
 
     NAME, PRUNED = "needles", "0.1"
     POINTS = 3
 
-    def __init__(self, sizes: QualitySizes) -> None:
-        self._sizes = sizes
+    def __init__(self, sizes: NeedleSizes, slots: int) -> None:
+        self._sizes, self._pool = sizes, pool(slots)
         self._samples = Task(SEED).batch(sizes.prompts, sizes.length, 1, 0.3)
         self._pruned: list[Any] = []
         self._whole: list[Any] = []
         self._slots: tuple[int, int] = (0, 0)
-        self.requests = 2 * sizes.prompts
+
+    def servers(self) -> dict[str, Asked]:
+        return {self.NAME: Asked(self.ask, [*self._pool, *pruning(self.PRUNED)], STRICT)}
 
     def ask(self, server: Server, tick: Tick) -> None:
         for replies, options in ((self._pruned, {}), (self._whole, {"enabled": False})):
@@ -110,7 +82,7 @@ class Needles:
 
 
 @dataclass(frozen=True)
-class TalkSizes:
+class ConversationSizes:
     """``sentences`` of 12 words that each turn tells before it asks."""
 
     conversations: int
@@ -124,14 +96,17 @@ class Conversations:
     NAME, PRUNED = "conversations", "0.05"
     POINTS = 3
 
-    def __init__(self, sizes: TalkSizes) -> None:
+    def __init__(self, sizes: ConversationSizes, slots: int) -> None:
         task = Task(SEED)
-        self._sizes = sizes
+        self._sizes, self._pool = sizes, pool(slots)
         self._talks = [
             task.conversation([*sizes.sentences], few_words=i % 2 == 0) for i in range(sizes.conversations)
         ]
         self._replies: dict[str, list[list[Any]]] = {}
-        self.requests = 2 * sizes.conversations
+
+    def servers(self) -> dict[str, Asked]:
+        pruned = Asked(self.ask, [*self._pool, *pruning(self.PRUNED)])
+        return {STOCK: Asked(self.ask, self._pool), self.PRUNED: pruned}
 
     def ask(self, server: Server, tick: Tick) -> None:
         def talk(turns: list[Turn]) -> list[Any]:
@@ -188,13 +163,19 @@ class Identity:
     # A pruned prompt runs other kernels, and has lost one token in 500.
     ALMOST_POINTS = 3
 
-    def __init__(self, sizes: IdentitySizes) -> None:
+    def __init__(self, sizes: IdentitySizes, slots: int) -> None:
+        self._pool = pool(slots)
         draw = random.Random(SEED)
         lengths = [draw.randint(sizes.shortest, sizes.longest) for _ in range(sizes.prompts)]
         self._tokens = sizes.tokens
         self._samples = [Task(draw.getrandbits(32)).batch(1, length)[0] for length in lengths]
         self._replies: dict[str, list[Any]] = {}
-        self.requests = 4 * sizes.prompts
+
+    def servers(self) -> dict[str, Asked]:
+        found = {STOCK: Asked(self.ask, self._pool)}
+        for budget in (self.WHOLE, self.ALMOST):
+            found[budget] = Asked(self.ask, [*self._pool, *pruning(budget)])
+        return found
 
     def ask(self, server: Server, tick: Tick) -> None:
         asked = [{"ids": sample.prompt_ids(), "tokens": self._tokens} for sample in self._samples]
@@ -229,7 +210,7 @@ class Identity:
             for name, replies in self._replies.items()
         }
         for name, share in exact.items():
-            least = exact[STOCK] - Quality.POINTS if name == self.ALMOST else None
+            least = exact[STOCK] - self.ALMOST_POINTS if name == self.ALMOST else None
             rows.append(Row(self.NAME, f"exact answers: {name}", share, "%", least=least))
         for name, pruned in ((self.WHOLE, 0), (self.ALMOST, 100)):
             said = [facts(reply)["pruned"] for reply in self._replies[name]]

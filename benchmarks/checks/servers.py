@@ -1,10 +1,10 @@
-"""Servers for the checks: several at a time, on the GPU where there is one."""
+"""Servers of the 7M model for the checks, on the GPU where there is one."""
 
 import re
-import threading
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -13,53 +13,44 @@ from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, S
 from laprox_tools.needle import MODEL_PATH, Sample, Task
 
 ON_GPU = torch.cuda.is_available()
-# The servers share one GPU: each takes no more of it than --max-total-tokens asks for.
-SHARED_FLAGS = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "32"]
+# No more of the GPU than --max-total-tokens asks for.
+GPU_MORE = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "32"]
 LEAKS = re.compile(r"leak detected|double free|use-after-free", re.IGNORECASE)
-
-# Set when the program is to end: no server starts any more, and the running ones are killed.
-stopping = threading.Event()
-running: list["Server"] = []
-
-
-def stop_all() -> None:
-    stopping.set()
-    for server in list(running):
-        server.kill()
+Tick = Callable[[], None]
 
 
 class Server(harness.Server):
-    """A server of the 7M model that any thread may start, and the program may stop.
-
-    Attributes:
-        start_seconds: what its start took.
-    """
-
     def __init__(self, name: str, flags: list[str], logs: Path, environment: dict[str, str]) -> None:
-        device = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else CPU_FLAGS
+        device = [*GPU_FLAGS, *GPU_MORE] if ON_GPU else CPU_FLAGS
         seconds = GPU_START_SECONDS if ON_GPU else START_SECONDS
         arguments = ["--model-path", str(MODEL_PATH), *device, *flags]
         super().__init__(Launch(name, arguments, logs / f"{name}.log", ON_GPU, seconds, environment))
         self.name = name
 
-    def __enter__(self) -> Self:
-        started = time.monotonic()
-        self.start()
-        running.append(self)
-        try:
-            self.wait(stopping.is_set)
-            # Long enough to be pruned, so that every kernel is compiled before anything is measured.
-            self.generate(Task(1).batch(1, 400)[0].prompt_ids(), 4)
-            self.flush()
-        except Exception as error:
-            failure = self.failure(error)
-            self.kill()
-            raise failure from error
-        self.start_seconds = time.monotonic() - started
-        return self
+    def warm_up(self) -> None:
+        # Long enough to be pruned, so that every kernel is compiled before anything is measured.
+        self.generate(Task(1).batch(1, 400)[0].prompt_ids(), 4)
+        self.flush()
 
     def leaks_in_log(self) -> int:
         return len(LEAKS.findall(self.launch.log.read_text(errors="replace")))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A server of a check: what it is started with, and what it is asked, with a tick for every reply."""
+
+    ask: Callable[[Server, Tick], None]
+    flags: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def pruning(budget: str) -> list[str]:
+    return ["--enable-laprox", "--laprox-budget", budget]
+
+
+def pool(slots: int) -> list[str]:
+    return ["--max-total-tokens", str(slots)]
 
 
 def is_exact(reply: Any, sample: Sample) -> bool:

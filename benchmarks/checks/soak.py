@@ -9,13 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.checks.answers import SEED, Tick
+from benchmarks.checks.answers import SEED, STOCK, STRICT
 from benchmarks.checks.rows import Row, per_cent
-from benchmarks.checks.servers import Server, is_exact
+from benchmarks.checks.servers import Asked, Server, Tick, is_exact, pool, pruning
 from benchmarks.checks.traffic import BUDGET, Seen, Traffic
 
-FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--chunked-prefill-size", "256")
-STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 ENVIRONMENT = STRICT | {
     "SGLANG_TEST_RETRACT": "1",
     "SGLANG_TEST_RETRACT_INTERVAL": "8",
@@ -51,21 +49,26 @@ class Soak:
 
     Attributes:
         samples: seconds since the start, and mebibytes then.
-        alone: says whether the server has the device for itself; its memory is not measured before.
     """
 
     NAME = "soak"
     POINTS = 2
 
-    def __init__(self, sizes: SoakSizes, memory: Memory) -> None:
-        self._sizes, self._memory = sizes, memory
+    def __init__(self, sizes: SoakSizes, slots: int, memory: Memory) -> None:
+        self._sizes, self._memory, self._stock_pool = sizes, memory, pool(slots)
         self._traffic = Traffic(SEED, sizes.whole, sizes.longest)
         self._stock: list[bool] = []
         self._seen: list[Seen] = []
         self._idle_checks = self._leaks = 0
         self._totals: dict[str, Any] = {}
         self.samples: list[tuple[float, float]] = []
-        self.alone: Callable[[], bool] = lambda: True
+
+    def servers(self) -> dict[str, Asked]:
+        flags = [*pool(self._sizes.slots), *pruning(str(BUDGET)), "--chunked-prefill-size", "256"]
+        return {
+            STOCK: Asked(self.ask_stock, self._stock_pool),
+            self.NAME: Asked(self.run, flags, ENVIRONMENT),
+        }
 
     def ask_stock(self, server: Server, tick: Tick) -> None:
         """What stock says to the prompts that stay unpruned here, one by one."""
@@ -82,7 +85,7 @@ class Soak:
                 self._check_idle(server)
                 now = time.monotonic()
                 warm = now - started > WARM_SHARE * self._sizes.seconds
-                if warm and now - sampled >= self._sizes.seconds / SAMPLES and self.alone():
+                if warm and now - sampled >= self._sizes.seconds / SAMPLES:
                     sampled = now
                     self.samples.append((round(sampled - started, 1), round(self._memory.read(server), 1)))
                 for _ in range(2):

@@ -1,4 +1,4 @@
-"""Draws docs/top.svg, docs/explain.png, docs/grafana/laprox.png: a real server with the 7M model at work."""
+"""Draws docs/top.svg and docs/explain.png: a real server with the 7M model at work."""
 
 import subprocess
 import sys
@@ -7,19 +7,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.demo import dashboard
 from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, Server, serve_all
 from laprox_tools.needle import MODEL_PATH, Task, to_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = [
-    *("--max-total-tokens", "24000", "--enable-metrics"),
+    *("--max-total-tokens", "24000"),
     *("--enable-laprox", "--laprox-budget", "0.1", *RETURN_KEPT),
 ]
 SEED = 7
 # More than are waited for: a picture of a server at work.
 AT_ONCE, RUNNING, ANSWER = 6, 4, 3000
-CONVERSATIONS = 12
 # Shared by them, and dense.
 INSTRUCTIONS = 1000
 # The picture of one prompt should be small enough to read.
@@ -32,7 +30,6 @@ def main() -> None:
         launch = Launch("pictured", arguments, Path(folder) / "server.log")
         with serve_all([launch]) as (server,), ThreadPoolExecutor(AT_ONCE) as pool:
             task = Task(SEED)
-            draw_dashboard(server, task)
             server.talk(task.conversation([50, 12, 12, 12]), 4)
             for sample in task.batch(3, 150):
                 server.generate(sample.prompt_ids(), 4)
@@ -47,16 +44,6 @@ def main() -> None:
             text, question = " ".join(sample.context[1:]), " ".join(sample.questions[0])
             out = str(DOCS / "explain.png")
             laprox("explain", server.url, "--prompt", text, "--question", question, "--out", out)
-
-
-def draw_dashboard(server: Server, task: Task) -> None:
-    """Conversations at once, and prompts of several lengths among them, one of them left whole."""
-    with dashboard.scraping(server.url) as scrapes, ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in range(CONVERSATIONS):
-            pool.submit(server.talk, task.conversation([60, 12, 12, 12]), 48)
-            for length in (150, 500, 900):
-                pool.submit(server.generate, task.batch(1, length)[0].prompt_ids(), 64)
-    dashboard.draw(scrapes, DOCS / "grafana" / "laprox.png")
 
 
 def wait_for_running(server: Server) -> None:

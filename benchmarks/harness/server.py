@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -104,19 +104,18 @@ class Server(Client):
                 start_new_session=True,
             )
 
-    def wait(self, stopped: Callable[[], bool] = lambda: False, beside: Sequence["Server"] = ()) -> None:
+    def wait(self, beside: Sequence["Server"] = ()) -> None:
         """Returns when it is up.
 
         Args:
             beside: servers that it is of no use without.
 
         Raises:
-            ServerError: it, or one of those, died; it took too long; or ``stopped`` says that nobody waits
-                for it any more.
+            ServerError: it, or one of those, died, or it took too long.
         """
         name, log, seconds = self.launch.name, self.launch.log, self.launch.seconds
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not stopped():
+        while time.monotonic() < deadline:
             for server in (self, *beside):
                 if server.code is not None:
                     what = f"the server {server.launch.name} died at its start (exit code {server.code})"
@@ -127,15 +126,20 @@ class Server(Client):
             except requests.RequestException:
                 pass
             time.sleep(0.25)
-        when = "when the program was stopped" if stopped() else f"after {seconds:.0f} seconds"
-        raise ServerError(f"the server {name} was not up {when}", log)
+        raise ServerError(f"the server {name} was not up after {seconds:.0f} seconds", log)
 
     def kill(self) -> None:
         """Ends it and all processes that it started."""
+        self.strike()
         if self._process is not None:
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def strike(self) -> None:
+        """Sends what ends it, and waits for nothing: a signal handler may do this at any moment."""
+        if self._process is not None and self._process.poll() is None:
+            # It may have been waited for to its end, and Python be about to note that.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def failure(self, error: Exception) -> ServerError:
         """What an error means: a death of the server explains it better than it does itself."""
@@ -175,8 +179,9 @@ def serve_all(launches: Sequence[Launch]) -> Iterator[list[Server]]:
     servers = [Server(launch) for launch in launches]
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        # Not waited for here: the program may be waiting for the same process, and then holds its lock.
         for server in servers:
-            server.kill()
+            server.strike()
         raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, interrupt) for number in SIGNALS}

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import Server
-from benchmarks.quality.methods import Chooser, cells_of, plan_of
+from benchmarks.quality.methods.choice import Chooser, cells_of, plan_of
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import kept_positions
 from laprox_sglang.scorers.allocators import floor_cells

@@ -1,135 +1,296 @@
-"""Stock SGLang against LaProx under the same requests, at Llama-3.1-8B shapes with random weights.
+"""Stock SGLang and LaProx under the same load, at Llama-3.1-8B shapes with random weights.
 
-    python -m benchmarks.serving [--workload b,f,...] [--server stock,laprox,stock-fp8] [--backend NAME]
-                                 [--json FILE|FOLDER] [--again] [--quick] [--attach stock=URL,...]
+    python -m benchmarks.serving --server NAME --agents --at 16,32          agents from a seed
+    python -m benchmarks.serving --server NAME --trace FILE --at 16         recorded agents
+    python -m benchmarks.serving --server NAME --trace FILE --rate 0.1,0.2  the same, begun at random times
+    python -m benchmarks.serving --server NAME --trace FILE --stretch 4     or at the recorded times, times 4
+    python -m benchmarks.serving --server NAME --open-loop 0.1,0.3          chats by sglang.bench_serving
+    python -m benchmarks.serving --server NAME --workload b-full,f,e        a fixed number of requests
 
-Each server takes the attention backend of its own choice; --backend gives stock and LaProx one. Needs a
-GPU; --quick runs every workload in small, anywhere, and says nothing about speed. With --json, every row is
-merged into the file as soon as it is measured, and pictures are drawn beside it; what the file holds of this
-commit is not measured again.
+The server is started, unless --url gives one that runs (--print-command says how to start it). Every point
+takes --minutes at most, prints one line, and is merged into --json as soon as it is measured; what the file
+holds of this commit is not measured again. Another --part of a point draws other sessions, and is added to
+it. Needs a GPU; --quick runs everything in small, anywhere, and says nothing about speed.
 """
 
+import argparse
 import os
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import requests
 
+from benchmarks.harness.client import ClientError
 from benchmarks.harness.provenance import results_file
-from benchmarks.harness.server import ServerError, serve_all
+from benchmarks.harness.server import ServerError, command, serve_all
 from benchmarks.serving import plots
-from benchmarks.serving.announce import announce
-from benchmarks.serving.arguments import UsageError, attached, choose, parse
-from benchmarks.serving.card import find_card
+from benchmarks.serving.agents import agents
+from benchmarks.serving.client import WorkloadError
+from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
 from benchmarks.serving.record import Record, RecordError
-from benchmarks.serving.run import Runner
-from benchmarks.serving.servers import Machine, Service
-from benchmarks.serving.table import table
-from benchmarks.serving.workload import SERVERS, Workload
-from benchmarks.serving.workloads import FAMILIES, workloads
+from benchmarks.serving.run import LoadPoint, brief, leave_idle, run_point, run_row
+from benchmarks.serving.servers import FLAGS, Service, find_card, lacks, launch
+from benchmarks.serving.traces import TraceFileError, read_trace
+from benchmarks.serving.workload import Session, Step, Workload
+from benchmarks.serving.workloads import workloads
 
 # Of what a server was started with, that its flags do not say.
 ENVIRONMENT = ("SGLANG_", "FLASHINFER_")
-# A start where everything is compiled; without a GPU, and with one.
-START_SECONDS = {False: 20, True: 80}
+LIMITS = {"16k": 16_384, "32k": 32_768, "64k": 65_536, "128k": 131_072}
+# The context of a server is the largest limit; its last tokens are its own.
+RESERVED = 16
+DRAWN = 400
+# In small: agents of a sixty-fourth of the length, without long pauses.
+SMALL = 64
+Row = LoadPoint | OpenLoop | Workload
 
 
-@contextmanager
-def started(machine: Machine, names: list[str], pool: str, logs: Path) -> Iterator[list[Service]]:
-    with serve_all([machine.launch(name, pool, logs) for name in names]) as up:
-        yield [Service(name, server.url) for name, server in zip(names, up, strict=True)]
+class UsageError(Exception):
+    """Something asked for that cannot be done; the message is one line."""
 
 
-def starts(
-    runner: Runner, machine: Machine, rows: list[Workload], servers: list[str]
-) -> list[tuple[str, list[str]]]:
-    """(pool, servers) of every start: what fits beside each other, and has something to measure."""
-    found = []
-    for pool in dict.fromkeys(row.pool for row in rows):
-        of_pool = [row for row in rows if row.pool == pool]
-        used = {name for row in of_pool for name in servers if name in row.servers}
-        beside = machine.together(pool, len(used))
-        missing = {name for row in of_pool for name in runner.missing(row, servers, beside)}
-        needed = [name for name in servers if name in missing]
-        groups = [needed] if machine.together(pool, len(needed)) else [[name] for name in needed]
-        found += [(pool, group) for group in groups if group]
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m benchmarks.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    load = parser.add_mutually_exclusive_group()
+    load.add_argument(
+        "--trace", type=Path, metavar="FILE", help="recorded sessions, of a kind that traces.py reads"
+    )
+    load.add_argument("--agents", action="store_true", help="sessions with the quantiles of recorded agents")
+    load.add_argument("--open-loop", metavar="RATES", help="conversations a second, by sglang.bench_serving")
+    load.add_argument("--workload", metavar="NAMES", help=f"comma-separated: {', '.join(workloads(False))}")
+    parser.add_argument(
+        "--server", required=True, metavar="NAMES", help=f"comma-separated: {', '.join(FLAGS)}"
+    )
+    parser.add_argument("--at", metavar="COUNTS", help="sessions at once, of --trace and --agents")
+    parser.add_argument("--rate", metavar="RATES", help="sessions begun a second, of --trace and --agents")
+    parser.add_argument("--stretch", type=float, metavar="FACTOR", help="recorded starts, times FACTOR")
+    parser.add_argument("--limit", choices=LIMITS, default="64k", help="sessions are cut there; default: 64k")
+    parser.add_argument(
+        "--longest-pause", type=float, default=60.0, metavar="SECONDS", help="of an agent; default: 60"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --agents")
+    parser.add_argument("--rounds", type=int, help="of each row, whose figures are their medians")
+    parser.add_argument("--part", type=int, default=0, help="number of a part of a point; default: 0")
+    parser.add_argument("--minutes", type=float, default=7.5, help="at most, of every point; default: 7.5")
+    parser.add_argument("--url", help="a server that runs already; it must be the one that --server names")
+    parser.add_argument(
+        "--print-command", action="store_true", help="print how the server is started, and end"
+    )
+    parser.add_argument(
+        "--backend", metavar="NAME", help="--attention-backend of the servers; rows of its own"
+    )
+    parser.add_argument("--server-flags", default="", help="more flags for the server, in one string")
+    parser.add_argument("--quick", action="store_true", help="everything in small; runs without a GPU too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="merge into FILE; in a folder it is serving-CHIP.json"
+    )
+    parser.add_argument("--again", action="store_true", help="measure what FILE holds of this commit, too")
+    return parser.parse_args(arguments)
+
+
+def choose(text: str, offered: Sequence[str], what: str) -> list[str]:
+    """The names that were asked for, in the order in which they are offered."""
+    wanted = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in wanted if name not in offered]:
+        raise UsageError(f"no {what} {', '.join(map(repr, unknown))}; there are {', '.join(offered)}")
+    return [name for name in offered if name in wanted]
+
+
+def numbers(text: str | None, flag: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{flag} takes numbers, not {text!r}") from None
+    if any(number <= 0 for number in found):
+        raise UsageError(f"{flag} takes numbers above 0, not {text}")
     return found
 
 
-def run(
-    runner: Runner, rows: list[Workload], plan: list[tuple[str, list[str]]], machine: Machine, logs: Path
-) -> None:
-    """Drives one server at a time."""
-    environment = {key: value for key, value in os.environ.items() if key.startswith(ENVIRONMENT)}
-    for pool, names in plan:
-        runner.say(f"{' and '.join(names)}: starting, {pool} pool")
+def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
+    """What is to be measured.
+
+    Raises:
+        UsageError: nothing, or not so.
+    """
+    if given.workload:
+        offered = workloads(given.quick, share)
+        chosen = [offered[name] for name in choose(given.workload, list(offered), "workload")]
+        return [replace(row, rounds=given.rounds or row.rounds) for row in chosen]
+    if given.open_loop:
+        return [OpenLoop(rate, given.quick) for rate in numbers(given.open_loop, "--open-loop")]
+    if not (given.trace or given.agents):
+        raise UsageError("nothing to measure: give --trace, --agents, --open-loop or --workload")
+    sessions, source = sessions_of(given)
+    curve = f"{source}-{given.limit}"
+    kind = f"{source} agents, cut at {given.limit.upper()}, pauses of {given.longest_pause:g} s at most"
+    rows: list[Row] = []
+    for count in numbers(given.at, "--at"):
+        load = {"curve": curve, "at": count, "unit": "agents at once"}
+        rows.append(LoadPoint(f"{curve}-{count:g}", f"{kind}, {count:g} at once", load, sessions, int(count)))
+    for rate in numbers(given.rate, "--rate"):
+        load = {"curve": f"{curve}-rate", "at": rate, "unit": "agents begun a second"}
+        what = f"{kind}, {rate:g} begun a second"
+        rows.append(LoadPoint(f"{curve}-rate-{rate:g}", what, load, sessions, rate=rate))
+    if given.stretch:
+        if not any(session.start for session in sessions):
+            raise UsageError(f"{given.trace} says no times at which sessions begin: give --at or --rate")
+        load = {"curve": f"{curve}-times", "at": 1 / given.stretch, "unit": "times the recorded rate"}
+        what = f"{source}, cut at {given.limit.upper()}, {given.stretch:g} times the recorded times"
+        rows.append(
+            LoadPoint(f"{curve}-times-{given.stretch:g}", what, load, sessions, stretch=given.stretch)
+        )
+    if not rows:
+        raise UsageError("how much load: give --at, --rate or --stretch")
+    return rows
+
+
+def sessions_of(given: argparse.Namespace) -> tuple[list[Session], str]:
+    limit = LIMITS[given.limit] - RESERVED
+    if given.trace:
         try:
-            with started(machine, names, pool, logs) as services:
-                runner.run_all(
-                    [row for row in rows if row.pool == pool], services, {"environment": environment}
-                )
-        except ServerError as error:
-            # The other servers may be well.
-            runner.fail(str(error))
+            found, source = read_trace(given.trace, limit, given.longest_pause), "recorded"
+            if any(session.start for session in found):
+                source = given.trace.name.split(".")[0].replace("_", "-")
+        except TraceFileError as error:
+            raise UsageError(str(error)) from None
+    else:
+        found, source = agents(given.seed, DRAWN, limit, given.longest_pause), "drawn"
+    return ([small(session) for session in found] if given.quick else found), source
+
+
+def small(session: Session) -> Session:
+    """A sixty-fourth of every length, a hundredth of every pause."""
+    steps = []
+    for step in session.steps:
+        prompt, output = max(1, step.prompt // SMALL), min(16, max(1, step.output // SMALL))
+        steps.append(Step(prompt, step.shared // SMALL, output, step.pause / 100))
+    head = tuple((seed, max(1, count // SMALL)) for seed, count in session.head)
+    return Session(session.seed, tuple(steps), head, session.start / SMALL)
+
+
+@contextmanager
+def served(name: str, given: argparse.Namespace, on_gpu: bool, logs: Path) -> Iterator[Service]:
+    """The server, started here or not.
+
+    Raises:
+        ServerError: it did not start.
+        UsageError: the one that runs is another.
+    """
+    if given.url:
+        try:
+            service = Service(name, given.url.rstrip("/"))
+        except (requests.RequestException, KeyError) as error:
+            raise UsageError(f"no SGLang server answers at {given.url!r}: {type(error).__name__}") from None
+        if fault := service.fault():
+            raise UsageError(fault)
+        yield service
+        return
+    say(f"{name}: starting, its log in {logs}")
+    started = launch(name, logs, on_gpu, given.quick, given.backend, shlex.split(given.server_flags))
+    with serve_all([started]) as (server,):
+        yield Service(name, server.url)
+
+
+def measure(row: Row, service: Service, record: Record, given: argparse.Namespace) -> dict[str, Any]:
+    if isinstance(row, Workload):
+        return run_row(row, service, record, given.minutes)
+    if isinstance(row, LoadPoint):
+        return run_point(row, service, record, given.minutes, given.part, say)
+    try:
+        tally = measure_open_loop(row, service, given.minutes, given.part, say)
+    except WorkloadError as error:
+        leave_idle(service)
+        record.put_failure(row, service.name, str(error), service.backend)
+        return {"failed": str(error)}
+    return record.put_part(row, service.name, given.part, tally, service.backend)
+
+
+def run(names: list[str], rows: list[Row], record: Record, given: argparse.Namespace, on_gpu: bool) -> int:
+    """Drives one server after the other; returns how many points failed."""
+    failed = 0
+    logs = Path(tempfile.mkdtemp(prefix="laprox-serving-"))
+    environment = {key: value for key, value in os.environ.items() if key.startswith(ENVIRONMENT)}
+    for name in names:
+        part = 0 if given.workload else given.part
+        missing = [row for row in rows if given.again or not record.holds(row.name, name, part)]
+        for row in (row for row in rows if row not in missing):
+            say(f"{row.name} on {name}: there already, of this commit")
+        if (reason := lacks(name, on_gpu)) and not given.url:
+            say(f"{name}: left out, {reason}")
+        elif missing:
+            with served(name, given, on_gpu, logs) as service:
+                about = {"slots": service.slots, "environment": environment, "settings": service.settings}
+                record.put_server("full", name, about)
+                if (
+                    (given.trace or given.agents)
+                    and not given.quick
+                    and service.context < LIMITS[given.limit]
+                ):
+                    raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
+                for row in missing:
+                    if isinstance(row, Workload) and row.profile and not on_gpu:
+                        say(f"{row.name}: left out, there are no kernels to trace without a GPU")
+                        continue
+                    measured = measure(row, service, record, given)
+                    failed += "failed" in measured
+                    print(f"{row.name} on {name}, {service.backend}: {brief(measured)}", flush=True)
+    return failed
+
+
+def say(text: str) -> None:
+    print(f"serving: {text}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str]) -> int:
     try:
-        given = parse(arguments, __doc__)
+        given = parse(arguments)
         card = find_card()
-        if not (card or given.quick or given.attach):
+        names = choose(given.server, list(FLAGS), "server")
+        if given.url and len(names) > 1:
+            raise UsageError("--url is one server, and --server names several")
+        if not (card or given.quick or given.url or given.print_command):
             raise UsageError("needs a GPU; --quick runs anywhere")
-        if card and not (given.quick or given.attach) and (fault := card.fault()):
+        if given.print_command:
+            folder = Path(tempfile.gettempdir()) / "laprox-serving-model"
+            folder.mkdir(exist_ok=True)
+            for name in names:
+                more = shlex.split(given.server_flags)
+                started = launch(name, folder, not given.quick, given.quick, given.backend, more)
+                print(shlex.join(["python", *command(*started.arguments)[1:], "--port", "30000"]))
+            return 0
+        if card and not (given.quick or given.url) and (fault := card.fault()):
             raise UsageError(fault)
-        machine = Machine(card, given.quick, given.backend)
-        offered = workloads(given.quick, *((card.fixed_slots, card.share) if card else ()))
-        chosen = [offered[name] for name in choose(given.workload, list(offered), "workload", FAMILIES)]
-        servers = choose(given.server, SERVERS, "server")
+        rows = rows_of(given, card.share if card else 1.0)
         path = results_file(given.json, "serving-quick" if given.quick else "serving")
-        record = Record(path, given.quick, offered, given.backend)
-        services = attached(given.attach, servers) if given.attach else None
-    except (UsageError, RecordError) as error:
+        record = Record(path, given.quick, workloads(given.quick), given.backend)
+        failed = run(names, rows, record, given, card is not None)
+    except (UsageError, RecordError, ServerError) as error:
         print(f"serving: {error}", file=sys.stderr)
-        return 2
-    logs = Path(tempfile.mkdtemp(prefix="laprox-serving-"))
-    console = Console(stderr=True)
-    columns = (
-        *(TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[rate]}"), TimeElapsedColumn()),
-    )
-    code = 0
-    # Drawing takes time from the thread that notes when tokens come.
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
-        runner = Runner(record, machine, progress, given.again)
-        try:
-            if services is not None:
-                names = [service.name for service in services]
-                announce(
-                    runner, chosen, [(pool, names) for pool in dict.fromkeys(row.pool for row in chosen)], 0
-                )
-                runner.run_all(chosen, services, {})
-            else:
-                for name in [name for name in servers if machine.lacks(name)]:
-                    runner.say(f"{name}: left out, {machine.lacks(name)}")
-                    servers.remove(name)
-                runner.say(f"server logs in {logs}")
-                plan = starts(runner, machine, chosen, servers)
-                announce(runner, chosen, plan, START_SECONDS[card is not None])
-                run(runner, chosen, plan, machine, logs)
-        except KeyboardInterrupt:
-            runner.fail("stopped")
-            code = 130
-    shown = table(record, [workload.name for workload in chosen])
-    Console(width=None if console.is_terminal else 130).print(shown)
+        return 2 if isinstance(error, (UsageError, RecordError)) else 1
+    except ClientError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("serving: stopped", file=sys.stderr)
+        return 130
     if path is not None and record.saved:
         print(plots.written(record.content, path))
-    for failure in runner.failures:
-        print(f"serving: {failure}", file=sys.stderr)
-    return code or (1 if runner.failures else 0)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

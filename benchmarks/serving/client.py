@@ -1,20 +1,22 @@
-"""Sends scripts to a server and keeps the time of everything that comes back.
+"""Sends sessions to a server and keeps the time of everything that comes back.
 
-SGLang's own client is not used for this: it counts a chunk only if it has text, and random weights generate
-token ids for which the small tokenizer has no word.
+SGLang's own client does not do this: its conversations have no pauses, begin at their first turn, and are
+texts that a chat template and a tokenizer change. Chats at a rate of arrivals are driven by it
+(``open_loop.py``).
 """
 
 import asyncio
 import itertools
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
 
-from benchmarks.serving.workload import Script
+from benchmarks.serving.workload import Session, first_prompt, next_prompt
 
 POLL_SECONDS = 0.25
 
@@ -29,23 +31,32 @@ class Reply:
 
     Attributes:
         sent: when, by ``time.perf_counter``.
+        turn: of its session, from 0.
+        known: tokens of its prompt that the server has seen in the step before.
         chunks: (time, new tokens) of every chunk with tokens.
         ids: generated tokens.
-        hit_tokens: prompt tokens that came from the prefix cache.
-        turn: of its conversation, from 0.
+        hit_tokens: prompt tokens that came from the prefix cache; ``host_tokens`` of them from host memory.
+        error: what went wrong; empty where nothing did.
     """
 
     prompt_tokens: int
     sent: float
+    turn: int = 0
+    known: int = 0
     chunks: list[tuple[float, int]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     hit_tokens: int = 0
+    host_tokens: int = 0
     done: bool = False
-    turn: int = 0
+    error: str = ""
 
     @property
     def ttft(self) -> float:
         return self.chunks[0][0] - self.sent
+
+    @property
+    def seconds(self) -> float:
+        return self.chunks[-1][0] - self.sent
 
     def gaps(self) -> list[float]:
         """Seconds between tokens; tokens of one chunk share its gap, as in SGLang's client."""
@@ -62,124 +73,135 @@ class Client:
         replies: all requests sent so far, in the order of sending.
     """
 
-    def __init__(self, url: str, output: int, options: dict[str, Any] | None) -> None:
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
         """
         Args:
-            output: tokens that every turn generates.
             options: the requests' ``custom_params["laprox"]``.
         """
-        self.url = url
         self.replies: list[Reply] = []
-        self._output = output
-        self._sampling: dict[str, Any] = {"max_new_tokens": output, "temperature": 0, "ignore_eos": True}
-        if options is not None:
-            self._sampling["custom_params"] = {"laprox": options}
+        self._url = url
+        self._options = {} if options is None else {"custom_params": {"laprox": options}}
 
-    def run(
-        self,
-        scripts: Sequence[Script],
-        limit: float,
-        clients: int = 0,
-        tick: Callable[[list[Reply]], bool] | None = None,
-    ) -> None:
-        """Sends all scripts and waits for their ends.
+    def run(self, sessions: Sequence[Session], limit: float, at_once: int = 0) -> None:
+        """Sends sessions from their beginning, without pauses longer than theirs, and waits for all.
 
         Args:
             limit: seconds.
-            clients: scripts under way at once; 0 starts all of them at time 0.
-            tick: called a few times a second; True drops what is still under way.
+            at_once: sessions under way; 0 starts all of them at time 0.
 
         Raises:
             WorkloadError: the limit has passed, or a reply is not what was asked for.
         """
+        waiting = iter(sessions)
+        lanes = [self._lane(waiting, strict=True) for _ in range(at_once or len(sessions))]
+        self._drive(lanes, limit)
+        steps = sum(len(session.steps) for session in sessions)
+        if (done := sum(reply.done for reply in self.replies)) < steps:
+            raise WorkloadError(f"not done after {limit:.0f} s: {done} of {steps} replies are complete")
+
+    def keep_going(
+        self, sessions: Iterator[Session], starts: Sequence[int], until: Callable[[], bool]
+    ) -> None:
+        """As many sessions at a time as there are ``starts``, one after the other, until it is enough.
+
+        A request that fails ends its session; it stays among the replies.
+
+        Args:
+            starts: the step that the first session of each lane begins with.
+        """
+        self._drive([self._lane(sessions, start) for start in starts], float("inf"), until)
+
+    def arrive(self, arrivals: Sequence[tuple[float, Session]], until: Callable[[], bool]) -> None:
+        """Each session at its second, whatever the server does."""
+        lanes = [self._arrival(second, session) for second, session in arrivals]
+        self._drive(lanes, float("inf"), until)
+
+    def _drive(
+        self,
+        lanes: Sequence[Coroutine[Any, Any, None]],
+        limit: float,
+        until: Callable[[], bool] = lambda: False,
+    ) -> None:
         try:
-            asyncio.run(self._run(scripts, limit, clients or len(scripts), tick))
+            asyncio.run(self._run(lanes, limit, until))
         except (aiohttp.ClientError, OSError) as error:
             raise WorkloadError(f"the connection failed: {error!r}") from error
 
-    @property
-    def done(self) -> int:
-        return sum(reply.done for reply in self.replies)
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(reply.ids) for reply in self.replies)
-
     async def _run(
-        self,
-        scripts: Sequence[Script],
-        limit: float,
-        clients: int,
-        tick: Callable[[list[Reply]], bool] | None,
+        self, lanes: Sequence[Coroutine[Any, Any, None]], limit: float, until: Callable[[], bool]
     ) -> None:
-        turns = sum(script.turns for script in scripts)
-        # Encoding takes milliseconds a prompt, which must not stagger the arrivals.
-        bodies = [self._body(script.prompt) for script in scripts]
-        slots = asyncio.Semaphore(clients)
-        connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**20) as session:
-            tasks = [
-                asyncio.create_task(self._converse(session, slots, script, body))
-                for script, body in zip(scripts, bodies, strict=True)
-            ]
-            deadline = time.perf_counter() + limit
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**20) as http:
+            self._http = http
+            tasks = [asyncio.create_task(lane) for lane in lanes]
+            deadline, pending = time.perf_counter() + limit, set(tasks)
             try:
-                pending: set[asyncio.Task[None]] = set(tasks)
-                while pending:
+                while pending and not until() and time.perf_counter() < deadline:
                     finished, pending = await asyncio.wait(pending, timeout=POLL_SECONDS)
                     for task in finished:
                         task.result()
-                    if tick is not None and tick(self.replies):
-                        break
-                    if time.perf_counter() > deadline:
-                        raise WorkloadError(
-                            f"not done after {limit:.0f} s: {self.done} of {turns} replies are complete"
-                        )
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _converse(
-        self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, script: Script, body: bytes
-    ) -> None:
-        async with slots:
-            history = script.prompt
-            reply = await self._send(session, history, body)
-            for turn, addition in enumerate(script.additions, 1):
-                history = history + reply.ids + addition
-                reply = await self._send(session, history, self._body(history), turn)
+    async def _lane(self, sessions: Iterator[Session], start: int = 0, strict: bool = False) -> None:
+        for session in sessions:
+            await self._converse(session, min(start, len(session.steps) - 1), strict)
+            start = 0
 
-    def _body(self, ids: list[int]) -> bytes:
-        return orjson.dumps({"input_ids": ids, "sampling_params": self._sampling, "stream": True})
+    async def _arrival(self, second: float, session: Session) -> None:
+        await asyncio.sleep(second)
+        await self._converse(session)
 
-    async def _send(
-        self, session: aiohttp.ClientSession, ids: list[int], body: bytes, turn: int = 0
-    ) -> Reply:
-        reply = Reply(len(ids), time.perf_counter(), turn=turn)
+    async def _converse(self, session: Session, start: int = 0, strict: bool = False) -> None:
+        source = random.Random(session.seed)
+        said: list[int] = []
+        prompt: list[int] = []
+        for turn, step in enumerate(session.steps[start:], start):
+            if turn > start:
+                await asyncio.sleep(step.pause)
+                prompt, known = next_prompt(said, len(prompt), step, source)
+            else:
+                prompt, known = first_prompt(session, step, source), 0
+            reply = await self._send(prompt, step.output, turn, known)
+            said = prompt + reply.ids
+            if reply.error:
+                if strict:
+                    raise WorkloadError(reply.error)
+                return
+
+    async def _send(self, ids: list[int], output: int, turn: int, known: int) -> Reply:
+        sampling = {"max_new_tokens": output, "temperature": 0, "ignore_eos": True, **self._options}
+        body = orjson.dumps({"input_ids": ids, "sampling_params": sampling, "stream": True})
+        reply = Reply(len(ids), time.perf_counter(), turn, known)
         self.replies.append(reply)
         headers = {"Content-Type": "application/json"}
-        async with session.post(self.url + "/generate", data=body, headers=headers) as response:
+        meta: dict[str, Any] = {}
+        async with self._http.post(self._url + "/generate", data=body, headers=headers) as response:
             if response.status != 200:
-                raise WorkloadError(f"HTTP {response.status}: {(await response.text())[:300]}")
-            meta: dict[str, Any] = {}
+                reply.error = f"HTTP {response.status}: {(await response.text())[:300]}"
+                return reply
             async for line in response.content:
                 if not line.startswith(b"data: {"):
                     continue
                 event = orjson.loads(line[6:])
                 if "error" in event:
-                    raise WorkloadError(f"the server answered: {event['error']}")
+                    reply.error = f"the server answered: {event['error']}"
+                    return reply
                 meta = event["meta_info"]
                 if event["output_ids"]:
                     reply.chunks.append((time.perf_counter(), len(event["output_ids"])))
                     reply.ids += event["output_ids"]
         got = meta.get("prompt_tokens"), meta.get("completion_tokens"), len(reply.ids)
-        if got != (len(ids), self._output, self._output):
-            raise WorkloadError(
+        if got != (len(ids), output, output):
+            reply.error = (
                 f"(prompt tokens, generated tokens, tokens streamed) are {got}, not "
-                f"{(len(ids), self._output, self._output)}: {meta.get('finish_reason')}"
+                f"{(len(ids), output, output)}: {meta.get('finish_reason')}"
             )
+            return reply
         reply.hit_tokens = meta["cached_tokens"]
+        reply.host_tokens = (meta.get("cached_tokens_details") or {}).get("host", 0)
         reply.done = True
         return reply

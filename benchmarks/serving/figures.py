@@ -5,10 +5,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
+
 from benchmarks.serving.client import Reply
 
-# (time by ``time.perf_counter``, KV slots in use).
-Sample = tuple[float, int]
+# (time by ``time.perf_counter``, KV slots in use on the GPU, in host memory).
+Sample = tuple[float, int, int]
 
 # Figures of which a ratio of two servers says something, and those of which only a difference does.
 COMPARED = (
@@ -19,19 +21,15 @@ COUNTED = ("syncs", "copies_to_host", "idle_ms")
 SERIES_POINTS = 200
 
 
-def figures(replies: Sequence[Reply], samples: Sequence[Sample], complete: bool = True) -> dict[str, Any]:
-    """Figures of one run on one server; times in milliseconds, rates per second.
-
-    Args:
-        complete: False where requests were dropped on purpose: then there are no rates.
-    """
+def figures(replies: Sequence[Reply], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Figures of one run, all of whose requests ended; times in milliseconds, rates per second."""
     started = [reply for reply in replies if reply.chunks]
     begin = min(reply.sent for reply in replies)
     seconds = max(reply.chunks[-1][0] for reply in started) - begin
     gaps = [gap for reply in started for gap in reply.gaps()]
     tokens = sum(len(reply.ids) for reply in replies)
     used = [sample[1] for sample in samples]
-    result: dict[str, Any] = {
+    return {
         "requests": len(replies),
         "input_tokens": sum(reply.prompt_tokens for reply in replies),
         "output_tokens": tokens,
@@ -41,23 +39,18 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample], complete: bool 
         "slots_mean": round(statistics.fmean(used)) if used else None,
         # Seconds, slots, requests between their first and last token: by the replies, as a server counts
         # its batches only now and then.
-        "slots_over_time": thin([[round(t - begin, 2), used, running_at(replies, t)] for t, used in samples]),
+        "slots_over_time": thin(
+            [[round(t - begin, 2), used, running_at(replies, t)] for t, used, _ in samples]
+        ),
+        "output_tok_s": round(tokens / seconds, 2),
+        "requests_s": round(len(replies) / seconds, 4),
+        "ttft_p50": milliseconds([reply.ttft for reply in started], 50),
+        "ttft_p99": milliseconds([reply.ttft for reply in started], 99),
+        "itl_p50": milliseconds(gaps, 50),
+        "itl_p99": milliseconds(gaps, 99),
+        "prefix_hit_tokens": sum(reply.hit_tokens for reply in replies),
+        **by_turn(started),
     }
-    if not complete:
-        return result
-    return (
-        result
-        | {
-            "output_tok_s": round(tokens / seconds, 2),
-            "requests_s": round(len(replies) / seconds, 4),
-            "ttft_p50": milliseconds([reply.ttft for reply in started], 50),
-            "ttft_p99": milliseconds([reply.ttft for reply in started], 99),
-            "itl_p50": milliseconds(gaps, 50),
-            "itl_p99": milliseconds(gaps, 99),
-            "prefix_hit_tokens": sum(reply.hit_tokens for reply in replies),
-        }
-        | by_turn(started)
-    )
 
 
 def by_turn(replies: Sequence[Reply]) -> dict[str, list[Any]]:
@@ -81,11 +74,7 @@ def milliseconds(seconds: Sequence[float], percent: float) -> float | None:
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """Linear between the two nearest values."""
-    ranked = sorted(values)
-    place = (len(ranked) - 1) * percent / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ranked) - 1)
-    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+    return float(numpy.percentile(values, percent))
 
 
 def peak_concurrency(replies: Sequence[Reply]) -> int:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving.merge PART.json [PART.json ...] --json OUT.json
 
-Of a server that several parts measured, the last one counts. Parts of another chip, or of one row by another
-SGLang, are refused. The pictures are drawn beside OUT.
+Of a server that several parts measured, the last one counts; parts of one load point, of one commit, are
+added up. Parts of another chip, or of one row by another SGLang, are refused. Pictures are drawn beside OUT.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from benchmarks.serving.record import (
     read,
     sglang_of,
     sort,
-    standing,
     write,
 )
-from benchmarks.serving.workload import SERVERS, STOCK
+from benchmarks.serving.tally import Tally
+from benchmarks.serving.workload import SERVERS
 from benchmarks.serving.workloads import workloads
 
 
@@ -38,27 +38,38 @@ def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
         if len(found := {str(part[key]) for part in parts}) > 1:
             raise RecordError(f"parts of several {what} do not go together: {', '.join(sorted(found))}")
     merged: dict[str, Any] = {**parts[-1], "servers": {}, "rows": []}
-    table = workloads(merged["quick"])
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for part in parts:
         for pool, servers in part["servers"].items():
             merged["servers"].setdefault(pool, {}).update(servers)
         for row in part["rows"]:
             known = rows.setdefault((row["workload"], backend_key(row)), row)
-            known |= {key: value for key, value in row.items() if value is not None}
+            if known is not row:
+                sides = {server: joined(known.get(server), row.get(server)) for server in SERVERS}
+                known |= row | {server: side for server, side in sides.items() if side or server in known}
     for (name, _), row in rows.items():
-        workload = table.get(name)
-        source = rows.get((workload.stock_of, backend_key(row))) if workload is not None else None
-        if workload is not None and source is not None and source.get(STOCK):
-            row[STOCK] = standing(source[STOCK], workload)
         if len(found := {str(sglang_of(row[server])) for server in SERVERS if row.get(server)}) > 1:
             raise RecordError(f"{name} was measured on several SGLangs: {', '.join(sorted(found))}")
         for key in RATIOS.values():
             row.pop(key, None)
         compare(row)
         merged["rows"].append(row)
-    sort(merged["rows"], list(table))
+    sort(merged["rows"], list(workloads(merged["quick"])))
     return merged
+
+
+def joined(old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The later figures; of a load point all parts of one commit, added up."""
+    if not old or not new:
+        return new or old
+    if "failed" in new and "failed" not in old:
+        return old
+    same = all(old.get(key) == new.get(key) for key in ("commit", "dirty", "versions"))
+    if not same or "tally" not in old or "tally" not in new or set(old["parts"]) & set(new["parts"]):
+        return new
+    tally = Tally.from_json(old["tally"])
+    tally.add(Tally.from_json(new["tally"]))
+    return new | tally.figures() | {"parts": old["parts"] | new["parts"], "tally": tally.to_json()}
 
 
 def main(arguments: list[str]) -> int:

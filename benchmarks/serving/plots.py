@@ -1,4 +1,4 @@
-"""Pictures of the results: KV slots in use over time, and throughput against the length of the prompts."""
+"""Pictures of the results: KV slots in use over time, and curves over the load."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,17 @@ from benchmarks.serving.record import backends, by_workload
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
 COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
+COLOURS |= {"stock-host": "#4d5258", "stock-fp8-host": "#7a4f10", "laprox-20": "#7fb2ff"}
 NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %", FP8: "stock SGLang, fp8 KV"}
+NAMES |= {"stock-host": "stock, host tier", "stock-fp8-host": "stock, fp8 KV, host tier"}
+NAMES |= {"laprox-20": "LaProx, 20 %"}
+# Of a curve's points; what is a dictionary gives one of its values.
+PANELS = (
+    ("output_tok_s", "", "output tokens / s"),
+    ("goodput_agents", "output_tok_s", "goodput for code agents, output tokens / s"),
+    ("interactivity_p90", "", "tokens / s of a user, 90 % have more"),
+    ("ttft_p95", "", "first token, ms, 95 % are faster"),
+)
 OVER_TIME = ("b", "b-full", "a", "c-open", "f")
 
 
@@ -58,26 +68,23 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         # Outside: in some column a line runs through every corner.
         fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
         figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
+        figure.tight_layout(rect=(0, 0.03, 1, 1))
         drawn.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
-    lengths = sorted(int_length(name) for name, row in rows.items() if name.startswith("sweep-"))
-    by_length = {int_length(name): row for name, row in rows.items() if name.startswith("sweep-")}
-    if len(lengths) > 1:
-        figure, axis = plt.subplots(figsize=(6.5, 4.2))
-        for server in (STOCK, LAPROX):
-            sides = [(n, by_length[n][server]) for n in lengths if by_length[n].get(server)]
-            axis.plot(
-                [n for n, _ in sides],
-                [side["output_tok_s"] for _, side in sides],
-                marker="o", color=COLOURS[server], label=NAMES[server],
-            )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(lengths, [f"{n // 1024}K" if n % 1024 == 0 else str(n) for n in lengths])
-        axis.set_ylim(bottom=0)
-        axis.set_xlabel("prompt tokens per request; the same number in flight at every length")
-        axis.set_ylabel("output tokens / s")
-        axis.legend(loc="best")
-        drawn.append(save(figure, path, "context", f"Throughput and context length. {subtitle}"))
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        if "load" in row:
+            curves.setdefault(row["load"]["curve"], []).append(row)
+    for name, of_curve in curves.items():
+        figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 4))
+        of_curve.sort(key=lambda row: row["load"]["at"])
+        for axis, panel in zip(axes, PANELS, strict=True):
+            draw_panel(axis, of_curve, panel)
+        # Six names in a row are wider than the panels want to be: no tight layout.
+        figure.subplots_adjust(left=0.04, right=0.99, top=0.83, bottom=0.24, wspace=0.22)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(COLOURS))
+        title = f"{of_curve[0]['what'].rsplit(',', 1)[0]}. {subtitle}. Hollow: too short; x: failed"
+        drawn.append(save(figure, path, name, title))
     return drawn
 
 
@@ -86,13 +93,33 @@ def series(row: dict[str, Any]) -> dict[str, list[list[float]]]:
     return {server: points for server, points in found.items() if points}
 
 
-def int_length(name: str) -> int:
-    """Prompt tokens of a workload ``sweep-8k`` or ``sweep-300``."""
-    text = name.removeprefix("sweep-")
-    return int(text.removesuffix("k")) * 1024 if text.endswith("k") else int(text)
+def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, str]) -> None:
+    """A line a server; a point that failed is a cross at the bottom, one that is too short is hollow."""
+    figure, part, label = panel
+    for server in COLOURS:
+        of_server = [(row["load"]["at"], row[server]) for row in points if row.get(server)]
+        found = [(at, value_of(side.get(figure), part), bool(side.get("invalid"))) for at, side in of_server]
+        line = [(at, value, invalid) for at, value, invalid in found if value is not None]
+        if of_server:
+            axis.plot(
+                *([at for at, *_ in line], [value for _, value, _ in line]),
+                color=COLOURS[server], label=NAMES[server], linewidth=1.6,
+            )  # fmt: skip
+        for at, value, invalid in line:
+            axis.plot(at, value, "o", color=COLOURS[server], markerfacecolor="none" if invalid else None)
+        failed = [at for at, side in of_server if "failed" in side]
+        axis.plot(failed, [0] * len(failed), "x", color=COLOURS[server], clip_on=False)
+    if figure == "ttft_p95":
+        axis.set_yscale("symlog", linthresh=100)
+    axis.set_ylim(bottom=0)
+    axis.set_title(label, fontsize=9)
+    axis.set_xlabel(points[0]["load"]["unit"])
+
+
+def value_of(value: Any, part: str) -> Any:
+    return value.get(part) if isinstance(value, dict) else value
 
 
 def save(figure: Any, path: Path, what: str, title: str) -> Path:
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
     return pictures.save(figure, path.with_name(f"{path.stem}-{what}.png"), dpi=80)

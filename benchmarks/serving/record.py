@@ -2,21 +2,34 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
 from benchmarks.serving.figures import added, ratio
-from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK, Workload
+from benchmarks.serving.tally import Tally
+from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
-# What fewer requests than stock had do not change.
-STANDING = ("peak_concurrency", "itl_p50", "itl_p99")
 # Key of a row's LaProx / other, by the other.
 RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}
 # A row without a backend of its own ran on what each server takes by default. Rows of before there was a
 # choice say nothing, and ran on this one.
 DEFAULT, BEFORE = "default", "flashinfer"
+
+
+# What each part of a point keeps of its own figures: how far repeats lie apart.
+OF_A_PART = ("seconds", "output_tok_s", "ttft_p50", "ttft_p95", "itl_p50", "itl_p99", "interactivity_p90")
+
+
+class Named(Protocol):
+    """A row: a workload, or a load point, whose ``load`` says which curve it is of and where on it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def what(self) -> str: ...
 
 
 class RecordError(RuntimeError):
@@ -32,18 +45,19 @@ class Record:
     """
 
     def __init__(
-        self, path: Path | None, quick: bool, workloads: dict[str, Workload], backend: str | None = None
+        self, path: Path | None, quick: bool, order: Iterable[str] = (), backend: str | None = None
     ) -> None:
         """
         Args:
-            backend: that stock and LaProx were told to take.
+            order: names of workloads, as they are to stand in the file.
+            backend: that the servers were told to take.
 
         Raises:
             RecordError: the file is not of this benchmark, or of another chip or size.
         """
         self.saved = False
         self._path = path
-        self._workloads = workloads
+        self._order = list(order)
         self._backend = backend or DEFAULT
         self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
         if fault := fault_of(path):
@@ -69,36 +83,51 @@ class Record:
         found: dict[str, Any] | None = (self.row(workload) or {}).get(server)
         return found
 
-    def holds(self, workload: str, server: str) -> bool:
-        """Whether this commit with these versions has measured it already."""
-        return same_origin(self.figures(workload, server) or {})
+    def holds(self, workload: str, server: str, part: int = 0) -> bool:
+        """Whether this commit with these versions has measured it, or a part of it, already."""
+        side = self.figures(workload, server) or {}
+        parts = {"0": side} if "tally" not in side else side["parts"]
+        return "failed" not in side and same_origin(parts.get(str(part), {}))
 
-    def put(self, workload: Workload, server: str, figures: dict[str, Any], backend: str) -> None:
+    def put(self, row: Named, server: str, figures: dict[str, Any], backend: str) -> None:
         """Replaces what a workload measured on a server.
 
         Args:
             backend: attention backend that the server resolved to.
         """
-        row = self.row(workload.name)
-        if row is None:
-            row = {"workload": workload.name, "what": workload.what, "backend": self._backend}
-            row |= dict.fromkeys(SERVERS[:2])
-            self.content["rows"].append(row)
-            sort(self.content["rows"], list(self._workloads))
-        row["what"] = workload.what
-        row[server] = figures | {"attention_backend": backend, **made_by()}
-        for reader in self.rows:
-            reading = self._workloads.get(reader["workload"])
-            if reader is row or (reading is not None and reading.stock_of == workload.name):
-                self._compare(reader, reading)
+        known = self._row_of(row)
+        known[server] = figures | {"attention_backend": backend, **made_by()}
+        compare(known)
         self.save()
 
-    def _compare(self, row: dict[str, Any], workload: Workload | None) -> None:
-        if workload is not None and workload.stock_of:
-            stock = self.figures(workload.stock_of, STOCK)
-            if stock is not None:
-                row[STOCK] = standing(stock, workload)
-        compare(row)
+    def put_part(self, row: Named, server: str, part: int, tally: Tally, backend: str) -> dict[str, Any]:
+        """Adds a part to a point of this commit, or replaces that of another; returns its figures."""
+        side = self.figures(row.name, server) or {}
+        old = same_origin(side) and "tally" in side and str(part) not in side["parts"]
+        own = tally.figures()
+        told = {key: own[key] for key in OF_A_PART} | made_by()
+        if old:
+            tally.add(Tally.from_json(side["tally"]))
+        parts = (side["parts"] if old else {}) | {str(part): told}
+        self.put(row, server, tally.figures() | {"parts": parts, "tally": tally.to_json()}, backend)
+        return self.figures(row.name, server) or {}
+
+    def put_failure(self, row: Named, server: str, error: str, backend: str) -> None:
+        """A point that failed stays in, unless this commit has figures of it."""
+        if not self.holds(row.name, server) and "tally" not in (self.figures(row.name, server) or {}):
+            self.put(row, server, {"failed": error.splitlines()[0]}, backend)
+
+    def _row_of(self, row: Named) -> dict[str, Any]:
+        known = self.row(row.name)
+        if known is None:
+            known = {"workload": row.name, "what": row.what, "backend": self._backend}
+            known |= dict.fromkeys(SERVERS[:2])
+            self.content["rows"].append(known)
+            sort(self.content["rows"], self._order)
+        known["what"] = row.what
+        if (load := getattr(row, "load", None)) is not None:
+            known["load"] = load
+        return known
 
     def put_server(self, pool: str, server: str, facts: dict[str, Any]) -> None:
         self.content["servers"].setdefault(pool, {})[server] = facts
@@ -108,16 +137,6 @@ class Record:
             return
         write(self._path, self.content)
         self.saved = True
-
-
-def standing(stock: dict[str, Any], workload: Workload) -> dict[str, Any]:
-    """Figures of stock as they stand in another workload, which sends fewer requests or the same ones."""
-    dropped = {"slots_over_time", "rounds"}
-    kept = {key: value for key, value in stock.items() if key not in dropped}
-    if workload.at_peak:
-        about = {"attention_backend", *made_by()}
-        kept = {key: value for key, value in kept.items() if key in STANDING or key in about}
-    return kept | {"taken_from": workload.stock_of}
 
 
 def compare(row: dict[str, Any]) -> None:

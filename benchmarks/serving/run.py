@@ -1,122 +1,242 @@
-"""Runs workloads on servers that are up, one server at a time, and records what they measure."""
+"""Runs rows and load points on a server that is up, and records what they measure."""
 
-from collections.abc import Sequence
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
-from rich.progress import Progress
 
 from benchmarks.harness.client import ClientError
-from benchmarks.serving.client import WorkloadError
-from benchmarks.serving.figures import median_of
-from benchmarks.serving.measure import Measure
+from benchmarks.serving.client import Client, WorkloadError
+from benchmarks.serving.figures import figures, median_of
+from benchmarks.serving.profile import TraceError, summarise
 from benchmarks.serving.record import Record
-from benchmarks.serving.servers import Machine, Service
-from benchmarks.serving.workload import Workload
+from benchmarks.serving.servers import Service
+from benchmarks.serving.slots import SlotSampler
+from benchmarks.serving.tally import Tally
+from benchmarks.serving.workload import Session, Workload
+
+# The first prefill on a fresh machine compiles for more than a minute.
+WARM_SECONDS = 300
+# Sessions begin in their middle half, as AgentX has it, and so many replies of each lane are not measured;
+# AgentX takes ten. The warm-up ends with this share of the time, whoever has replied by then.
+MIDDLE, WARM_REPLIES, WARM_SHARE = (0.25, 0.75), 2, 0.4
+SAY_SECONDS = 20.0
+Say = Callable[[str], None]
 
 
-class Runner:
-    """
+@dataclass(frozen=True)
+class LoadPoint:
+    """One point of a curve: sessions at a fixed concurrency, or at arrival times.
+
     Attributes:
-        failures: one line for each run that is not in the record because something was wrong.
+        name, what: of the row in the record.
+        load: ``curve`` that it is of, ``at`` where on it, in ``unit``.
+        sessions: to draw from.
+        agents: sessions at once; 0 where ``rate`` is given.
+        rate: sessions a second, at random times; a trace's own times, if it is 0, times ``stretch``.
     """
 
-    def __init__(self, record: Record, machine: Machine, progress: Progress, again: bool) -> None:
-        """
-        Args:
-            again: measure what the record holds of this commit already, too.
-        """
-        self.record = record
-        self.failures: list[str] = []
-        self._machine = machine
-        self._progress = progress
-        self._measure = Measure(record, machine, progress)
-        self._again = again
-
-    @property
-    def on_gpu(self) -> bool:
-        return self._machine.card is not None
-
-    def say(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def fail(self, text: str) -> None:
-        self.failures.append(text)
-        self.say(f"failed: {text.splitlines()[0]}")
-
-    def missing(self, row: Workload, servers: Sequence[str], alternate: bool) -> list[str]:
-        """Servers that a workload is to be measured on now.
-
-        Args:
-            alternate: the servers run beside each other; rounds that alternate are measured on all or none.
-        """
-        run = [server for server in servers if server in row.servers]
-        lacking = [server for server in run if self._again or not self.record.holds(row.name, server)]
-        return run if lacking and alternate and row.rounds > 1 else lacking
-
-    def run_all(self, rows: Sequence[Workload], services: Sequence[Service], facts: dict[str, Any]) -> None:
-        """
-        Args:
-            facts: for the record, about all servers.
-        """
-        beside = len(services) > 1
-        for pool in {row.pool for row in rows}:
-            for service in services:
-                about = {"slots": service.slots, "neighbour": "idle, on the same GPU" if beside else None}
-                self.record.put_server(pool, service.name, about | facts | {"settings": service.settings})
-        for row in rows:
-            if row.profile and not self.on_gpu:
-                self.say(f"{row.name}: left out, there are no kernels to trace without a GPU")
-                continue
-            names = self.missing(row, [service.name for service in services], beside)
-            self._run_rounds(row, [service for service in services if service.name in names])
-
-    def _run_rounds(self, row: Workload, live: list[Service]) -> None:
-        results: dict[str, list[dict[str, Any]]] = {service.name: [] for service in live}
-        alternating = len(live) > 1
-        tasks = {
-            service.name: self._progress.add_task(
-                f"{row.name}, {service.name}", start=False, total=row.total * row.rounds, rate=""
-            )
-            for service in live
-        }
-        for number in range(row.rounds):
-            for service in list(live):
-                task = tasks[service.name]
-                self._progress.start_task(task)
-                try:
-                    results[service.name].append(self._measure(row, service, number, task))
-                    if number == row.rounds - 1:
-                        median = median_of(results[service.name]) | {"alternating": alternating}
-                        self.record.put(row, service.name, median, service.backend)
-                        self.say(f"{row.name} on {service.name}, {service.backend}: {brief(median)}")
-                except WorkloadError as error:
-                    self.fail(f"{row.name} on {service.name}: {error}")
-                    live.remove(service)
-                    abandon(service)
-                if number == row.rounds - 1 or service not in live:
-                    self._progress.stop_task(task)
+    name: str
+    what: str
+    load: dict[str, Any]
+    sessions: Sequence[Session]
+    agents: int = 0
+    rate: float = 0.0
+    stretch: float = 1.0
 
 
-def brief(measured: dict[str, Any]) -> str:
-    """A line for whoever watches."""
-    shown = {
-        "output_tok_s": "{:,.0f} tokens/s",
-        "peak_concurrency": "{} requests at once",
-        "ttft_p50": "first token after {:,.1f} ms",
-        "seconds": "{:.0f} s a round",
-        "syncs": "{} waits of the host",
-    }
-    return ", ".join(
-        text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None
-    )
+def measure_point(point: LoadPoint, service: Service, minutes: float, part: int, say: Say) -> Tally:
+    """Warms up, measures for the rest of the time, and drops what is under way.
+
+    Args:
+        part: another one draws other sessions, in another order.
+
+    Raises:
+        WorkloadError: the server does not answer any more.
+    """
+    source = random.Random(f"{point.name} {part}")
+    client = Client(service.url)
+    began = time.perf_counter()
+    until = began + 60 * minutes
+    measured_from: list[float] = []
+    said = began
+
+    def enough() -> bool:
+        nonlocal said
+        now = time.perf_counter()
+        done = sum(reply.done for reply in client.replies)
+        if not measured_from and (
+            (point.agents and done >= WARM_REPLIES * point.agents)
+            or now > began + WARM_SHARE * (until - began)
+        ):
+            measured_from.append(now)
+            say(f"{point.name} on {service.name}: warm after {now - began:.0f} s, {done} replies")
+        if now - said > SAY_SECONDS:
+            said = now
+            waiting = sum(not reply.chunks and not reply.error for reply in client.replies)
+            say(f"{point.name} on {service.name}: {now - began:.0f} s, {done} replies, {waiting} wait")
+        return now > until
+
+    with SlotSampler(service.url) as sampler:
+        try:
+            if point.agents:
+                drawn = (source.choice(point.sessions) for _ in itertools.count())
+                unique = (renamed(session, f"{part} {i}") for i, session in enumerate(drawn))
+                first = [next(unique) for _ in range(point.agents)]
+                starts = [round(source.uniform(*MIDDLE) * len(session.steps)) for session in first]
+                client.keep_going(itertools.chain(first, unique), starts, enough)
+            else:
+                client.arrive(arrivals(point, source, 60 * minutes, part), enough)
+        finally:
+            leave_idle(service)
+    end = min(time.perf_counter(), until)
+    return Tally.of(client.replies, sampler.samples, measured_from[0] if measured_from else end, end)
 
 
-def abandon(service: Service) -> None:
-    """Leaves a server idle after a run that failed, so that it does not spoil the next one."""
+def arrivals(
+    point: LoadPoint, source: random.Random, seconds: float, part: int
+) -> list[tuple[float, Session]]:
+    """(second, session) of all that come in a time."""
+    if not point.rate:
+        # Other parts go on where the one before stopped.
+        skipped = part * seconds / point.stretch
+        starts = [(session.start - skipped, session) for session in point.sessions]
+        return [
+            (start * point.stretch, session)
+            for start, session in starts
+            if 0 <= start * point.stretch < seconds
+        ]
+    found: list[tuple[float, Session]] = []
+    second = 0.0
+    while (second := second + source.expovariate(point.rate)) < seconds:
+        found.append((second, renamed(source.choice(point.sessions), f"{part} {len(found)}")))
+    return found
+
+
+def renamed(session: Session, name: str) -> Session:
+    """The same lengths with other ids: what is drawn twice must not find itself in the cache."""
+    return Session(f"{session.seed} {name}", session.steps, session.head, session.start)
+
+
+def run_point(
+    point: LoadPoint, service: Service, record: Record, minutes: float, part: int, say: Say
+) -> dict[str, Any]:
+    """Figures of the point with all its parts, or ``failed``; they are in the record."""
+    try:
+        service.flush()
+        tally = measure_point(point, service, minutes, part, say)
+        if not tally.requests and tally.failed:
+            raise WorkloadError(f"all {tally.failed} requests failed")
+        return record.put_part(point, service.name, part, tally, service.backend)
+    except (WorkloadError, ClientError, requests.RequestException) as error:
+        record.put_failure(point, service.name, str(error), service.backend)
+        return {"failed": str(error)}
+
+
+def run_row(row: Workload, service: Service, record: Record, minutes: float) -> dict[str, Any]:
+    """Median of the rounds of a row, or ``failed``; they are in the record."""
+    deadline = time.monotonic() + 60 * minutes
+    try:
+        rounds = [
+            measure_round(row, service, number, deadline - time.monotonic()) for number in range(row.rounds)
+        ]
+    except (WorkloadError, ClientError, requests.RequestException) as error:
+        leave_idle(service)
+        record.put_failure(row, service.name, str(error), service.backend)
+        return {"failed": str(error)}
+    measured = median_of(rounds)
+    record.put(row, service.name, measured, service.backend)
+    return measured
+
+
+def measure_round(row: Workload, service: Service, number: int, limit: float) -> dict[str, Any]:
+    """One round: the cache emptied, what warms it, then the measured sessions.
+
+    Raises:
+        WorkloadError: too slow, wrong lengths, or not the share of pruned requests that the row means.
+    """
+    warm, sessions = row.sessions(number)
+    before = service.totals()
+    options = {"keep_prefix": row.keep} if row.keep and before is not None else None
+    service.flush()
+    if warm:
+        Client(service.url, options).run(warm, WARM_SECONDS)
+        if not row.groups:
+            service.flush()
+    client = Client(service.url, options)
+    if row.profile:
+        return traced(service, client, sessions, limit)
+    before = service.totals()
+    with SlotSampler(service.url) as sampler:
+        client.run(sessions, limit, row.clients)
+    after = service.totals()
+    measured = figures(client.replies, sampler.samples)
+    if before is not None and after is not None:
+        measured |= pruning(row, before, after)
+    return measured
+
+
+def traced(service: Service, client: Client, sessions: Sequence[Session], limit: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="laprox-trace-") as folder:
+        service.start_profile(Path(folder))
+        try:
+            client.run(sessions, limit)
+        finally:
+            service.stop_profile()
+        try:
+            return summarise(Path(folder))
+        except TraceError as error:
+            raise WorkloadError(f"no figures: {error}") from error
+
+
+def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What LaProx did between two of its totals.
+
+    Raises:
+        WorkloadError: it did not prune the share of the requests that the row means.
+    """
+    ended = after["requests"] - before["requests"]
+    pruned = after["pruned"] - before["pruned"]
+    share = pruned / ended if ended else 0.0
+    if share != row.pruned:
+        raise WorkloadError(f"{pruned} of {ended} requests were pruned, not {row.pruned:.0%}")
+    return {"pruned_share": share, "slots_freed": after["slots_freed"] - before["slots_freed"]}
+
+
+def leave_idle(service: Service) -> None:
+    """Ends what is under way, so that it does not spoil the next run, which says so if the server is gone."""
     try:
         service.abort(every=True)
         service.flush()
     except (requests.RequestException, ClientError):
-        # The next run says so if the server is gone.
         return
+
+
+def brief(measured: dict[str, Any]) -> str:
+    """A line for whoever watches."""
+    if "failed" in measured:
+        return f"FAILED: {measured['failed']}"
+    shown = {
+        "output_tok_s": "{:,.0f} tokens/s",
+        "ttft_p50": "first token {:,.0f} ms",
+        "ttft_p95": "p95 {:,.0f} ms",
+        "itl_p50": "between tokens {:,.1f} ms",
+        "itl_p99": "p99 {:,.1f} ms",
+        "interactivity_p90": "{:,.1f} tokens/s of a user at p90",
+        "computed_again": "{:,} tokens computed again",
+        "slots_mean": "{:,} slots",
+        "seconds": "{:.0f} s",
+        "syncs": "{} waits of the host",
+    }
+    told = [text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None]
+    if level := measured.get("goodput_agents"):
+        told.append(
+            f"goodput {level['output_tok_s']:,.0f} tokens/s{'' if level['met'] else ', level missed'}"
+        )
+    return ", ".join(told + [f"INVALID ({fault})" for fault in measured.get("invalid", ())])

@@ -5,99 +5,149 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.harness.client import Client, backend_of
-from benchmarks.harness.server import (
-    CPU_FLAGS,
-    GPU_FLAGS,
-    GPU_START_SECONDS,
-    RETURN_KEPT,
-    START_SECONDS,
-    Launch,
-)
-from benchmarks.serving.card import MEMORY_FRACTION, Card
-from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
-from benchmarks.serving.workloads import FIXED_SLOTS
+from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
 from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
-# Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
-COMMON_FLAGS = ["--enable-metrics", "--incremental-streaming-output"]
-LLAMA_FLAGS = [
-    *("--load-format", "dummy", "--context-length", "40960"),
-    *("--mem-fraction-static", str(MEMORY_FRACTION), "--decode-log-interval", "20"),
-]
 # The usual alternative: half the bytes of every cell. Its backend is named because the fa3 at hand has no
 # kernels for fp8.
-FP8_BACKEND = "flashinfer"
-FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3", "--attention-backend", FP8_BACKEND]
-QUICK_POOLS = {"fixed": 2_600, "full": 6_000}
+FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3", "--attention-backend", "flashinfer"]
+# As large as SGLang finds that the host's memory allows.
+HOST_FLAGS = [
+    *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel")
+]
+LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2")}
+# By name; a server more is a line here, and its name in ``workload.SERVERS``.
+FLAGS = {
+    "stock": [],
+    "stock-host": HOST_FLAGS,
+    "stock-fp8": FP8_FLAGS,
+    "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
+    "laprox": LAPROX_FLAGS["0.05"],
+    "laprox-20": LAPROX_FLAGS["0.2"],
+}
+# Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
+COMMON_FLAGS = ["--enable-metrics", "--enable-cache-report", "--incremental-streaming-output"]
+CONTEXT, MEMORY_FRACTION = 131_072, "0.88"
+LLAMA_FLAGS = [
+    *("--load-format", "dummy", "--context-length", str(CONTEXT), "--mem-fraction-static", MEMORY_FRACTION),
+    *("--cuda-graph-max-bs-decode", "128", "--decode-log-interval", "20"),
+]
+QUICK_SLOTS = 6_000
 # In small on a GPU: the same shapes, a few layers of them.
 QUICK_LAYERS = 2
-# What a results file says about its servers: as they report it, so that it holds for attached ones too.
+# What a results file says about its servers: as they report it, so that it holds for those that ran already.
 SETTINGS = (
     "attention_backend kv_cache_dtype dtype load_format context_length max_total_tokens mem_fraction_static "
     "chunked_prefill_size cuda_graph_max_bs_decode cuda_graph_backend_prefill decode_log_interval "
-    "schedule_policy disable_overlap_schedule disable_radix_cache incremental_streaming_output"
+    "schedule_policy disable_overlap_schedule disable_radix_cache incremental_streaming_output "
+    "enable_hierarchical_cache hicache_size hicache_ratio hicache_mem_layout hicache_io_backend "
+    "hicache_write_policy"
 ).split()
-GRAPH_SIZES = {"fixed": 64, "full": 128}
+# bf16 weights at 8B shapes, and the K and V of a token; what an H200 has room for, by which loads were sized.
+WEIGHTS, SLOT_BYTES, H200_SLOTS, LEAST_SLOTS = 17e9, 131_072, 860_000, 3 * 32_768
+# A driver's own; more is somebody's program.
+IDLE_BYTES = 2e9
+GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where the benchmark runs, and in which size.
+class Card:
+    """A GPU; bytes."""
 
-    Attributes:
-        card: the GPU; without one only ``quick`` and servers that run already are driven.
-        backend: attention backend that stock and LaProx are told to take; None leaves each its own choice.
-    """
+    name: str
+    total: float
+    used: float
 
-    card: Card | None
-    quick: bool
-    backend: str | None = None
+    @property
+    def slots(self) -> int:
+        """KV slots of a server that takes all that it may."""
+        return max(0, int((float(MEMORY_FRACTION) * self.total - WEIGHTS) // SLOT_BYTES))
 
-    def slots(self, pool: str) -> int | None:
-        """Size of a pool; None where it is whatever the GPU has room for."""
-        if self.quick:
-            return QUICK_POOLS[pool]
-        if pool == "full":
-            return None
-        return FIXED_SLOTS if self.card is None else self.card.fixed_slots
+    @property
+    def share(self) -> float:
+        """Its KV pool as a share of an H200's."""
+        return min(1.0, self.slots / H200_SLOTS)
 
-    def together(self, pool: str, servers: int) -> bool:
-        """Whether the servers fit beside each other, so that runs can alternate between them."""
-        slots = self.slots(pool)
-        return self.card is not None and slots is not None and self.card.holds(servers, slots)
-
-    def lacks(self, server: str) -> str | None:
-        """Why a server cannot be started here."""
-        if server == FP8 and self.card is None:
-            return "a CPU has no fp8 KV"
-        if server == FP8 and self.backend is not None:
-            return "--backend is of stock and LaProx"
+    def fault(self) -> str | None:
+        """Why no server can be measured on it, in one line."""
+        total, used = self.total / GIB, self.used / GIB
+        if self.used > IDLE_BYTES:
+            return (
+                f"{used:.0f} of the {total:.0f} GiB of {self.name} are in use by another program: "
+                "the pools would not be those that the figures mean; end it first"
+            )
+        if self.slots < LEAST_SLOTS:
+            needed = (LEAST_SLOTS * SLOT_BYTES + WEIGHTS) / float(MEMORY_FRACTION) / GIB
+            return (
+                f"{self.name} has {total:.0f} GiB: 8B shapes with three prompts of 32K need {needed:.0f}; "
+                "--quick runs anywhere"
+            )
         return None
 
-    def flags(self, server: str, pool: str) -> list[str]:
-        flags = ["--model-path", str(MODEL_PATH if self.card is None else LLAMA_8B), *COMMON_FLAGS]
-        if self.card is not None:
-            flags += [*GPU_FLAGS, *LLAMA_FLAGS, "--cuda-graph-max-bs-decode", str(GRAPH_SIZES[pool])]
-            if self.quick:
-                flags += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
-        else:
-            flags += [*CPU_FLAGS, "--decode-log-interval", "4"]
-        if (slots := self.slots(pool)) is not None:
-            flags += ["--max-total-tokens", str(slots)]
-        if server == FP8:
-            flags += FP8_FLAGS
-        elif self.backend is not None:
-            flags += ["--attention-backend", self.backend]
-        if server == LAPROX:
-            flags += ["--enable-laprox", "--laprox-budget", str(BUDGET), *RETURN_KEPT]
-        return flags
 
-    def launch(self, server: str, pool: str, logs: Path) -> Launch:
-        on_gpu = self.card is not None
-        seconds = GPU_START_SECONDS if on_gpu else START_SECONDS
-        return Launch(server, self.flags(server, pool), logs / f"{server}-{pool}.log", on_gpu, seconds)
+def find_card() -> Card | None:
+    """The first GPU; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return Card(properties.name, properties.total_memory, torch.cuda.device_memory_used(0))
+
+
+def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | None = None) -> list[str]:
+    """Of ``sglang.launch_server``.
+
+    Args:
+        model: folder of the 8B shapes with a word for every token id (``write_model``).
+        backend: attention backend that servers with no choice of their own are told to take.
+    """
+    found = ["--model-path", str(model if on_gpu else MODEL_PATH), *COMMON_FLAGS, *FLAGS[server]]
+    found += [*GPU_FLAGS, *LLAMA_FLAGS] if on_gpu else [*CPU_FLAGS, "--decode-log-interval", "4"]
+    if quick:
+        found += ["--max-total-tokens", str(QUICK_SLOTS)]
+        if on_gpu:
+            found += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
+    if backend is not None and not (on_gpu and "--attention-backend" in found):
+        found += ["--attention-backend", backend]
+    return found
+
+
+def lacks(server: str, on_gpu: bool) -> str | None:
+    """Why a server cannot be started here."""
+    if not on_gpu and FLAGS[server][:1] in (FP8_FLAGS[:1], HOST_FLAGS[:1]):
+        return "a CPU has neither fp8 KV nor a host tier"
+    return None
+
+
+def launch(
+    server: str, logs: Path, on_gpu: bool, quick: bool, backend: str | None, more: list[str]
+) -> Launch:
+    seconds = GPU_START_SECONDS if on_gpu else START_SECONDS
+    given = [*flags(server, on_gpu, quick, write_model(logs / "model"), backend), *more]
+    return Launch(server, given, logs / f"{server}.log", on_gpu, seconds)
+
+
+def write_model(folder: Path) -> Path:
+    """Writes the 8B shapes with a tokenizer that has a word for every id, and returns the folder.
+
+    Random weights generate any id. SGLang's client counts a chunk only if it has text, and sends the text
+    back in the next turn: so every id must be a word, and every text the ids that it came from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in LLAMA_8B.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tokenizer = json.loads((LLAMA_8B / "tokenizer.json").read_text())
+    known = tokenizer["model"]["vocab"]
+    size = json.loads((LLAMA_8B / "config.json").read_text())["vocab_size"]
+    known |= {f"t{number}": number for number in range(len(known), size)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    about = json.loads((LLAMA_8B / "tokenizer_config.json").read_text())
+    template = "{% for message in messages %}{{ message.content + ' ' }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | {"chat_template": template}))
+    return folder
 
 
 class Service(Client):
@@ -121,12 +171,28 @@ class Service(Client):
         if (laprox := info["internal_states"][0].get("laprox")) is not None:
             self.settings["laprox"] = laprox["config"]
 
+    def fault(self) -> str | None:
+        """Why it is not the server that its name means, in one line."""
+        wanted = FLAGS[self.name]
+        said = {
+            "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
+            "fp8 KV": (FP8_FLAGS[0] in wanted, str(self.settings["kv_cache_dtype"]).startswith("fp8")),
+            "a host tier": (HOST_FLAGS[0] in wanted, bool(self.settings["enable_hierarchical_cache"])),
+            "--incremental-streaming-output": (True, bool(self.settings["incremental_streaming_output"])),
+        }
+        wrong = [
+            f"{what}: {'asked for' if asked else 'there'}"
+            for what, (asked, is_so) in said.items()
+            if asked != is_so
+        ]
+        if "--laprox-budget" in wanted and "laprox" in self.settings:
+            asked, has = float(wanted[-1]), self.settings["laprox"]["budget"]
+            wrong += [f"a budget of {has:g} in place of {asked:g}"] if has != asked else []
+        return f"the server at {self.url} is not {self.name} ({'; '.join(wrong)})" if wrong else None
+
     @property
-    def kind(self) -> str:
-        """Which server it is, by what it reports."""
-        if "laprox" in self.settings:
-            return LAPROX
-        return FP8 if str(self.settings["kv_cache_dtype"]).startswith("fp8") else STOCK
+    def context(self) -> int:
+        return int(self.settings["context_length"] or CONTEXT)
 
     def totals(self) -> dict[str, Any] | None:
         """What LaProx counted since the start; None on a stock server."""

@@ -12,17 +12,57 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness.provenance import ROOT
-from benchmarks.quality.record import RecordError
+from benchmarks.quality.record import report
+from benchmarks.quality.record.results_file import Results, ResultsError
+from benchmarks.quality.record.tuning_report import tuning
 from benchmarks.serving import plots
-from benchmarks.tables import long, pages
-from benchmarks.tables.results import RESULTS, TablesError, serving
+from benchmarks.tables import all_rows, committed, speed
+from benchmarks.tables.headline import headline
+from benchmarks.tables.sources import sources
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+def readme() -> dict[str, str]:
+    results = quality("quality")
+    return {
+        "headline": headline(),
+        "serving": speed.against_stock(),
+        "quality": report.readme(results),
+        "sources": sources(results),
+    }
+
+
+def on_a_gpu() -> dict[str, str]:
+    return {"pruning": all_rows.pruning()}
+
+
+def about_quality() -> dict[str, str]:
+    results = quality("quality")
+    return {
+        "needles": all_rows.trained_model(),
+        "methods": report.needles(results),
+        "others": report.other_tasks(results),
+        "ablation": tuning(quality("quality-ablation")),
+    }
+
+
+def all_figures() -> dict[str, str]:
+    return {
+        "all": "\n\n".join(map(all_rows.chip, committed.serving().values())),
+        "checks": "\n\n".join(map(all_rows.checked, committed.checks().values())),
+    }
+
+
+def quality(name: str) -> Results:
+    return Results(committed.RESULTS / f"{name}.json", None)
+
+
 PAGES = {
-    Path("README.md"): pages.readme,
-    Path("docs/on-a-gpu.md"): pages.on_a_gpu,
-    Path("docs/quality.md"): pages.quality,
-    Path("benchmarks/README.md"): long.blocks,
+    Path("README.md"): readme,
+    Path("docs/on-a-gpu.md"): on_a_gpu,
+    Path("docs/quality.md"): about_quality,
+    Path("benchmarks/README.md"): all_figures,
 }
 
 
@@ -34,7 +74,9 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     """
     places = [name for _, name, _ in PATTERN.findall(text)]
     if sorted(places) != sorted(blocks):
-        raise TablesError(f"it has places for {', '.join(places) or 'none'}, not for {', '.join(blocks)}")
+        raise committed.TablesError(
+            f"it has places for {', '.join(places) or 'none'}, not for {', '.join(blocks)}"
+        )
     return PATTERN.sub(lambda found: f"{found[1]}\n\n{blocks[found[2]]}\n\n{found[3]}", text)
 
 
@@ -51,7 +93,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
         text = (root / page).read_text()
         try:
             new = filled(text, blocks())
-        except (TablesError, RecordError) as error:
+        except (committed.TablesError, ResultsError) as error:
             print(f"tables: {page}: {error}", file=sys.stderr)
             return 2
         if check and new != text:
@@ -61,8 +103,8 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
             (root / page).write_text(new)
             print(f"written: {page}")
     if not check:
-        for chip, content in serving().items():
-            print(plots.written(content, RESULTS / f"serving-{chip}.json"))
+        for chip, content in committed.serving().items():
+            print(plots.written(content, committed.RESULTS / f"serving-{chip}.json"))
     return 1 if wrong else 0
 
 

@@ -1,14 +1,9 @@
 """How a figure is written in a table, and which of two is the better one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import fill
 from typing import Any
 
 from benchmarks.serving.figures import COUNTED
-
-# Characters of a line of prose.
-WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -81,21 +76,3 @@ def is_behind(ratio: float, more: bool) -> bool:
 
 def bold(text: str, behind: bool) -> str:
     return f"**{text}**" if behind else text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> str:
-    """Markdown; the last ``right`` columns are aligned to the right."""
-    marks = ["---"] * (len(head) - right) + ["---:"] * right
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *rows])
-
-
-def wrapped(text: str, first: str = "", then: str = "") -> str:
-    """A paragraph in lines that begin with ``first`` and ``then``."""
-    return fill(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=then,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

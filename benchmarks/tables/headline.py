@@ -9,9 +9,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from benchmarks.harness.markdown import packages, table, wrapped
 from benchmarks.serving.workload import BUDGET, LAPROX, STOCK
-from benchmarks.tables.cells import FIGURES, is_behind, table, wrapped
-from benchmarks.tables.results import Side, TablesError, packages
+from benchmarks.tables.cells import FIGURES, is_behind
+from benchmarks.tables.committed import Side, TablesError
 from benchmarks.tables.speed import (
     CHIP,
     FIRST_TOKEN,

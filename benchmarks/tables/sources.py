@@ -1,19 +1,16 @@
 """Where the README's figures come from: dates and commits table by table, the versions once."""
 
-from typing import Any
-
-from benchmarks.tables.cells import wrapped
-from benchmarks.tables.quality import parts_of, unlike_today
-from benchmarks.tables.results import serving, versions, when
+from benchmarks.harness.markdown import versions, when, wrapped
+from benchmarks.quality.methods import METHOD_OPTIONS
+from benchmarks.quality.record.report import needles_parts, unlike_today
+from benchmarks.quality.record.results_file import Results
+from benchmarks.tables.committed import serving
 from benchmarks.tables.speed import measured
 
-# Options of a server that say what it keeps.
-KEEPING = ("scorer", "allocator", "floor", "window", "pooling", "pooling_kernel", "min_tokens", "sink_tokens")
 
-
-def sources(quality: dict[str, Any]) -> str:
+def sources(quality: Results) -> str:
     """A block that opens on a click."""
-    parts = parts_of(quality)
+    parts = needles_parts(quality.parts)
     speed = measured()
     told = [
         f"Speed, {serving()[chip]['chip']}: {when(sides)}.{served_unlike_today(chip)}"
@@ -28,4 +25,4 @@ def sources(quality: dict[str, Any]) -> str:
 def served_unlike_today(chip: str) -> str:
     """A sentence on what LaProx's latest server on a card kept otherwise than by today's defaults, if so."""
     given = serving()[chip]["servers"].get("full", {}).get("laprox", {}).get("settings", {}).get("laprox", {})
-    return unlike_today([{"served": {name: given[name] for name in KEEPING if name in given}}])
+    return unlike_today([{"served": {name: given[name] for name in METHOD_OPTIONS if name in given}}])

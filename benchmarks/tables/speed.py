@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from benchmarks.harness.markdown import table
 from benchmarks.serving.record import RATIOS, by_workload
-from benchmarks.serving.workload import BUDGET, FP8, LAPROX, STOCK
-from benchmarks.tables.cells import FIGURES, beside, ratio_text, table, wrapped
-from benchmarks.tables.results import Side, serving
+from benchmarks.serving.workload import FP8, LAPROX, STOCK
+from benchmarks.tables.cells import FIGURES, beside, ratio_text
+from benchmarks.tables.committed import Side, serving
 
 # The card with most rows on the backends that servers take by themselves.
 CHIP = "h200"
@@ -65,11 +66,12 @@ def on_the_card() -> Iterator[Line]:
         for figure in SHOWN[name]:
             yield line(name, row, figure)
             if figure == SPEED and (stock := faster_stock(name)):
-                laprox = row[LAPROX]
-                value = laprox[SPEED] / stock[SPEED]
-                cells = (text(stock, SPEED), text(laprox, SPEED), ratio_text(value, more=True))
-                named = f"{stock['attention_backend']} / {laprox['attention_backend']}"
-                yield Line(name, row["what"], named, (FIGURES[SPEED].label, *cells), (stock, laprox))
+                yield line(
+                    name,
+                    row | {STOCK: stock},
+                    SPEED,
+                    ratio_text(row[LAPROX][SPEED] / stock[SPEED], more=True),
+                )
 
 
 def on_other_cards() -> Iterator[tuple[str, list[Line]]]:
@@ -91,10 +93,8 @@ def against_fp8(content: dict[str, Any]) -> Iterator[Line]:
     """LaProx beside stock with fp8 KV."""
     for name, row in by_name(by_workload(content["rows"])):
         if row.get(FP8) and row[LAPROX]:
-            fp8, laprox = row[FP8], row[LAPROX]
-            named = f"{fp8['attention_backend']} with fp8 KV / {laprox['attention_backend']}"
-            cells = (text(fp8, SPEED), text(laprox, SPEED), beside(row, RATIOS[FP8], SPEED))
-            yield Line(name, row["what"], named, (FIGURES[SPEED].label, *cells), (fp8, laprox))
+            named = row[FP8] | {"attention_backend": f"{row[FP8]['attention_backend']} with fp8 KV"}
+            yield line(name, row | {STOCK: named}, SPEED, beside(row, RATIOS[FP8], SPEED))
 
 
 def by_name(found: dict[str, Row]) -> list[tuple[str, Row]]:
@@ -102,10 +102,15 @@ def by_name(found: dict[str, Row]) -> list[tuple[str, Row]]:
     return [(name, found[name]) for name in SHOWN if name in found]
 
 
-def line(name: str, row: Row, figure: str) -> Line:
+def line(name: str, row: Row, figure: str, ratio: str | None = None) -> Line:
+    """
+    Args:
+        ratio: where it is not of the row's own two servers.
+    """
     stock, laprox = row[STOCK], row[LAPROX]
-    cells = (text(stock, figure), text(laprox, figure), beside(row, RATIOS[STOCK], figure))
-    return Line(name, row["what"], backends(row), (FIGURES[figure].label, *cells), (stock, laprox))
+    ratio = beside(row, RATIOS[STOCK], figure) if ratio is None else ratio
+    cells = (FIGURES[figure].label, text(stock, figure), text(laprox, figure), ratio)
+    return Line(name, row["what"], backends(row), cells, (stock, laprox))
 
 
 def text(side: Side, figure: str) -> str:
@@ -130,15 +135,7 @@ def against_stock() -> str:
     for number, (chip, lines) in enumerate(by_card().items()):
         only = "; what was not measured above" if number else ""
         cells += [(f"*{serving()[chip]['chip']}{only}*", *[""] * (len(HEAD) - 1)), *cells_of(lines)]
-    about = (
-        f"Llama-3.1-8B shapes with random weights, bf16, LaProx at {BUDGET * 100:g} %, the same requests at "
-        "the same times. **Bold: LaProx is behind.** *In* and *out* are tokens of prompt and answer. A "
-        "second row of tokens/s is stock on another backend than its default, with which it is faster. Of a "
-        "row that was run several times the ratio is the median."
-    )
-    if any("fp8" in one.backends for lines in by_card().values() for one in lines):
-        about += " Stock with fp8 KV takes flashinfer, as the fa3 of this stack has no kernels for it."
-    return wrapped(about) + "\n\n" + table(HEAD, cells, right=3)
+    return table(HEAD, cells, right=3)
 
 
 def by_card() -> dict[str, list[Line]]:

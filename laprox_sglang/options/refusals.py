@@ -1,11 +1,20 @@
-"""Server options that LaProx does not serve. Each stops the start with one line that says why."""
+"""Server options that LaProx does not serve. Each stops the start with one line that says why (``check``).
 
-import os
-from collections.abc import Callable, Mapping
+There are two kinds. Some cannot be right: what they do and what a view is contradict each other. Others were
+not tried, and nothing is known that speaks against them: whoever wants to may, with ``--laprox-untested``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from laprox_sglang.options.values import ConfigError
-from laprox_sglang.ports import ModelConfig, ServerArgs
+from laprox_sglang.options.values import ConfigError, shown
+
+if TYPE_CHECKING:
+    # Importing it loads torch, which the commands that watch a server do without.
+    from laprox_sglang.ports import ServerArgs
 
 # Served backends by device; the one that SGLang chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
@@ -18,11 +27,30 @@ BACKENDS_IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """``flag`` is refused where ``applies``, because of ``why``."""
+    """``flag`` is refused where ``applies``, because of ``why``: it cannot be right."""
 
     flag: str
     applies: Callable[[ServerArgs], bool]
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Untried(Refusal):
+    """``flag`` is refused where ``applies`` unless ``--laprox-untested`` names it.
+
+    Attributes:
+        why: what was not tried, or what is known to be worse with it.
+        value: what the flag is given, where that is what was not tried.
+        instead: what to do to be served.
+    """
+
+    value: Callable[[ServerArgs], str] | None = None
+    instead: Callable[[ServerArgs], str] | None = None
+
+    @property
+    def name(self) -> str:
+        """As ``--laprox-untested`` takes it."""
+        return self.flag.removeprefix("--")
 
 
 def given(name: str, *neutral: object) -> Callable[[ServerArgs], bool]:
@@ -36,8 +64,9 @@ def above_one(name: str) -> Callable[[ServerArgs], bool]:
 
 OTHER_CACHE = "it manages cached KV by whole tokens and a view would have no part in it"
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
-ONE_RANK = "cells compete over the heads of a layer, or over all layers, which one rank must hold"
-NO_PLUGINS = "its processes load no plugins, so options of requests would go unchecked"
+CONTEXT_PARALLEL = "the KV of a prompt is spread over ranks, and scores need all of it"
+UNCHECKED = "options of requests would go unchecked, and a bad one would stop the server"
+WHOLE_ROWS = "it reads whole rows of slots"
 DRAFTS = "verifying drafts reads and rolls back KV of whole prompts"
 
 REFUSALS = (
@@ -68,22 +97,20 @@ REFUSALS = (
     Refusal("--enable-streaming-session", given("enable_streaming_session"), "a session keeps whole KV"),
     Refusal("--enable-session-radix-cache", given("enable_session_radix_cache"), "a session keeps whole KV"),
     Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
-    Refusal("--tensor-parallel-size", above_one("tp_size"), ONE_RANK),
-    Refusal("--pipeline-parallel-size", above_one("pp_size"), ONE_RANK),
-    # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
-    Refusal("--attention-data-parallel-size", above_one("attn_dp_size"), ONE_RANK),
-    Refusal("--decode-context-parallel-size", above_one("dcp_size"), ONE_RANK),
-    Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), ONE_RANK),
-    Refusal("--enable-prefill-cp", given("enable_prefill_cp"), ONE_RANK),
+    Refusal(
+        "--pipeline-parallel-size",
+        above_one("pp_size"),
+        "a stage holds some of the layers, and LaProx needs all, numbered from 0",
+    ),
+    Refusal("--decode-context-parallel-size", above_one("dcp_size"), CONTEXT_PARALLEL),
+    Refusal("--attention-context-parallel-size", above_one("attn_cp_size"), CONTEXT_PARALLEL),
+    Refusal("--enable-prefill-cp", given("enable_prefill_cp"), CONTEXT_PARALLEL),
     Refusal(
         "--enable-two-batch-overlap",
         given("enable_two_batch_overlap"),
         "it splits batches behind the scheduler",
     ),
     Refusal("--enable-pdmux", given("enable_pdmux"), "it runs prefill in parts that are not scored"),
-    Refusal("--elastic-ep-backend", given("elastic_ep_backend", "none"), "ranks come and go with their KV"),
-    Refusal("--enable-lora", given("enable_lora"), "an adapter changes W_O, which scores are made of"),
-    Refusal("--lora-paths", given("lora_paths"), "an adapter changes W_O, which scores are made of"),
     Refusal(
         "--kv-cache-dtype",
         given("kv_cache_dtype", "auto", "bf16", "bfloat16", "fp16", "float16"),
@@ -97,30 +124,87 @@ REFUSALS = (
     ),
     Refusal("--rl-on-policy-target", given("rl_on_policy_target"), "decoding over a view is another policy"),
     Refusal("--enable-mixed-chunk", given("enable_mixed_chunk"), "it decodes through the prefill kernel"),
-    Refusal("--enable-torch-compile", given("enable_torch_compile"), "compiled decode steps pad batches"),
-    Refusal("--enable-lean-attention", given("enable_lean_attention"), "its decode kernel reads whole rows"),
     Refusal("--enable-nvidia-megakernel", given("enable_nvidia_megakernel"), "its decode reads whole rows"),
     Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
-    Refusal("--enable-mis", given("enable_mis"), "multi-item scoring has no decoding"),
     Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),
-    Refusal("--tokenizer-worker-num", above_one("tokenizer_worker_num"), NO_PLUGINS),
-    Refusal("--smg-grpc-mode", given("smg_grpc_mode"), NO_PLUGINS),
-    Refusal("--grpc-port", given("grpc_port"), "options of requests were not tested over gRPC"),
-    Refusal("--use-ray", given("use_ray"), NO_PLUGINS),
+    Refusal("--tokenizer-worker-num", above_one("tokenizer_worker_num"), UNCHECKED),
+    Refusal("--smg-grpc-mode", given("smg_grpc_mode"), UNCHECKED),
+    Refusal("--use-ray", given("use_ray"), "its actors load no plugins, so there would be no LaProx in them"),
     Refusal("--encoder-only", given("encoder_only"), "an encoder has no decoding"),
     Refusal(
         "--enable-return-routed-experts",
         given("enable_return_routed_experts"),
-        "it reads whole rows of slots",
+        WHOLE_ROWS,
     ),
-    Refusal(
-        "--enable-return-indexer-topk", given("enable_return_indexer_topk"), "it reads whole rows of slots"
+    Refusal("--enable-return-indexer-topk", given("enable_return_indexer_topk"), WHOLE_ROWS),
+)
+
+
+def other_attention_backend(args: ServerArgs) -> bool:
+    return args.attention_backend not in (None, *ATTENTION_BACKENDS[args.device])
+
+
+def other_decode_graphs(args: ServerArgs) -> bool:
+    return args.cuda_graph_config.decode.backend not in ("full", "disabled")
+
+
+BASE_WEIGHTS = "scores are made of the base model's W_O, without what an adapter adds to it"
+ATTENTION_BACKEND = Untried(
+    "--attention-backend",
+    other_attention_backend,
+    "its KV reads were not tested",
+    value=lambda args: str(args.attention_backend),
+    instead=lambda args: f"give --attention-backend {BACKENDS_IN_WORDS[args.device]}",
+)
+UNTRIED = (
+    ATTENTION_BACKEND,
+    Untried(
+        "--tensor-parallel-size",
+        above_one("tp_size"),
+        "heads compete on their own rank alone, and each rank sets aside memory for all of them",
+    ),
+    # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
+    Untried(
+        "--attention-data-parallel-size",
+        above_one("attn_dp_size"),
+        "while one rank makes a view all others wait, and steps without a request were not tested",
+    ),
+    Untried(
+        "--elastic-ep-backend",
+        given("elastic_ep_backend", "none"),
+        "ranks that leave and join while requests read views were not tested",
+    ),
+    Untried("--enable-lora", given("enable_lora"), BASE_WEIGHTS),
+    Untried("--lora-paths", given("lora_paths"), BASE_WEIGHTS),
+    Untried(
+        "--enable-torch-compile",
+        given("enable_torch_compile"),
+        "decode over views was not compiled by torch, which pads batches",
+    ),
+    Untried(
+        "--enable-lean-attention",
+        given("enable_lean_attention"),
+        "its decode kernel, for batches without a view, was not tested beside ours",
+    ),
+    Untried(
+        "--enable-mis",
+        given("enable_mis"),
+        "multi-item scoring, which itself has no decoding, was not tested beside views",
+    ),
+    Untried("--grpc-port", given("grpc_port"), "options of requests were not tested over gRPC"),
+    Untried(
+        "--cuda-graph-backend-decode",
+        other_decode_graphs,
+        "graphs of batches with a view were not tested with it",
+        value=lambda args: args.cuda_graph_config.decode.backend,
+        instead=lambda args: "use full",
     ),
 )
+UNTRIED_NAMES = tuple(untried.name for untried in UNTRIED)
 
 # Environment variables of SGLang that replace what LaProx builds on.
 ENVIRONMENT_REFUSALS = {
-    "SGLANG_RUST_SERVER": NO_PLUGINS,
+    "SGLANG_RUST_SERVER": UNCHECKED,
     "SGLANG_USE_HND_KVCACHE": OTHER_POOL,
     "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING": OTHER_POOL,
     "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": OTHER_POOL,
@@ -129,74 +213,21 @@ ENVIRONMENT_REFUSALS = {
 OFF = ("", "0", "false", "no", "n", "off")
 
 
-def refuse(flag: str, why: str) -> ConfigError:
-    return ConfigError(f"{flag} does not go together with --enable-laprox: {why}")
-
-
-def check_arguments(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> None:
-    """Checks resolved server arguments.
-
-    Args:
-        args: a resolved view of SGLang's ``ServerArgs``; the record itself holds what was typed.
-
-    Raises:
-        ConfigError: names the first flag that is refused, and why.
+def check_untested(names: tuple[object, ...]) -> None:
     """
-    if args.device not in ATTENTION_BACKENDS:
-        raise refuse(f"--device {args.device}", f"its kernels serve {', '.join(ATTENTION_BACKENDS)} only")
-    # Checked first: SGLang may have set other arguments, such as a page size, because of the backend.
-    check_attention_backends(args)
-    for refusal in REFUSALS:
-        if refusal.applies(args):
-            raise refuse(refusal.flag, refusal.why)
-    for name, why in ENVIRONMENT_REFUSALS.items():
-        if environ.get(name, "").lower() not in OFF:
-            raise refuse(name, why)
-    graphs = args.cuda_graph_config
-    if graphs.prefill.backend == "full":
-        raise refuse("--cuda-graph-backend-prefill full", "its graphs hide the queries; use breakable")
-    if graphs.decode.backend not in ("full", "disabled"):
-        flag = f"--cuda-graph-backend-decode {graphs.decode.backend}"
-        raise refuse(flag, "graphs of compressed batches were not tested with it; use full")
-
-
-def check_attention_backends(args: ServerArgs) -> None:
-    for phase in ("", "prefill_", "decode_"):
-        backend = getattr(args, f"{phase}attention_backend")
-        if backend is None:
-            continue
-        flag = f"--{phase.replace('_', '-')}attention-backend {backend}"
-        if backend not in ATTENTION_BACKENDS[args.device]:
-            choice = BACKENDS_IN_WORDS[args.device]
-            raise refuse(flag, f"its KV reads were not tested; give --attention-backend {choice}")
-        if backend != args.attention_backend:
-            raise refuse(
-                flag, f"prefill and decode must share one backend; give --attention-backend {backend} alone"
+    Raises:
+        ConfigError: one of ``names`` is no flag that ``UNTRIED`` refuses.
+    """
+    cannot = {refusal.flag: refusal.why for refusal in REFUSALS}
+    for name in names:
+        if name not in UNTRIED_NAMES:
+            why = cannot.get(f"--{name}")
+            fault = f"cannot be right: {why}" if why else "is no flag that was not tried"
+            raise ConfigError(
+                f"untested {shown(repr(name))} {fault}; what can be tried is {', '.join(UNTRIED_NAMES)}"
             )
 
 
-def check_model(config: ModelConfig) -> None:
-    """Checks a model's architecture, before its weights are loaded.
-
-    Args:
-        config: SGLang's ``ModelConfig``.
-
-    Raises:
-        ConfigError: names what the model has that is not served.
-    """
-    from sglang.srt.configs.hybrid_arch import mambaish_config
-    from sglang.srt.configs.model_config import AttentionArch
-
-    faults = {
-        "multi-head latent attention": config.attention_arch != AttentionArch.MHA,
-        "sliding-window layers": config.is_hybrid_swa,
-        "linear-attention or state-space layers": mambaish_config(config) is not None,
-        "cross attention": config.is_encoder_decoder,
-        "image or audio input": config.is_multimodal,
-        "chunked local attention": bool(config.attention_chunk_size),
-        "attention sinks": bool(config.has_attention_sinks),
-        "no decoding": not config.is_generation,
-    }
-    for fault, present in faults.items():
-        if present:
-            raise refuse(f"--model-path {config.model_path}", f"the model has {fault}, which is not scored")
+def used_untried(args: ServerArgs) -> tuple[Untried, ...]:
+    """What a server with these resolved arguments uses that was not tried."""
+    return tuple(untried for untried in UNTRIED if untried.applies(args))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from laprox_sglang.options.refusals import check_untested
 from laprox_sglang.options.values import (
     AUTO,
     LARGEST,
@@ -61,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         request_options: names of the ``Options`` that requests may set.
         events: where events are published, ``tcp://127.0.0.1:PORT`` or ``ipc:///PATH``; None for nowhere.
         events_public: events may be published where other machines reach them.
+        untested: flags of SGLang that may be given although they were not tried, of ``refusals.UNTRIED``,
+            with or without their dashes.
     """
 
     budget: Budget = 0.2
@@ -76,11 +79,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     request_options: tuple[str, ...] = ("budget", "enabled", "keep_prefix")
     events: str | None = None
     events_public: bool = False
+    untested: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Given in Python it may be any sequence; what comes back from the environment is a tuple.
         msgspec.structs.force_setattr(self, "request_options", tuple(self.request_options))
+        names = dict.fromkeys(str(name).removeprefix("--") for name in self.untested)
+        msgspec.structs.force_setattr(self, "untested", tuple(names))
         check_request_options(self.request_options)
+        check_untested(self.untested)
         check_budget(self.budget)
         check_tokens("window", self.window, AUTO, 1, WIDEST_WINDOW)
         self._check_method()

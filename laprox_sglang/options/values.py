@@ -114,8 +114,8 @@ def check_whole(name: str, value: object, least: int, most: int) -> None:
         raise ConfigError(f"{name} {shown_number(value)} must be a whole number from {least} to {most}")
 
 
-def parse_request_options(text: str) -> tuple[str, ...]:
-    """Options as named on a command line, with commas; nothing for none."""
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names as on a command line, with commas; nothing for none."""
     return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
 
 

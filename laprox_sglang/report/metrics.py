@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
+from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.report.totals import HOW_RELEASED, Pool
 from laprox_sglang.views.plan import REASONS
@@ -80,6 +81,10 @@ def kept_cells(seen: Seen) -> Values:
 def slots(seen: Seen) -> Values:
     pool = seen.pool
     return {("pinned",): pool.pinned, ("evictable",): pool.evictable, ("available",): pool.available}
+
+
+def untested(seen: Seen) -> Values:
+    return {(name,): name in seen.report.untested for name in UNTRIED_NAMES}
 
 
 METRICS = (
@@ -204,6 +209,12 @@ METRICS = (
         "with the same prompt would share it.",
         (),
         one(lambda seen: seen.report.totals.spared_slots * seen.slot_bytes),
+    ),
+    Metric(
+        "laprox_untested",
+        "1 for flags of this server that were not tried with LaProx, 0 for those that it does not use.",
+        ("flag",),
+        untested,
     ),
 )
 

@@ -21,12 +21,14 @@ class Reporter:
     Attributes:
         events: where events go; None without ``--laprox-events``.
         metrics: what ``/metrics`` says; None without ``--enable-metrics``.
+        untested: flags of this server that were not tried with LaProx.
     """
 
     def __init__(self) -> None:
         self.totals = Totals()
         self.events: Publisher | None = None
         self.metrics: Metrics | None = None
+        self.untested: tuple[str, ...] = ()
 
     def exchanged(self, before: View | None, view: View | None) -> None:
         """A request reads ``view`` where it read ``before``."""
@@ -65,7 +67,8 @@ class Reporter:
         events = self.events
         return self.totals.to_dict() | {
             "events": events
-            and {"endpoint": events.endpoint, "sent": events.sent, "overflows": events.overflows}
+            and {"endpoint": events.endpoint, "sent": events.sent, "overflows": events.overflows},
+            "untested": list(self.untested),
         }
 
 

@@ -17,7 +17,8 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.attached import attach_config, config_of, mark_typed, was_typed
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.options.refusals import check_arguments, check_model
+from laprox_sglang.options.check import check_arguments, check_model
+from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
 from laprox_sglang.options.values import (
@@ -25,7 +26,7 @@ from laprox_sglang.options.values import (
     ConfigError,
     parse_budget,
     parse_floor,
-    parse_request_options,
+    parse_names,
     parse_tokens,
 )
 from laprox_sglang.ports import ModelConfig, ServerArgs
@@ -54,6 +55,8 @@ HELP = {
     "events": "publish events there, tcp://127.0.0.1:PORT or ipc:///PATH; with --dp-size the other replicas "
     "have the next ports, or the path with _dp1, _dp2, … behind it",
     "events_public": "let --laprox-events be an address that other machines reach",
+    "untested": "flags of SGLang to try although they were not tried with LaProx, with commas: "
+    + ", ".join(UNTRIED_NAMES),
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
     "budget": parse_budget,
@@ -63,7 +66,8 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "window": parse_tokens,
     "pooling": str,
     "keep_prefix": parse_tokens,
-    "request_options": parse_request_options,
+    "request_options": parse_names,
+    "untested": parse_names,
 }
 TEXTS = (*PARSERS, "events")
 
@@ -178,7 +182,7 @@ def check_served(config: Config, args: ServerArgs, model: ModelConfig) -> None:
         check_endpoints(config.events, config.events_public, args.dp_size)
     # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
-    check_arguments(args)
+    check_arguments(args, untested=config.untested)
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}

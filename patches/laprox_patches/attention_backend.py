@@ -13,6 +13,7 @@ from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.gram import UnsupportedModel
+from laprox_sglang.options.refusals import used_untried
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
 from laprox_sglang.ports import AttentionBackend, Runner
@@ -22,6 +23,7 @@ from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.capacity import expectation
 
 logger = logging.getLogger(__name__)
+TELL_US = "Please report whether it works, and how"
 
 
 def wrap(backend: AttentionBackend, runner: Runner, full_attn_backend: object) -> AttentionBackend:
@@ -47,6 +49,7 @@ def wrap(backend: AttentionBackend, runner: Runner, full_attn_backend: object) -
     except BadScorer as error:
         raise SystemExit(f"laprox: {shown(error)}") from None
     logger.info(start_line(config, runner, backend))
+    runtime.report.untested = try_untested(config, runner)
     return with_laprox(backend, runtime)
 
 
@@ -63,6 +66,17 @@ def start_line(config: Config, runner: Runner, backend: AttentionBackend) -> str
         f"{reserved / 1e6:,.0f} MB reserved beside a pool of {slots:,} slots. "
         + expectation(config, slots, runner.model_config.context_len)
     )
+
+
+def try_untested(config: Config, runner: Runner) -> tuple[str, ...]:
+    """What this server uses that was not tried; the log says it."""
+    used = used_untried(resolved_view(runner.server_args))
+    for untried in used:
+        logger.warning("LaProx was not tried with %s: %s. %s", untried.flag, untried.why, TELL_US)
+    names = tuple(untried.name for untried in used)
+    if unused := [name for name in config.untested if name not in names]:
+        logger.info("LaProx: --laprox-untested names what this server does not use: %s", ", ".join(unused))
+    return names
 
 
 SEAMS = (

@@ -31,7 +31,8 @@ def open_reports(result: None, self: Scheduler) -> None:
         laprox.report.metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
         publish(self)
     if laprox.config.events is not None:
-        # Attention data parallelism is refused, so this is the number of the replica.
+        # The number of the replica. Ranks of tensor or attention data parallelism, which were not tried, have
+        # the same: all but the first find the address taken, and the start ends with that line.
         replica = get_parallel().dp_rank or 0
         laprox.report.events = open_events(self, endpoint_of(laprox.config.events, replica))
 

@@ -67,7 +67,7 @@ def say_facts(
 
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer."
 SEAMS = (
-    Seam(STREAMER + "__post_init__", opt_in, HookType.AFTER, ("self",)),
+    Seam(STREAMER + "__post_init__", opt_in, HookType.AFTER, ("self",), "None"),
     Seam(
         STREAMER + "build_additional_customized_info",
         add_facts,

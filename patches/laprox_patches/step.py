@@ -40,6 +40,9 @@ def run_batch(
         laprox.decode.take_step(
             [view_of(req) for req in batch.reqs], [req.kv.kv_allocated_len for req in batch.reqs]
         )
+    else:
+        # With attention data parallelism a rank without requests of its own steps along.
+        laprox.decode.forget()
     result = original(self, batch, *args, **kwargs)
     if batch.forward_mode.is_extend():
         # Before anything is launched behind the prefill: the first decode step, which overlap scheduling

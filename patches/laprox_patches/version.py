@@ -71,3 +71,17 @@ def assigned(member: object) -> set[str]:
     # Hooks may be in place already: arguments are resolved more than once in a process.
     function = inspect.unwrap(member)
     return {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
+
+
+def table(ports: Mapping[type, str] = PORTS) -> str:
+    """The ports as docs/architecture.md shows them."""
+    rows = ["| SGLang's class | port | why | members |", "|---|---|---|---|"]
+    for protocol, path in ports.items():
+        why = (protocol.__doc__ or "").strip().splitlines()[0]
+        names = ", ".join(f"`{name}`" for name in sorted(members(protocol)))
+        rows.append(f"| `{path.removeprefix('sglang.srt.')}` | `{protocol.__name__}` | {why} | {names} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

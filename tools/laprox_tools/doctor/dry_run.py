@@ -6,6 +6,7 @@ needs a process of its own: a start sets hooks and environment variables, and ma
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from laprox_sglang.options.refusals import used_untried
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError, shown
 from laprox_sglang.ports import PORTS
@@ -125,7 +127,7 @@ def command_line(flags: list[str]) -> Iterator[Finding]:
     view, model = resolved_view(args), model_config_of(args)
     faults = list(dict.fromkeys(refused(args._laprox, view, model)))
     for fault in faults:
-        flag = fault.partition(" does not go together")[0]
+        flag = re.split(" does not go together| was not tried", fault)[0]
         yield line.error(flag, fault, f"leave {flag} out, or serve without {FLAG}")
     if faults:
         return
@@ -134,6 +136,9 @@ def command_line(flags: list[str]) -> Iterator[Finding]:
     except (Exception, SystemExit) as error:
         yield line.error("flags", one_line(error), "SGLang itself refuses this: change what it names")
         return
+    for untried in used_untried(view):
+        reason = f"was not tried with LaProx: {untried.why}"
+        yield line.warning(untried.flag, reason, "report whether it works, and how")
     yield line.ok(
         "flags", f"a server would start: device {view.device}, {view.attention_backend}, {args._laprox}"
     )
@@ -153,9 +158,9 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
 
     import laprox_kernels as kernels
     from laprox_patches.arguments import check_served
-    from laprox_sglang.options.refusals import REFUSALS, check_model, refuse
+    from laprox_sglang.options.check import check_model, faults
 
-    yield from (str(refuse(x.flag, x.why)) for x in REFUSALS if x.applies(args))
+    yield from map(str, faults(args, untested=config.untested))
     for check in (partial(check_model, model), partial(check_served, config, args, model)):
         try:
             check()

@@ -59,6 +59,8 @@ def panel(name: str, now: Snapshot | None, before: Snapshot | None, fault: str |
 def contents(now: Snapshot, before: Snapshot | None) -> Iterator[Text | Bar]:
     ranks = f", {now.ranks} ranks" if now.ranks > 1 else ""
     yield Text(f"{now.model}, SGLang {now.version}, {now.backend}, budget {now.budget}{ranks}", style="bold")
+    if now.untested:
+        yield Text(f"not tried with LaProx: {', '.join(now.untested)}", style="yellow")
     yield Bar(now.pool)
     yield legend(now)
     held = now.pool["exact, in use"] + now.pool["views"] + now.pool["tails"]

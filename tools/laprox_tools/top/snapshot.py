@@ -21,6 +21,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         counts: totals that only grow, whose differences are rates.
         hit_rate: share of prompt tokens that came from the prefix cache; None where the server does not say.
         kept: share of the cells of each layer that was kept; empty where the server does not say.
+        untested: flags of the server that were not tried with LaProx.
     """
 
     when: float
@@ -39,6 +40,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     tokens_per_second: float
     hit_rate: float | None
     kept: list[float]
+    untested: list[str]
 
 
 def snapshot(info: dict[str, Any], when: float) -> Snapshot:
@@ -82,6 +84,7 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
         sum(state.get("last_gen_throughput") or 0.0 for state in states if state["laprox"]["running"]),
         hit_rate(ranks),
         kept_by_layer(ranks),
+        ranks[0]["untested"],
     )
 
 

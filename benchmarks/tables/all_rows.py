@@ -1,0 +1,101 @@
+"""All figures of all chips, with their targets, for ``benchmarks/README.md``, and some of them elsewhere."""
+
+import re
+from typing import Any
+
+from benchmarks.checks.rows import Row
+from benchmarks.harness.markdown import commit, origin, table
+from benchmarks.serving.figures import COUNTED
+from benchmarks.serving.record import RATIOS, backend_key, backends
+from benchmarks.serving.targets import target_of
+from benchmarks.serving.workload import FP8, LAPROX, STOCK
+from benchmarks.tables.cells import FIGURES, beside
+from benchmarks.tables.committed import checks, kernels, sides
+
+HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
+CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
+# The card whose figures stand on other pages, and the lengths that they are of.
+ELSEWHERE = "h100"
+HISTORIES = (1024, 8192, 32768, 131072)
+# Of a server, with its value, where it has one.
+FLAG = re.compile(r"--laprox-[\w-]+(?:[ =](?!-)\S+)?")
+
+
+def chip(content: dict[str, Any]) -> str:
+    rows = content["rows"]
+    lines = [line for row in rows for line in lines_of(row)]
+    pools = ", ".join(
+        f"{server} {facts['slots']:,}" for server, facts in content["servers"].get("full", {}).items()
+    )
+    about = f"{origin(sides(rows))}. KV slots of the whole card, in the latest run: {pools}."
+    return f"### {content['chip']}\n\n{about}\n\n{table(HEAD, lines, right=len(HEAD) - 2)}"
+
+
+def lines_of(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    name = row["workload"]
+    servers = [row.get(server) or {} for server in (STOCK, LAPROX, FP8)]
+    # A zero says nothing, but of what is counted.
+    told = [
+        key for key in FIGURES if any(side.get(key) or (key in COUNTED and key in side) for side in servers)
+    ]
+    commits = ", ".join(sorted({commit(side) for side in servers if "commit" in side}))
+    forced = "" if backend_key(row) == "default" else f"; --backend {backend_key(row)}"
+    first = f"**{name}** {row['what']}; {backends(row)}{forced}; {commits}"
+    lines: list[tuple[str, ...]] = []
+    for number, key in enumerate(told):
+        stock, laprox, fp8 = (FIGURES[key].text(side.get(key)) for side in servers)
+        lines.append(
+            (
+                first if number == 0 else "",
+                FIGURES[key].label,
+                *(stock, laprox, beside(row, RATIOS[STOCK], key), fp8, beside(row, RATIOS[FP8], key)),
+                judged(row, key),
+            )
+        )
+    return lines
+
+
+def judged(row: dict[str, Any], figure: str) -> str:
+    target = target_of(row["workload"], figure)
+    if target is None:
+        return ""
+    value = row.get("added" if target.added else RATIOS[STOCK], {}).get(figure)
+    return str(target) if value is None else f"{target}{'' if target.met(value) else ' **missed**'}"
+
+
+def checked(content: dict[str, Any]) -> str:
+    lines = []
+    for number, row in enumerate(content["rows"]):
+        part = content["parts"][row["check"]]
+        backends = ", ".join(f"{server} {name}" for server, name in part.get("attention_backend", {}).items())
+        first = number == 0 or content["rows"][number - 1]["check"] != row["check"]
+        about = f"{backends or 'not recorded'}; {commit(part)}" if first else ""
+        shown = Row(*(row[key] for key in ("check", "what", "value", "unit", "least", "most")))
+        missed = " **missed**" if row["met"] is False else ""
+        value = shown.number(shown.value)
+        lines.append((row["check"] if first else "", row["what"], value, shown.limit() + missed, about))
+    commands = " ".join(part["command"] for part in content["parts"].values())
+    return f"### {', '.join([content['chip'], *FLAG.findall(commands)])}\n\n{table(CHECKS_HEAD, lines)}"
+
+
+def pruning() -> str:
+    """What pruning takes of a prompt, by the length of its history."""
+    content = kernels(ELSEWHERE)
+    times = {row["case"]: row["ms"] for row in content["rows"]}
+    parts = ("scoring", "selecting", "packing apart", "all three, apart")
+    lines = [
+        (f"{tokens:,}", *(f"{times[f'{tokens} tokens, 5% kept, {part}']:.2f} ms" for part in parts))
+        for tokens in HISTORIES
+    ]
+    head = ("tokens of history", "scoring", "selecting", "packing", "all three")
+    about = f"{content['chip']}, {content['date']}, commit {commit(content)}."
+    return about + "\n\n" + table(head, lines, right=4)
+
+
+def trained_model() -> str:
+    """What the 7M model answers in the checks."""
+    content = checks()[ELSEWHERE]
+    part = content["parts"]["needles"]
+    told = [row for row in content["rows"] if row["check"] == "needles" and row["what"].startswith("exact")]
+    values = "; ".join(f"{row['what']}: {row['value']:.1f} %" for row in told)
+    return f"{content['chip']}, {part['date']}, commit {commit(part)}: {values}."
