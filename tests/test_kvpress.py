@@ -18,6 +18,8 @@ from laprox_sglang.scorers.pooling import Pooling
 from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_tools.needle import Task
 
+pytestmark = pytest.mark.full
+
 VERSION = "0.5.5"
 WINDOW, KERNEL = 32, 7
 SHARES = [0.15, 0.3, 0.5]

@@ -1188,3 +1188,19 @@ def test_a_step_without_requests_is_not_taken_for_the_one_before():
     run_batch(lambda self, batch: seen.append((decode.compressed, decode.rows)), scheduler, idle)
     assert seen == [(False, None)]
     scheduler.run_until_idle()
+
+
+def test_a_view_that_is_exchanged_for_a_smaller_one_lets_others_in():
+    scheduler = Scheduler(200)
+    req = scheduler.arrive(PROMPT, 4)
+    prefill(scheduler)
+    cache, view, before = scheduler.tree_cache, view_of(req), available(scheduler)
+    cache.grew = False
+    smaller = replace_outcome(view, own=view.own[:-2])
+    cache.exchange(req, smaller, view.own[-2:])
+    assert view_of(req) is smaller
+    assert available(scheduler) == before + 2 and cache.grew
+    # Of a request that ends SGLang knows by itself.
+    cache.grew = False
+    cache.exchange(req, None, smaller.own)
+    assert available(scheduler) == before + view.slots and not cache.grew
