@@ -1204,3 +1204,12 @@ def test_a_view_that_is_exchanged_for_a_smaller_one_lets_others_in():
     cache.grew = False
     cache.exchange(req, None, smaller.own)
     assert available(scheduler) == before + view.slots and not cache.grew
+
+
+def test_without_a_tree_a_view_is_packed_by_way_of_a_copy():
+    """Its slots are among those that it is packed from."""
+    scheduler = Scheduler(100, tree="off")
+    scheduler.arrive(PROMPT)
+    prefill(scheduler)
+    totals = scheduler.laprox.report.totals
+    assert totals.staged == totals.prunes == 1
