@@ -243,9 +243,6 @@ def run(names: list[str], rows: list[Row], record: Record, given: argparse.Names
                 ):
                     raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
                 for row in missing:
-                    if isinstance(row, Workload) and row.profile and not on_gpu:
-                        say(f"{row.name}: left out, there are no kernels to trace without a GPU")
-                        continue
                     measured = measure(row, service, record, given)
                     failed += "failed" in measured
                     print(f"{row.name} on {name}, {service.backend}: {brief(measured)}", flush=True)

@@ -13,16 +13,7 @@ from typing import Any
 
 from benchmarks.harness.provenance import fault_of
 from benchmarks.serving import plots
-from benchmarks.serving.record import (
-    RATIOS,
-    RecordError,
-    backend_key,
-    compare,
-    read,
-    sglang_of,
-    sort,
-    write,
-)
+from benchmarks.serving.record import RecordError, backend_key, compare, read, sglang_of, sort, write
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import SERVERS
 from benchmarks.serving.workloads import workloads
@@ -47,13 +38,11 @@ def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
             if known is not row:
                 sides = {server: joined(known.get(server), row.get(server)) for server in SERVERS}
                 known |= row | {server: side for server, side in sides.items() if side or server in known}
+                compare(known)
     for (name, _), row in rows.items():
         if len(found := {str(sglang_of(row[server])) for server in SERVERS if row.get(server)}) > 1:
             raise RecordError(f"{name} was measured on several SGLangs: {', '.join(sorted(found))}")
-        for key in RATIOS.values():
-            row.pop(key, None)
-        compare(row)
-        merged["rows"].append(row)
+    merged["rows"] = list(rows.values())
     sort(merged["rows"], list(workloads(merged["quick"])))
     return merged
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
-from benchmarks.serving.figures import added, ratio
+from benchmarks.serving.figures import ratio
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
@@ -143,10 +143,9 @@ def compare(row: dict[str, Any]) -> None:
     """Writes what LaProx is beside the others into a row."""
     laprox = row.get(LAPROX)
     for other, key in RATIOS.items():
+        row.pop(key, None)
         if laprox and row.get(other) and sglang_of(row[other]) == sglang_of(laprox):
             row[key] = ratio(row[other], laprox)
-            if other == STOCK and (difference := added(row[other], laprox)):
-                row["added"] = difference
 
 
 def sglang_of(side: dict[str, Any]) -> str | None:

@@ -2,11 +2,9 @@
 
 import itertools
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -14,7 +12,6 @@ import requests
 from benchmarks.harness.client import ClientError
 from benchmarks.serving.client import Client, WorkloadError
 from benchmarks.serving.figures import figures, median_of
-from benchmarks.serving.profile import TraceError, summarise
 from benchmarks.serving.record import Record
 from benchmarks.serving.servers import Service
 from benchmarks.serving.slots import SlotSampler
@@ -170,8 +167,6 @@ def measure_round(row: Workload, service: Service, number: int, limit: float) ->
         if not row.groups:
             service.flush()
     client = Client(service.url, options)
-    if row.profile:
-        return traced(service, client, sessions, limit)
     before = service.totals()
     with SlotSampler(service.url) as sampler:
         client.run(sessions, limit, row.clients)
@@ -180,19 +175,6 @@ def measure_round(row: Workload, service: Service, number: int, limit: float) ->
     if before is not None and after is not None:
         measured |= pruning(row, before, after)
     return measured
-
-
-def traced(service: Service, client: Client, sessions: Sequence[Session], limit: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="laprox-trace-") as folder:
-        service.start_profile(Path(folder))
-        try:
-            client.run(sessions, limit)
-        finally:
-            service.stop_profile()
-        try:
-            return summarise(Path(folder))
-        except TraceError as error:
-            raise WorkloadError(f"no figures: {error}") from error
 
 
 def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +214,6 @@ def brief(measured: dict[str, Any]) -> str:
         "computed_again": "{:,} tokens computed again",
         "slots_mean": "{:,} slots",
         "seconds": "{:.0f} s",
-        "syncs": "{} waits of the host",
     }
     told = [text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None]
     if level := measured.get("goodput_agents"):

@@ -197,11 +197,3 @@ class Service(Client):
     def totals(self) -> dict[str, Any] | None:
         """What LaProx counted since the start; None on a stock server."""
         return self.laprox() if "laprox" in self.settings else None
-
-    def start_profile(self, folder: Path) -> None:
-        body = {"output_dir": str(folder), "activities": ["CPU", "GPU"]}
-        self.post("/start_profile", **body, with_stack=False, record_shapes=False).raise_for_status()
-
-    def stop_profile(self) -> None:
-        """Returns when the trace is written."""
-        self.post("/stop_profile").raise_for_status()
