@@ -1,6 +1,6 @@
 """Times every kernel at Llama-3.1-8B shapes against its floor and against the best alternative.
 
-    python -m benchmarks.kernels [--quick] [--json FILE] [--only score,decode]
+    python -m benchmarks.kernels [--quick] [--json FILE] [--only prune]
 
 The floor of a row is the larger of its bytes over the copy bandwidth and its operations over the
 bf16 matrix rate, both measured in the same run. ``ratio_vs`` is a kernel's time over the
@@ -20,14 +20,7 @@ from benchmarks.harness.provenance import fault_of, origin
 from benchmarks.kernels import attend, prune
 from benchmarks.kernels.bench import Bench
 
-BENCHES = {
-    "score": prune.bench_score,
-    "floor": prune.bench_floor,
-    "select": prune.bench_select,
-    "pack": prune.bench_pack,
-    "prune": prune.bench_prune,
-    "decode": attend.bench_decode,
-}
+BENCHES = {"prune": prune.bench_prune, "decode": attend.bench_decode}
 
 
 def show(bench: Bench) -> None:
@@ -36,15 +29,9 @@ def show(bench: Bench) -> None:
     for column in ("kernel", "case", "ms", "floor ms", "of floor", "against", "its ms", "ratio"):
         table.add_column(column, justify="left" if column in ("kernel", "case", "against") else "right")
     for row in bench.rows:
-        against = [row["vs"], f"{row['vs_ms']:.3f}", f"{row['ratio_vs']:.2f}"] if row["vs"] else ["", "", ""]
-        table.add_row(
-            row["kernel"],
-            row["case"],
-            f"{row['ms']:.3f}",
-            f"{row['floor_ms']:.3f}",
-            f"{row['ratio_floor']:.2f}",
-            *against,
-        )
+        times = f"{row['ms']:.3f}", f"{row['floor_ms']:.3f}", f"{row['ratio_floor']:.2f}"
+        against = (row["vs"], f"{row['vs_ms']:.3f}", f"{row['ratio_vs']:.2f}") if row["vs"] else ()
+        table.add_row(row["kernel"], row["case"], *times, *against)
     Console(width=170).print(table)
 
 
@@ -72,12 +59,8 @@ def main() -> None:
         torch.cuda.empty_cache()
     show(bench)
     if arguments.json:
-        record = {
-            **origin(),
-            "copy_gbps": round(bench.copy_gbps),
-            "matmul_tflops": round(bench.matmul_tflops),
-            "rows": bench.rows,
-        }
+        peaks = {"copy_gbps": round(bench.copy_gbps), "matmul_tflops": round(bench.matmul_tflops)}
+        record = origin() | peaks | {"rows": bench.rows}
         with replacing(arguments.json) as draft:
             draft.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -37,17 +37,8 @@ def flash_decode(indices: torch.Tensor, lengths: torch.Tensor, q_heads: int, hea
         torch.empty(512 * 2**20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=True
     )
     indptr = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    wrapper.plan(
-        indptr,
-        indices,
-        torch.ones_like(indptr[1:]),
-        q_heads,
-        heads,
-        DIM,
-        1,
-        q_data_type=DTYPE,
-        data_type=DTYPE,
-    )
+    types = {"q_data_type": DTYPE, "data_type": DTYPE}
+    wrapper.plan(indptr, indices, torch.ones_like(indptr[1:]), q_heads, heads, DIM, 1, **types)
     return wrapper
 
 
