@@ -20,10 +20,9 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.checks.plan import CHECKS, make_check
+from benchmarks.checks.plan import CHECKS, make_check, run
 from benchmarks.checks.record import Record, RecordError
 from benchmarks.checks.rows import Row, show
-from benchmarks.checks.run import run
 from benchmarks.checks.servers import ON_GPU
 from benchmarks.checks.soak import Soak
 from benchmarks.harness.provenance import results_file

@@ -61,44 +61,29 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m benchmarks.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("python -m benchmarks.serving", None, __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     load = parser.add_mutually_exclusive_group()
-    load.add_argument(
-        "--trace", type=Path, metavar="FILE", help="recorded sessions, of a kind that traces.py reads"
-    )
+    load.add_argument("--trace", type=Path, metavar="FILE", help="recorded sessions: see traces.py")
     load.add_argument("--agents", action="store_true", help="sessions with the quantiles of recorded agents")
     load.add_argument("--open-loop", metavar="RATES", help="conversations a second, by sglang.bench_serving")
-    load.add_argument("--workload", metavar="NAMES", help=f"comma-separated: {', '.join(workloads(False))}")
-    parser.add_argument(
-        "--server", required=True, metavar="NAMES", help=f"comma-separated: {', '.join(FLAGS)}"
-    )
+    load.add_argument("--workload", metavar="NAMES", help=f"some of {', '.join(workloads(False))}")
+    parser.add_argument("--server", required=True, metavar="NAMES", help=f"some of {', '.join(FLAGS)}")
     parser.add_argument("--at", metavar="COUNTS", help="sessions at once, of --trace and --agents")
     parser.add_argument("--rate", metavar="RATES", help="sessions begun a second, of --trace and --agents")
     parser.add_argument("--stretch", type=float, metavar="FACTOR", help="recorded starts, times FACTOR")
     parser.add_argument("--limit", choices=LIMITS, default="64k", help="sessions are cut there; default: 64k")
-    parser.add_argument(
-        "--longest-pause", type=float, default=60.0, metavar="SECONDS", help="of an agent; default: 60"
-    )
+    parser.add_argument("--longest-pause", type=float, default=60.0, help="seconds of an agent; default: 60")
     parser.add_argument("--seed", type=int, default=0, help="of --agents")
     parser.add_argument("--rounds", type=int, help="of each row, whose figures are their medians")
     parser.add_argument("--part", type=int, default=0, help="number of a part of a point; default: 0")
     parser.add_argument("--minutes", type=float, default=7.5, help="at most, of every point; default: 7.5")
     parser.add_argument("--url", help="a server that runs already; it must be the one that --server names")
-    parser.add_argument(
-        "--print-command", action="store_true", help="print how the server is started, and end"
-    )
-    parser.add_argument(
-        "--backend", metavar="NAME", help="--attention-backend of the servers; rows of its own"
-    )
+    parser.add_argument("--print-command", action="store_true", help="say how the server is started, and end")
+    parser.add_argument("--backend", help="--attention-backend of the servers; rows of its own")
     parser.add_argument("--server-flags", default="", help="more flags for the server, in one string")
     parser.add_argument("--quick", action="store_true", help="everything in small; runs without a GPU too")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="merge into FILE; in a folder it is serving-CHIP.json"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="in a folder it is serving-CHIP.json")
     parser.add_argument("--again", action="store_true", help="measure what FILE holds of this commit, too")
     return parser.parse_args(arguments)
 
@@ -139,21 +124,22 @@ def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
     curve = f"{source}-{given.limit}"
     kind = f"{source} agents, cut at {given.limit.upper()}, pauses of {given.longest_pause:g} s at most"
     rows: list[Row] = []
+
+    def add(curve: str, name: str, at: float, unit: str, what: str, **load: Any) -> None:
+        about = {"curve": curve, "at": at, "unit": unit}
+        rows.append(LoadPoint(f"{curve}-{name}", what, about, sessions, **load))
+
     for count in numbers(given.at, "--at"):
-        load = {"curve": curve, "at": count, "unit": "agents at once"}
-        rows.append(LoadPoint(f"{curve}-{count:g}", f"{kind}, {count:g} at once", load, sessions, int(count)))
+        add(curve, f"{count:g}", count, "agents at once", f"{kind}, {count:g} at once", agents=int(count))
     for rate in numbers(given.rate, "--rate"):
-        load = {"curve": f"{curve}-rate", "at": rate, "unit": "agents begun a second"}
         what = f"{kind}, {rate:g} begun a second"
-        rows.append(LoadPoint(f"{curve}-rate-{rate:g}", what, load, sessions, rate=rate))
+        add(f"{curve}-rate", f"{rate:g}", rate, "agents begun a second", what, rate=rate)
     if given.stretch:
         if not any(session.start for session in sessions):
             raise UsageError(f"{given.trace} says no times at which sessions begin: give --at or --rate")
-        load = {"curve": f"{curve}-times", "at": 1 / given.stretch, "unit": "times the recorded rate"}
         what = f"{source}, cut at {given.limit.upper()}, {given.stretch:g} times the recorded times"
-        rows.append(
-            LoadPoint(f"{curve}-times-{given.stretch:g}", what, load, sessions, stretch=given.stretch)
-        )
+        name, unit = f"{given.stretch:g}", "times the recorded rate"
+        add(f"{curve}-times", name, 1 / given.stretch, unit, what, stretch=given.stretch)
     if not rows:
         raise UsageError("how much load: give --at, --rate or --stretch")
     return rows
@@ -236,11 +222,8 @@ def run(names: list[str], rows: list[Row], record: Record, given: argparse.Names
             with served(name, given, on_gpu, logs) as service:
                 about = {"slots": service.slots, "environment": environment, "settings": service.settings}
                 record.put_server("full", name, about)
-                if (
-                    (given.trace or given.agents)
-                    and not given.quick
-                    and service.context < LIMITS[given.limit]
-                ):
+                long = (given.trace or given.agents) and not given.quick
+                if long and service.context < LIMITS[given.limit]:
                     raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
                 for row in missing:
                     measured = measure(row, service, record, given)
@@ -276,14 +259,11 @@ def main(arguments: list[str]) -> int:
         path = results_file(given.json, "serving-quick" if given.quick else "serving")
         record = Record(path, given.quick, workloads(given.quick), given.backend)
         failed = run(names, rows, record, given, card is not None)
-    except (UsageError, RecordError, ServerError) as error:
-        print(f"serving: {error}", file=sys.stderr)
+    except (UsageError, RecordError, ServerError, ClientError) as error:
+        say(str(error))
         return 2 if isinstance(error, (UsageError, RecordError)) else 1
-    except ClientError as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("serving: stopped", file=sys.stderr)
+        say("stopped")
         return 130
     if path is not None and record.saved:
         print(plots.written(record.content, path))

@@ -54,26 +54,19 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample]) -> dict[str, An
 
 def by_turn(replies: Sequence[Reply]) -> dict[str, list[Any]]:
     """Time to first token and hit tokens of each turn, where requests are turns of conversations."""
-    turns = [[reply for reply in replies if reply.turn == turn] for turn in range(count_turns(replies))]
-    if len(turns) < 2:
+    last = max((reply.turn for reply in replies), default=0)
+    if not last:
         return {}
+    turns = [[reply for reply in replies if reply.turn == turn] for turn in range(last + 1)]
     return {
         "ttft_p50_by_turn": [milliseconds([reply.ttft for reply in turn], 50) for turn in turns],
         "hit_tokens_by_turn": [sum(reply.hit_tokens for reply in turn) for turn in turns],
     }
 
 
-def count_turns(replies: Sequence[Reply]) -> int:
-    return 1 + max((reply.turn for reply in replies), default=0)
-
-
 def milliseconds(seconds: Sequence[float], percent: float) -> float | None:
-    return round(percentile(seconds, percent) * 1000, 3) if seconds else None
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
     """Linear between the two nearest values."""
-    return float(numpy.percentile(values, percent))
+    return round(float(numpy.percentile(seconds, percent)) * 1000, 3) if seconds else None
 
 
 def peak_concurrency(replies: Sequence[Reply]) -> int:

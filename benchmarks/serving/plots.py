@@ -36,13 +36,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
-    plt.rcParams.update({"grid.alpha": 0.25, "font.size": 10, "legend.frameon": False})
+    plt = pictures.drawing()
     rows = by_workload(content["rows"])
     drawn = []
     subtitle = f"{content['chip']}, Llama-3.1-8B shapes" if not content["quick"] else "--quick: says nothing"

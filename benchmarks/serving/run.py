@@ -24,6 +24,11 @@ WARM_SECONDS = 300
 # AgentX takes ten. The warm-up ends with this share of the time, whoever has replied by then.
 MIDDLE, WARM_REPLIES, WARM_SHARE = (0.25, 0.75), 2, 0.4
 SAY_SECONDS = 20.0
+# Of the line that a point prints; milliseconds, and rates a second.
+SHOWN = (
+    *("output_tok_s", "ttft_p50", "ttft_p95", "itl_p50", "itl_p99", "interactivity_p90"),
+    *("computed_again", "slots_mean", "seconds"),
+)
 Say = Callable[[str], None]
 
 
@@ -204,20 +209,7 @@ def brief(measured: dict[str, Any]) -> str:
     """A line for whoever watches."""
     if "failed" in measured:
         return f"FAILED: {measured['failed']}"
-    shown = {
-        "output_tok_s": "{:,.0f} tokens/s",
-        "ttft_p50": "first token {:,.0f} ms",
-        "ttft_p95": "p95 {:,.0f} ms",
-        "itl_p50": "between tokens {:,.1f} ms",
-        "itl_p99": "p99 {:,.1f} ms",
-        "interactivity_p90": "{:,.1f} tokens/s of a user at p90",
-        "computed_again": "{:,} tokens computed again",
-        "slots_mean": "{:,} slots",
-        "seconds": "{:.0f} s",
-    }
-    told = [text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None]
+    told = [f"{key} {measured[key]:,}" for key in SHOWN if measured.get(key) is not None]
     if level := measured.get("goodput_agents"):
-        told.append(
-            f"goodput {level['output_tok_s']:,.0f} tokens/s{'' if level['met'] else ', level missed'}"
-        )
+        told.append(f"goodput {level['output_tok_s']:,}{'' if level['met'] else ', level missed'}")
     return ", ".join(told + [f"INVALID ({fault})" for fault in measured.get("invalid", ())])
