@@ -302,7 +302,7 @@ def test_a_row_is_the_median_of_its_rounds_and_a_failure_stays(monkeypatch, tmp_
     monkeypatch.setattr(run, "leave_idle", lambda service: None)
     row = workloads.workloads(False)["e"]
     for name in ("stock", "laprox"):
-        run.run_row(row, SimpleNamespace(name=name, backend="fa3"), record, 1)
+        run.run(row, SimpleNamespace(name=name, backend="fa3"), record, 1, 0, print)
     assert rounds == [("e", "stock", 0), ("e", "stock", 1), *(("e", "laprox", n) for n in range(3))]
     assert record.figures("e", "stock")["failed"] == "it broke"
     assert record.figures("e", "laprox")["output_tok_s"] == 11.0

@@ -12,11 +12,12 @@ from benchmarks.checks import plan as plan_module
 from benchmarks.checks import soak as soak_module
 from benchmarks.checks.answers import Conversations, Identity, Needles
 from benchmarks.checks.plan import TALKS, make_check
-from benchmarks.checks.record import Record, RecordError
+from benchmarks.checks.record import Record
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
+from benchmarks.harness.files import RecordError
 from laprox_sglang.options.values import budget_slots
 from laprox_tools.needle import DIGITS, KEY, SENTENCE
 

@@ -11,10 +11,7 @@ from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, Server, se
 from laprox_tools.needle import MODEL_PATH, Task, to_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
-FLAGS = [
-    *("--max-total-tokens", "24000"),
-    *("--enable-laprox", "--laprox-budget", "0.1", *RETURN_KEPT),
-]
+FLAGS = ["--max-total-tokens", "24000", "--enable-laprox", "--laprox-budget", "0.1", *RETURN_KEPT]
 SEED = 7
 # More than are waited for: a picture of a server at work.
 AT_ONCE, RUNNING, ANSWER = 6, 4, 3000

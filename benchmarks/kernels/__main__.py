@@ -7,7 +7,6 @@ bf16 matrix rate, both measured in the same run. ``ratio_vs`` is a kernel's time
 alternative's: below 1 it is the faster one. Needs a GPU; FlashInfer rows need ``flashinfer``.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import fault_of, origin
 from benchmarks.kernels import attend, prune
@@ -36,11 +36,7 @@ def show(bench: Bench) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("kernels", __doc__)
     parser.add_argument("--quick", action="store_true", help="headline sizes only, fewer repetitions")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows to FILE")
     parser.add_argument("--only", metavar="NAMES", help="comma-separated: " + ", ".join(BENCHES))

@@ -1,16 +1,11 @@
 """Stock SGLang and LaProx under the same load, at Llama-3.1-8B shapes with random weights.
 
-    python -m benchmarks.serving --server NAME --agents --at 16,32          agents from a seed
-    python -m benchmarks.serving --server NAME --trace FILE --at 16         recorded agents
-    python -m benchmarks.serving --server NAME --trace FILE --rate 0.1,0.2  the same, begun at random times
-    python -m benchmarks.serving --server NAME --trace FILE --stretch 4     or at the recorded times, times 4
-    python -m benchmarks.serving --server NAME --open-loop 0.1,0.3          chats by sglang.bench_serving
-    python -m benchmarks.serving --server NAME --workload b-full,f,e        a fixed number of requests
+    python -m benchmarks.serving --server NAMES --agents --at 16,32     or --trace FILE; --rate, --stretch
+    python -m benchmarks.serving --server NAMES --open-loop 0.1,0.3     chats by sglang.bench_serving
+    python -m benchmarks.serving --server NAMES --workload b-full,f,e   a fixed number of requests
 
-The server is started, unless --url gives one that runs (--print-command says how to start it). Every point
-takes --minutes at most, prints one line, and is merged into --json as soon as it is measured; what the file
-holds of this commit is not measured again. Another --part of a point draws other sessions, and is added to
-it. Needs a GPU; --quick runs everything in small, anywhere, and says nothing about speed.
+README.md says what they are. A server is started, unless --url gives one that runs. Needs a GPU, but for
+--quick, which says nothing about speed.
 """
 
 import argparse
@@ -26,18 +21,19 @@ from typing import Any, NoReturn
 
 import requests
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.client import ClientError
+from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import results_file
 from benchmarks.harness.server import ServerError, command, serve_all
 from benchmarks.serving import plots
 from benchmarks.serving.agents import agents
-from benchmarks.serving.client import WorkloadError
-from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
-from benchmarks.serving.record import Record, RecordError
-from benchmarks.serving.run import LoadPoint, brief, leave_idle, run_point, run_row
+from benchmarks.serving.open_loop import OpenLoop
+from benchmarks.serving.record import Record
+from benchmarks.serving.run import LoadPoint, Row, brief, run
 from benchmarks.serving.servers import FLAGS, Service, find_card, lacks, launch
 from benchmarks.serving.traces import TraceFileError, read_trace
-from benchmarks.serving.workload import Session, Step, Workload
+from benchmarks.serving.workload import Session, Step
 from benchmarks.serving.workloads import workloads
 
 # Of what a server was started with, that its flags do not say.
@@ -48,7 +44,6 @@ RESERVED = 16
 DRAWN = 400
 # In small: agents of a sixty-fourth of the length, without long pauses.
 SMALL = 64
-Row = LoadPoint | OpenLoop | Workload
 
 
 class UsageError(Exception):
@@ -61,8 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser("python -m benchmarks.serving", None, __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = parser_of("serving", __doc__, Parser)
     load = parser.add_mutually_exclusive_group()
     load.add_argument("--trace", type=Path, metavar="FILE", help="recorded sessions: see traces.py")
     load.add_argument("--agents", action="store_true", help="sessions with the quantiles of recorded agents")
@@ -192,21 +186,9 @@ def served(name: str, given: argparse.Namespace, on_gpu: bool, logs: Path) -> It
         yield Service(name, server.url)
 
 
-def measure(row: Row, service: Service, record: Record, given: argparse.Namespace) -> dict[str, Any]:
-    if isinstance(row, Workload):
-        return run_row(row, service, record, given.minutes)
-    if isinstance(row, LoadPoint):
-        return run_point(row, service, record, given.minutes, given.part, say)
-    try:
-        tally = measure_open_loop(row, service, given.minutes, given.part, say)
-    except WorkloadError as error:
-        leave_idle(service)
-        record.put_failure(row, service.name, str(error), service.backend)
-        return {"failed": str(error)}
-    return record.put_part(row, service.name, given.part, tally, service.backend)
-
-
-def run(names: list[str], rows: list[Row], record: Record, given: argparse.Namespace, on_gpu: bool) -> int:
+def run_all(
+    names: list[str], rows: list[Row], record: Record, given: argparse.Namespace, on_gpu: bool
+) -> int:
     """Drives one server after the other; returns how many points failed."""
     failed = 0
     logs = Path(tempfile.mkdtemp(prefix="laprox-serving-"))
@@ -226,7 +208,7 @@ def run(names: list[str], rows: list[Row], record: Record, given: argparse.Names
                 if long and service.context < LIMITS[given.limit]:
                     raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
                 for row in missing:
-                    measured = measure(row, service, record, given)
+                    measured = run(row, service, record, given.minutes, given.part, say)
                     failed += "failed" in measured
                     print(f"{row.name} on {name}, {service.backend}: {brief(measured)}", flush=True)
     return failed
@@ -258,7 +240,7 @@ def main(arguments: list[str]) -> int:
         rows = rows_of(given, card.share if card else 1.0)
         path = results_file(given.json, "serving-quick" if given.quick else "serving")
         record = Record(path, given.quick, workloads(given.quick), given.backend)
-        failed = run(names, rows, record, given, card is not None)
+        failed = run_all(names, rows, record, given, card is not None)
     except (UsageError, RecordError, ServerError, ClientError) as error:
         say(str(error))
         return 2 if isinstance(error, (UsageError, RecordError)) else 1

@@ -8,9 +8,7 @@ from typing import Any
 import numpy
 
 from benchmarks.serving.client import Reply
-
-# (time by ``time.perf_counter``, KV slots in use on the GPU, in host memory).
-Sample = tuple[float, int, int]
+from benchmarks.serving.slots import Sample
 
 # Figures of which a ratio of two servers says something.
 COMPARED = (

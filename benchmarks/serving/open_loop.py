@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.serving.client import Reply, WorkloadError
 from benchmarks.serving.servers import Service
-from benchmarks.serving.slots import SlotSampler
+from benchmarks.serving.slots import sampled
 from benchmarks.serving.tally import LEVELS, Tally
 
 MODULE = "sglang.benchmark.serving"
@@ -90,7 +90,7 @@ def measure_open_loop(
     """
     with (
         tempfile.TemporaryDirectory(prefix="laprox-open-loop-") as folder,
-        SlotSampler(service.url) as sampler,
+        sampled(service.url) as samples,
     ):
         out, log = Path(folder) / "result.jsonl", Path(folder) / "log"
         began = time.perf_counter()
@@ -107,7 +107,7 @@ def measure_open_loop(
         result = json.loads(out.read_text().splitlines()[-1])
     found = tally_of(result, row.turns)
     until = time.perf_counter()
-    slots = Tally.of([], sampler.samples, max(began, until - result["duration"]), until)
+    slots = Tally.of([], samples, max(began, until - result["duration"]), until)
     found.slots, found.host = slots.slots, slots.host
     return found
 

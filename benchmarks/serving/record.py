@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.harness.files import replacing
-from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
+from benchmarks.harness.files import RecordError, begun, replacing
+from benchmarks.harness.provenance import made_by, same_origin
 from benchmarks.serving.figures import ratio
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
@@ -30,10 +30,6 @@ class Named(Protocol):
     def name(self) -> str: ...
     @property
     def what(self) -> str: ...
-
-
-class RecordError(RuntimeError):
-    """A results file that cannot be added to; the message is one line."""
 
 
 class Record:
@@ -59,17 +55,7 @@ class Record:
         self._path = path
         self._order = list(order)
         self._backend = backend or DEFAULT
-        self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
-        if fault := fault_of(path):
-            raise RecordError(fault)
-        if path is not None and path.exists():
-            old = read(path)
-            if any(old[key] != self.content[key] for key in ("chip", "quick")):
-                raise RecordError(
-                    f"{path} holds results of {old['chip']}{', --quick' if old['quick'] else ''}: "
-                    "give another file"
-                )
-            self.content |= {"servers": old["servers"], "rows": old["rows"]}
+        self.content = begun(path, quick, read, servers={}, rows=[])
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -189,11 +175,6 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        for row in content["rows"]:
-            for side in (row[server] for server in SERVERS if row.get(server)):
-                # Files of before each part said so have it at their head, or at that of the row.
-                side.setdefault("versions", content.get("versions", {}))
-                side.setdefault("attention_backend", row.get("attention_backend"))
         return {key: content[key] for key in ("chip", "quick", "servers", "rows")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None

@@ -12,9 +12,10 @@ import requests
 from benchmarks.harness.client import ClientError
 from benchmarks.serving.client import Client, WorkloadError
 from benchmarks.serving.figures import figures, median_of
+from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
 from benchmarks.serving.record import Record
 from benchmarks.serving.servers import Service
-from benchmarks.serving.slots import SlotSampler
+from benchmarks.serving.slots import sampled
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import Session, Workload
 
@@ -53,6 +54,9 @@ class LoadPoint:
     stretch: float = 1.0
 
 
+Row = LoadPoint | OpenLoop | Workload
+
+
 def measure_point(point: LoadPoint, service: Service, minutes: float, part: int, say: Say) -> Tally:
     """Warms up, measures for the rest of the time, and drops what is under way.
 
@@ -85,7 +89,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
             say(f"{point.name} on {service.name}: {now - began:.0f} s, {done} replies, {waiting} wait")
         return now > until
 
-    with SlotSampler(service.url) as sampler:
+    with sampled(service.url) as samples:
         try:
             if point.agents:
                 drawn = (source.choice(point.sessions) for _ in itertools.count())
@@ -98,7 +102,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
         finally:
             leave_idle(service)
     end = min(time.perf_counter(), until)
-    return Tally.of(client.replies, sampler.samples, measured_from[0] if measured_from else end, end)
+    return Tally.of(client.replies, samples, measured_from[0] if measured_from else end, end)
 
 
 def arrivals(
@@ -126,35 +130,32 @@ def renamed(session: Session, name: str) -> Session:
     return Session(f"{session.seed} {name}", session.steps, session.head, session.start)
 
 
-def run_point(
-    point: LoadPoint, service: Service, record: Record, minutes: float, part: int, say: Say
-) -> dict[str, Any]:
-    """Figures of the point with all its parts, or ``failed``; they are in the record."""
+def run(row: Row, service: Service, record: Record, minutes: float, part: int, say: Say) -> dict[str, Any]:
+    """Figures of a row, or of a point with all its parts, or ``failed``; they are in the record."""
     try:
+        if isinstance(row, Workload):
+            measured = measure_row(row, service, minutes)
+            record.put(row, service.name, measured, service.backend)
+            return measured
         service.flush()
-        tally = measure_point(point, service, minutes, part, say)
+        if isinstance(row, LoadPoint):
+            tally = measure_point(row, service, minutes, part, say)
+        else:
+            tally = measure_open_loop(row, service, minutes, part, say)
         if not tally.requests and tally.failed:
             raise WorkloadError(f"all {tally.failed} requests failed")
-        return record.put_part(point, service.name, part, tally, service.backend)
-    except (WorkloadError, ClientError, requests.RequestException) as error:
-        record.put_failure(point, service.name, str(error), service.backend)
-        return {"failed": str(error)}
-
-
-def run_row(row: Workload, service: Service, record: Record, minutes: float) -> dict[str, Any]:
-    """Median of the rounds of a row, or ``failed``; they are in the record."""
-    deadline = time.monotonic() + 60 * minutes
-    try:
-        rounds = [
-            measure_round(row, service, number, deadline - time.monotonic()) for number in range(row.rounds)
-        ]
+        return record.put_part(row, service.name, part, tally, service.backend)
     except (WorkloadError, ClientError, requests.RequestException) as error:
         leave_idle(service)
         record.put_failure(row, service.name, str(error), service.backend)
         return {"failed": str(error)}
-    measured = median_of(rounds)
-    record.put(row, service.name, measured, service.backend)
-    return measured
+
+
+def measure_row(row: Workload, service: Service, minutes: float) -> dict[str, Any]:
+    """Median of its rounds."""
+    deadline = time.monotonic() + 60 * minutes
+    numbers = range(row.rounds)
+    return median_of([measure_round(row, service, i, deadline - time.monotonic()) for i in numbers])
 
 
 def measure_round(row: Workload, service: Service, number: int, limit: float) -> dict[str, Any]:
@@ -173,10 +174,10 @@ def measure_round(row: Workload, service: Service, number: int, limit: float) ->
             service.flush()
     client = Client(service.url, options)
     before = service.totals()
-    with SlotSampler(service.url) as sampler:
+    with sampled(service.url) as samples:
         client.run(sessions, limit, row.clients)
     after = service.totals()
-    measured = figures(client.replies, sampler.samples)
+    measured = figures(client.replies, samples)
     if before is not None and after is not None:
         measured |= pruning(row, before, after)
     return measured

@@ -6,11 +6,11 @@
 What lies between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.provenance import ROOT
 from benchmarks.quality.record import report
 from benchmarks.quality.record.results_file import Results, ResultsError
@@ -81,11 +81,7 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tables",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("tables", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs")
     check = parser.parse_args(arguments).check
     wrong = 0
