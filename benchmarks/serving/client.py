@@ -113,8 +113,12 @@ class Client:
 
     def arrive(self, arrivals: Sequence[tuple[float, Session]], until: Callable[[], bool]) -> None:
         """Each session at its second, whatever the server does."""
-        lanes = [self._arrival(second, session) for second, session in arrivals]
-        self._drive(lanes, float("inf"), until)
+
+        async def arrival(second: float, session: Session) -> None:
+            await asyncio.sleep(second)
+            await self._converse(session)
+
+        self._drive([arrival(*one) for one in arrivals], float("inf"), until)
 
     def _drive(
         self,
@@ -150,10 +154,6 @@ class Client:
         for session in sessions:
             await self._converse(session, min(start, len(session.steps) - 1), strict)
             start = 0
-
-    async def _arrival(self, second: float, session: Session) -> None:
-        await asyncio.sleep(second)
-        await self._converse(session)
 
     async def _converse(self, session: Session, start: int = 0, strict: bool = False) -> None:
         source = random.Random(session.seed)

@@ -18,7 +18,6 @@ from benchmarks.quality.record.tuning_report import tuning
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
 from benchmarks.tables.headline import headline
-from benchmarks.tables.sources import sources
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -29,12 +28,8 @@ def readme() -> dict[str, str]:
         "headline": headline(),
         "serving": speed.against_stock(),
         "quality": report.readme(results),
-        "sources": sources(results),
+        "sources": speed.sources(results),
     }
-
-
-def on_a_gpu() -> dict[str, str]:
-    return {"pruning": all_rows.pruning()}
 
 
 def about_quality() -> dict[str, str]:
@@ -60,7 +55,7 @@ def quality(name: str) -> Results:
 
 PAGES = {
     Path("README.md"): readme,
-    Path("docs/on-a-gpu.md"): on_a_gpu,
+    Path("docs/on-a-gpu.md"): lambda: {"pruning": all_rows.pruning()},
     Path("docs/quality.md"): about_quality,
     Path("benchmarks/README.md"): all_figures,
 }

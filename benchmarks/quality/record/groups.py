@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record.documents import FIRST, LATER, Row, find, joined
+from benchmarks.quality.record.documents import FIRST, LATER, Row, find, joined, lengths
 
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "kl": 3}
@@ -123,10 +123,6 @@ def later_and_first(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 def find_all(rows: Sequence[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if find([row], **wanted)]
-
-
-def lengths(row: Row) -> str:
-    return row.length if isinstance(row.length, str) else f"{row.length:,}"
 
 
 def share(budget: float) -> str:
