@@ -8,9 +8,6 @@ from benchmarks.checks.rows import Row
 from benchmarks.harness.files import RecordError, begun, replacing
 from benchmarks.harness.provenance import made_by, same_origin
 
-# What a file of before each check said it has at its head.
-HEAD = ("versions", "date", "command", "commit", "dirty")
-
 
 class Record:
     """Rows by check; each check is written as soon as all its servers are done."""
@@ -50,13 +47,6 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        head = {key: content[key] for key in HEAD if key in content}
-        parts = content.get("parts", {row["check"]: head for row in content["rows"]})
-        return {
-            "chip": content["chip"],
-            "quick": content.get("quick", False),
-            "parts": parts,
-            **{key: content[key] for key in ("rows", "details")},
-        }
+        return {key: content[key] for key in ("chip", "quick", "parts", "rows", "details")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} does not hold results of the checks ({error!r})") from None

@@ -71,9 +71,9 @@ def bench_prune(bench: Bench) -> None:
         torch_ms = bench.time(score_layer) * LAYERS
         bench.record("prune", f"{case}, scoring", bench.time(score), *scoring, "torch", torch_ms)
         # The floor's cells stay at +inf from turn to turn: as much to read, and to write.
-        moved, topk_ms = scores.nbytes + indices, bench.time(topk)
+        selecting, topk_ms = scores.nbytes + indices, bench.time(topk)
         bench.record(
-            "prune", f"{case}, selecting", bench.time(select), moved, 0, "torch.topk, sorted", topk_ms
+            "prune", f"{case}, selecting", bench.time(select), selecting, 0, "torch.topk, sorted", topk_ms
         )
         kept, _ = select()
         source = slots[kept % tokens] * CELLS + kept // tokens

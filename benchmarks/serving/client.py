@@ -1,9 +1,4 @@
-"""Sends sessions to a server and keeps the time of everything that comes back.
-
-SGLang's own client does not do this: its conversations have no pauses, begin at their first turn, and are
-texts that a chat template and a tokenizer change. Chats at a rate of arrivals are driven by it
-(``open_loop.py``).
-"""
+"""Sends sessions to a server and keeps the time of everything that comes back."""
 
 import asyncio
 import itertools

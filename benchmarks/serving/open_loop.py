@@ -1,9 +1,4 @@
-"""Conversations at a rate of arrivals, driven by SGLang's own client, ``sglang.bench_serving``.
-
-Of what it writes, these are taken: first tokens, times between chunks, and what the server says of prompt
-tokens, generated tokens and cached tokens. Its totals of input tokens are 0 where conversations have turns;
-they are added up here ("SGLang's client" in README.md).
-"""
+"""Conversations at a rate of arrivals, by ``sglang.bench_serving``; README.md says what of it is taken."""
 
 import importlib.util
 import itertools

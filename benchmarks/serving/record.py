@@ -57,13 +57,10 @@ class Record:
         self._backend = backend or DEFAULT
         self.content = begun(path, quick, read, servers={}, rows=[])
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of the backend that is measured."""
-        return [row for row in self.content["rows"] if backend_key(row) == self._backend]
-
     def row(self, workload: str) -> dict[str, Any] | None:
-        return next((row for row in self.rows if row["workload"] == workload), None)
+        """Of the backend that is measured."""
+        key = workload, self._backend
+        return next((row for row in self.content["rows"] if (row["workload"], backend_key(row)) == key), None)
 
     def figures(self, workload: str, server: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = (self.row(workload) or {}).get(server)
@@ -134,9 +131,8 @@ def compare(row: dict[str, Any]) -> None:
             row[key] = ratio(row[other], laprox)
 
 
-def sglang_of(side: dict[str, Any]) -> str | None:
-    version: str | None = side.get("versions", {}).get("sglang")
-    return version
+def sglang_of(side: dict[str, Any]) -> Any:
+    return side.get("versions", {}).get("sglang")
 
 
 def backend_key(row: dict[str, Any]) -> str:

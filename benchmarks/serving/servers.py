@@ -115,13 +115,6 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
     return found
 
 
-def lacks(server: str, on_gpu: bool) -> str | None:
-    """Why a server cannot be started here."""
-    if not on_gpu and FLAGS[server][:1] in (FP8_FLAGS[:1], HOST_FLAGS[:1]):
-        return "a CPU has neither fp8 KV nor a host tier"
-    return None
-
-
 def launch(
     server: str, logs: Path, on_gpu: bool, quick: bool, backend: str | None, more: list[str]
 ) -> Launch:

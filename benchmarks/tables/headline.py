@@ -48,14 +48,11 @@ def headline() -> str:
 def claims(found: dict[str, Any]) -> list[tuple[bool, str]]:
     """Whether LaProx is behind, and in words by how much."""
     row = found["f"]
+    pinned = [f"{row[server]['slots_mean']:,}" for server in (LAPROX, STOCK)]
     told = [
         claim(row, SPEED, "**{:.2f} times** the output tokens per second" + than_best(row)),
         claim(row, FIRST_TOKEN, "**{:.2f} times** as long to the first token (median)"),
-        claim(
-            row,
-            "slots_mean",
-            f"{row[LAPROX]['slots_mean']:,} KV slots pinned, not {row[STOCK]['slots_mean']:,}",
-        ),
+        claim(row, "slots_mean", " KV slots pinned, not ".join(pinned)),
     ]
     if lone := found.get("ttft"):
         text = f"**{{:.2f}} times** as long between tokens at the 99th percentile ({lone['what']})"

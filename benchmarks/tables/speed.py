@@ -112,12 +112,9 @@ def line(name: str, row: Row, figure: str, ratio: str | None = None) -> Line:
     """
     stock, laprox = row[STOCK], row[LAPROX]
     ratio = beside(row, RATIOS[STOCK], figure) if ratio is None else ratio
-    cells = (FIGURES[figure].label, text(stock, figure), text(laprox, figure), ratio)
+    about = FIGURES[figure]
+    cells = (about.label, about.text(stock.get(figure)), about.text(laprox.get(figure)), ratio)
     return Line(name, row["what"], backends(row), cells, (stock, laprox))
-
-
-def text(side: Side, figure: str) -> str:
-    return FIGURES[figure].text(side.get(figure))
 
 
 def cells_of(lines: list[Line]) -> list[tuple[str, ...]]:

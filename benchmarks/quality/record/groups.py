@@ -47,6 +47,8 @@ class Group:
 
     def cell(self, method: str, budget: float) -> str:
         """A figure with its interval; nothing where there is none."""
+        if budget == 1:
+            return f"{self.whole.percent:.0f}"
         row = find(self.rows, method=method, budget=budget)
         if row is None:
             return ""
@@ -66,7 +68,7 @@ class Group:
             (name, *(self.cell(method, budget) for budget in self.budgets)) for method, name in shown.items()
         ]
         if self.whole.graded and all_kv:
-            lines.insert(0, ("all KV", *[f"{self.whole.percent:.0f}"] * len(self.budgets)))
+            lines.insert(0, ("all KV", *[self.cell("", 1)] * len(self.budgets)))
         return table((title, *map(share, self.budgets)), lines, right=len(self.budgets))
 
     def differences(self, other: str, ours: str = SERVED) -> list[str]:
