@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 CROSSCHECK := $(VENV)/.kvpress
 endif
 
-.PHONY: demo quality test test-long lint
+.PHONY: demo quality quick test test-long mutations lint
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.demo
@@ -17,12 +17,28 @@ demo: $(INSTALLED)
 quality: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.quality --quick
 
-# Triton's interpreter is switched on for a whole process, so the kernels' tests have one of their own.
-test: $(INSTALLED) $(CROSSCHECK)
-	@failed=0; \
-	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels || failed=1; \
-	if [ -d tests/kernels ]; then $(VENV)/bin/pytest tests/kernels || failed=1; fi; \
+# Triton's interpreter is switched on for a whole process, so the kernels' tests have one of their own. It has
+# one thread and is done before most servers start.
+define TESTS
+	@failed=0; said=$$(mktemp); \
+	$(VENV)/bin/pytest tests/kernels $(1) >$$said 2>&1 & kernels=$$!; \
+	trap "kill $$kernels 2>/dev/null" INT TERM; \
+	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels $(1) || failed=1; \
+	wait $$kernels || failed=1; \
+	cat $$said; rm $$said; \
 	exit $$failed
+endef
+
+# What a change is tried with.
+quick: $(INSTALLED)
+	$(call TESTS,-m "not full")
+
+test: $(INSTALLED) $(CROSSCHECK)
+	$(call TESTS)
+
+# One-line faults that the tests of `quick` must notice.
+mutations: $(INSTALLED)
+	$(VENV)/bin/python tests/mutations.py
 
 # Interleavings of a scheduler, 2,000 for each tree: about half an hour.
 test-long: $(INSTALLED)

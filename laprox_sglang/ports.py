@@ -321,7 +321,7 @@ class ModelShape(Protocol):
     @property
     def context_len(self) -> int: ...
 
-    def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...
+    def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...  # of a rank
 
 
 @port("sglang.srt.configs.model_config.ModelConfig")
@@ -336,6 +336,27 @@ class ModelConfig(ModelShape, Protocol):
     attention_arch: object
     attention_chunk_size: int | None
     has_attention_sinks: bool
+
+
+# The processes of a server.
+
+
+@port("sglang.srt.distributed.parallel_state.GroupCoordinator")
+class Group(Protocol):
+    """Adds up what ranks share."""
+
+    # The sum is what it returns; on some devices it overwrites what it is given, on others it does not.
+    def all_reduce(self, input_: torch.Tensor) -> torch.Tensor: ...
+
+
+@port("sglang.srt.runtime_context.ParallelContext")
+class Parallel(Protocol):
+    """Which process of how many this is."""
+
+    dp_rank: int | None
+    attn_tp_size: int  # ranks that share the heads of a layer
+    attn_tp_rank: int
+    attn_tp_group: Group
 
 
 # A server's arguments, resolved.

@@ -1,10 +1,11 @@
-"""W_O of a layer, the projection behind its attention, as float32 and a few query heads at a time."""
+"""W_O, the projection behind a layer's attention: read in float32, and reduced to what a norm needs."""
 
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
 
-from laprox_sglang.ports import Layer
+from laprox_sglang.layers import ScoredLayer
 
 
 class Quantized(Protocol):
@@ -21,16 +22,35 @@ class QuantMethod(Protocol):
 HEADS_AT_ONCE = 4
 
 
-def output_weights(layer: Layer, projection: torch.nn.Module, heads: slice = slice(None)) -> torch.Tensor:
-    """W_O of query heads of a layer: float32 ``[Hq, D, hidden]``.
+def gram_matrices(layers: Sequence[ScoredLayer], out: torch.Tensor | None = None) -> torch.Tensor:
+    """``G_h = W_Oʰ W_Oʰᵀ`` of every layer and query head: float32 ``[L, Hq, D, D]``.
+
+    ``√(v G_h vᵀ) = ‖v W_Oʰ‖₂``, so V W_O is never formed. W_O itself is read a few heads at a time, as after
+    an update no more memory is left than was set aside. A rank's part of W_O has all of the hidden size, so
+    its heads' matrices need nothing of other ranks.
 
     Args:
-        layer: SGLang's ``RadixAttention``, in front of ``projection``.
+        layers: all of one shape.
+        out: where to write them; None makes room.
     """
-    dim = layer.v_head_dim
-    chosen = range(layer.tp_q_head_num)[heads]
+    heads, dim = layers[0].query_heads, layers[0].head_dim
+    if out is None:
+        device = next(layers[0].projection.parameters()).device
+        out = torch.empty((len(layers), heads, dim, dim), dtype=torch.float32, device=device)
+    for layer in layers:
+        for first in range(0, heads, HEADS_AT_ONCE):
+            some = slice(first, first + HEADS_AT_ONCE)
+            weights = output_weights(layer, some)
+            torch.bmm(weights, weights.transpose(1, 2), out=out[layer.index, some])
+    return out
+
+
+def output_weights(layer: ScoredLayer, heads: slice = slice(None)) -> torch.Tensor:
+    """W_O of query heads of a layer: float32 ``[Hq, D, hidden]``."""
+    dim = layer.head_dim
+    chosen = range(layer.query_heads)[heads]
     channels = slice(chosen.start * dim, chosen.stop * dim)
-    weight = projection_weight(projection, layer.tp_q_head_num * dim, channels)
+    weight = projection_weight(layer.projection, layer.query_heads * dim, channels)
     return weight.unflatten(0, (len(chosen), dim))
 
 

@@ -1,14 +1,16 @@
 """LaProx of one model runner: gives every prompt that is to be pruned its view, after its prefill."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.gram import attention_layers
+from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.ports import Req
+from laprox_sglang.ranks import Ranks
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.plan import Plan
@@ -45,17 +47,21 @@ class Runtime:
     between them the attention backend calls ``observe``. A decode step begins with ``decode.take_step``.
     Warm-up and the capture of graphs are bracketed by nothing: they find no queries to save, and no view.
     Nothing here waits for the device.
+
+    Attributes:
+        layers: of the model, by SGLang's number.
     """
 
     def __init__(
         self,
         config: Config,
-        model: torch.nn.Module,
+        layers: Sequence[ScoredLayer],
         pool: LaproxKVPool,
         req_to_token: torch.Tensor,
         longest: int,
         dtype: torch.dtype,
         stream: ForwardStream,
+        ranks: Ranks,
     ) -> None:
         """As ``Pruner``, and raises as it does.
 
@@ -65,14 +71,15 @@ class Runtime:
         self.config = config
         self.pool = pool
         self.report = Reporter()
-        layers, heads, self._head_dim = pool.keys.shape[1:]
-        self.decode = DecodeBatch(req_to_token, layers, heads)
-        self.pruner = Pruner(config, model, pool.keys, pool.values, req_to_token, longest, dtype)
+        self.layers = {layer.module.layer_id: layer for layer in layers}
+        self._head_dim = layers[0].head_dim
+        self.decode = DecodeBatch(req_to_token, len(layers), layers[0].kv_heads)
+        self.pruner = Pruner(config, layers, pool.keys, pool.values, req_to_token, longest, dtype, ranks)
         if pool.keys.is_cuda:
-            q_heads = attention_layers(model)[0][0].tp_q_head_num
-            queries = torch.zeros((1, q_heads, self._head_dim), dtype=dtype, device=pool.keys.device)
+            shape = (1, layers[0].query_heads, self._head_dim)
+            queries = torch.zeros(shape, dtype=dtype, device=pool.keys.device)
             self.decode.compile(queries, pool.keys, pool.values)
-        self._window = Window(layers, config.longest_window)
+        self._window = Window(len(layers), config.longest_window)
         self._stream = stream
         self._last: list[Chunk] = []
 
@@ -98,9 +105,13 @@ class Runtime:
         for chunk in self._last:
             cache.publish(chunk.req)
 
-    def observe(self, layer: int, queries: torch.Tensor) -> None:
-        """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE."""
-        self._window.save(layer, queries)
+    def observe(self, layer_id: int, queries: torch.Tensor) -> None:
+        """Takes the queries ``[tokens, Hq·D]`` of a prefill's batch in one layer, after RoPE.
+
+        Args:
+            layer_id: SGLang's number of the layer.
+        """
+        self._window.save(self.layers[layer_id].index, queries)
 
     def finish_prefill(self, cache: Cache, reserve: int) -> bool:
         """Makes the views of the prompts that the forward pass, just launched, completes.

@@ -20,6 +20,20 @@ def pytest_report_header() -> str:
     return f"LAPROX_TEST_SEED={SEED}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of every tree, loop and kept prefix ``make quick`` has each pair, not each three."""
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        if given.get("tree") == "python":
+            item.add_marker(pytest.mark.full)
+        elif {"tree", "overlap", "keep"} <= given.keys():
+            # Of two values each, an even number of second ones.
+            second = (given["tree"] == "off") + bool(given["overlap"]) + bool(given["keep"])
+            if second % 2:
+                item.add_marker(pytest.mark.full)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()

@@ -44,7 +44,9 @@ from laprox_patches.prefix_cache import make_cache
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.options.server import Config
+from laprox_sglang.ranks import ONE_RANK
 from laprox_sglang.runtime import Runtime
+from laprox_sglang.served_model import scored_layers
 from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.state import view_of
 
@@ -194,8 +196,9 @@ class Scheduler(stock.Scheduler):
         self.rows = self.req_to_token_pool.req_to_token
         self.model = TinyModel()
         self.stream = RecordingStream()
+        layers = scored_layers(self.model)
         self.laprox = Runtime(
-            config, self.model, self.pool, self.rows, 4 * context, torch.float32, self.stream
+            config, layers, self.pool, self.rows, 4 * context, torch.float32, self.stream, ONE_RANK
         )
         self.backend = with_laprox(stock(self), self.laprox)
         self.backend.init_cuda_graph_state(rows, rows)

@@ -19,6 +19,8 @@ from laprox_sglang.options.server import WINDOW
 from laprox_tools.needle import DIGITS, Task, Turn
 from server import ROOT, Server
 
+pytestmark = pytest.mark.full
+
 EXAMPLES = ROOT / "examples"
 BUDGET = 0.2
 FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--enable-cache-report")

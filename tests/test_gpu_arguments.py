@@ -15,7 +15,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.model_executor.runner import decode_cuda_graph_runner
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_attention_variant
-from sglang.srt.runtime_context import override_platform
+from sglang.srt.runtime_context import get_parallel, override_platform
 from sglang.srt.server_args import ServerArgs
 
 from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind, score_bytes
@@ -25,11 +25,19 @@ from laprox_patches import arguments, decode_graphs, memory_pool, seams
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.options.check import check_arguments
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.projection import HEADS_AT_ONCE
-from laprox_sglang.views.memory import PREFILL_REQUESTS, graph_rows, most_running, needs, table, windows
+from laprox_sglang.views.memory import (
+    PREFILL_REQUESTS,
+    graph_rows,
+    largest_view,
+    most_running,
+    needs,
+    table,
+    windows,
+)
 from laprox_sglang.views.plan import Plan, make_plan
 from laprox_sglang.views.view import View
 from laprox_tools.needle import MODEL_PATH
@@ -40,7 +48,7 @@ LLAMA = SimpleNamespace(
     head_dim=128,
     context_len=32768,
     hidden_size=4096,
-    get_num_kv_heads=lambda tp: 8,
+    get_num_kv_heads=lambda ranks: 8 // ranks,
 )
 
 
@@ -57,7 +65,7 @@ def server_args(**changes):
 
 def test_needs_at_the_headline_size():
     """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
-    parts = needs(Config(budget=0.05), LLAMA, server_args(), 2, POOL)
+    parts = needs(Config(budget=0.05), LLAMA, 1, server_args(), 2, POOL)
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 16)  # 215 MB of cells, their indices, tokens
     assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
     # Those of the largest graph, and beside them as many as SGLang lets run.
@@ -70,10 +78,10 @@ def test_needs_at_the_headline_size():
     assert parts["window queries"] == (64 + 2) * 32 * 24 * 32 * 128 * 2
     assert sum(parts.values()) < POOL / 70
     # A bound on what runs at once is one on this, too.
-    fewer = needs(Config(budget=0.05), LLAMA, server_args(max_running_requests=64), 2, POOL)
+    fewer = needs(Config(budget=0.05), LLAMA, 1, server_args(max_running_requests=64), 2, POOL)
     assert sum(fewer.values()) < POOL / 100
     # What no kernel scores goes layer by layer in float32: attention and logits, six tensors like K, W_O.
-    parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, server_args(), 2, POOL)
+    parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, 1, server_args(), 2, POOL)
     attention, keys = 32 * 25 * 32768 * 4, 8 * 128 * 32768 * 4
     assert parts["layer by layer"] == 2 * attention + 6 * keys + 2 * (4096 + 2048) * 4096 * 4
     assert sum(parts.values()) < POOL / 35
@@ -88,9 +96,9 @@ def test_buffers_follow_what_the_server_can_run():
     # Without graphs each step makes what its rows need, and there may be as many as run.
     args.max_running_requests = 9
     assert graph_rows(args) == 0
-    assert needs(Config(), LLAMA, args, 2, POOL)["decode rows"] == 9 * (4 * 32768 + 8 * 262)
+    assert needs(Config(), LLAMA, 1, args, 2, POOL)["decode rows"] == 9 * (4 * 32768 + 8 * 262)
     # Two slots for each that runs; and no row is longer than the pool.
-    assert needs(Config(), LLAMA, args, 2, 10 * SLOT)["decode rows"] == 5 * (4 * 10 + 8 * 262)
+    assert needs(Config(), LLAMA, 1, args, 2, 10 * SLOT)["decode rows"] == 5 * (4 * 10 + 8 * 262)
 
 
 @pytest.mark.parametrize("graphs", [0, 3])
@@ -123,9 +131,9 @@ def test_scores_of_a_long_prompt_are_counted():
     assert score_bytes(32, 8, 10**6) == SCORE_BYTES == 2**26 > 4 * 16 * 10**6
     qwen = SimpleNamespace(
         num_hidden_layers=28, num_attention_heads=28, head_dim=128, context_len=1_010_000, hidden_size=3584,
-        get_num_kv_heads=lambda tp: 4,
+        get_num_kv_heads=lambda ranks: 4 // ranks,
     )  # fmt: skip
-    parts = needs(Config(), qwen, server_args(max_running_requests=64), 2, 10**6 * 1_010_000)
+    parts = needs(Config(), qwen, 1, server_args(max_running_requests=64), 2, 10**6 * 1_010_000)
     assert parts["scores"] == 4 * 28 * 4 * 1_010_000 + 113_120_000
 
 
@@ -149,13 +157,27 @@ def test_a_prompt_is_no_longer_than_the_pool():
     """Whether the memory or a flag limits it."""
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
-        small = needs(Config(budget=0.02), LLAMA, args, 2, available)
-        # What a request asks for beyond the server's share of its prompt it does not get.
-        config = Config(budget=0.05)
-        most = make_plan(config, Options(budget=656), 1000, 9).slots
-        assert needs(config, LLAMA, args, 2, available)["packing"] == 50 * cell == most * cell
+        small = needs(Config(budget=0.02), LLAMA, 1, args, 2, available)
+        assert small["packing"] == 656 * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
-        assert needs(Config(budget=0.2), LLAMA, args, 2, available)["packing"] == 200 * cell
+        # No view has more slots than its prompt.
+        assert needs(Config(budget=0.05), LLAMA, 1, args, 2, available)["packing"] == 1000 * cell
+
+
+def test_no_view_is_larger_than_what_is_packed():
+    """However long its instructions are, and whatever its request asks for."""
+    config = Config(budget=0.02)
+    most = largest_view(config, LLAMA.context_len)
+    assert most == 656
+    # What is left beside the sinks and the window.
+    inside = most - config.sink_tokens - config.longest_window
+
+    def instructed(tokens):
+        return make_plan(config, Options(), 1000, 9, True, Instructions(((4, 4 + tokens),), most))
+
+    assert instructed(inside).pruned and instructed(inside).slots == most
+    assert instructed(inside + 1).reason == "within_budget"
+    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).slots == 50
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])
@@ -177,11 +199,11 @@ def test_no_prompt_is_the_first_of_its_kind(cells, shortest, longest):
 def test_the_pool_gets_what_is_left(caplog):
     args = server_args(_laprox=Config(budget=0.05))
     builder = SimpleNamespace(server_args=args, model_config=LLAMA, kv_cache_dtype=torch.bfloat16)
-    total = sum(needs(args._laprox, LLAMA, args, 2, POOL).values())
-    with caplog.at_level("INFO"):
+    total = sum(needs(args._laprox, LLAMA, 1, args, 2, POOL).values())
+    with caplog.at_level("INFO"), get_parallel().override(attn_tp_size=1):
         assert memory_pool.leave_room(POOL, builder, 0) == POOL - total
     assert f"reserves {total / 1e6:.0f} MB" in caplog.text
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(SystemExit) as error, get_parallel().override(attn_tp_size=1):
         memory_pool.leave_room(10**8, builder, 0)
     assert "--max-running-requests or --laprox-budget" in str(error.value) and "\n" not in str(error.value)
 
@@ -326,8 +348,8 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     )
     args.resolve_once()
     view = resolved_view(args)
-    parts = needs(Config(), model_config_of(args), view, 4, POOL)
-    assert needs(Config(scorer="snapkv"), model_config_of(args), view, 4, POOL)["layer by layer"] > 0
+    parts = needs(Config(), model_config_of(args), 1, view, 4, POOL)
+    assert needs(Config(scorer="snapkv"), model_config_of(args), 1, view, 4, POOL)["layer by layer"] > 0
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
     assert windows(Config(), view) > 1

@@ -9,9 +9,9 @@ from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 from sglang.srt.lora.layers import RowParallelLinearWithLoRA
 from sglang.srt.models.transformers import TransformersBase
 
-from laprox_sglang import gram
-from laprox_sglang.gram import UnsupportedModel, attention_layers, gram_matrices
-from laprox_sglang.projection import output_weights, reading_bytes
+from laprox_sglang import projection
+from laprox_sglang.projection import gram_matrices, output_weights, reading_bytes
+from laprox_sglang.served_model import OUTPUT_PROJECTIONS, UnsupportedModel, scored_layers
 from memory import Peak
 
 QUERY_HEADS, HEADS, DIM, HIDDEN = 4, 2, 6, 10
@@ -51,7 +51,7 @@ class Quantized(torch.nn.Module):
 def test_gram_form_equals_the_explicit_norm(seed):
     torch.manual_seed(seed)
     net = model(Attention(0), Attention(1))
-    grams = gram_matrices(net)
+    grams = gram_matrices(scored_layers(net))
     assert grams.shape == (2, QUERY_HEADS, DIM, DIM) and grams.dtype == torch.float32
     values = torch.randn(50, DIM)
     for layer in range(2):
@@ -64,14 +64,16 @@ def test_gram_form_equals_the_explicit_norm(seed):
 
 def test_layers_are_found_by_their_number_whatever_their_place():
     net = model(Attention(2), Attention(0), Attention(1))
-    assert [layer.layer_id for layer, _ in attention_layers(net)] == [0, 1, 2]
+    layers = scored_layers(net)
+    assert [layer.name for layer in layers] == ["1.attn", "2.attn", "0.attn"]
+    assert [layer.index for layer in layers] == [0, 1, 2]
     head = net[0].o_proj.weight.detach()[:, :DIM]
-    torch.testing.assert_close(gram_matrices(net)[2, 0], head.T @ head)
+    torch.testing.assert_close(gram_matrices(layers)[2, 0], head.T @ head)
 
 
-@pytest.mark.parametrize("name", gram.OUTPUT_PROJECTIONS)
+@pytest.mark.parametrize("name", OUTPUT_PROJECTIONS)
 def test_projections_by_their_usual_names(name):
-    assert len(attention_layers(model(Attention(0, name)))) == 1
+    assert len(scored_layers(model(Attention(0, name)))) == 1
 
 
 def test_the_weights_behind_an_adapter_are_read(seed):
@@ -79,29 +81,29 @@ def test_the_weights_behind_an_adapter_are_read(seed):
     torch.manual_seed(seed)
     plain, packed = model(Attention(0), Attention(1)), Quantized(torch.randn(HIDDEN, QUERY_HEADS * DIM))
     plain[1].o_proj = packed
-    expected = gram_matrices(plain)
+    expected = gram_matrices(scored_layers(plain))
     for layer in plain:
         layer.o_proj = RowParallelLinearWithLoRA(layer.o_proj, SimpleNamespace())
-    assert torch.equal(gram_matrices(plain), expected)
+    assert torch.equal(gram_matrices(scored_layers(plain)), expected)
 
 
 def test_half_precision_weights_are_widened():
     net = model(Attention(0)).to(torch.bfloat16)
     head = net[0].o_proj.weight.detach().float()[:, :DIM]
-    torch.testing.assert_close(gram_matrices(net)[0, 0], head.T @ head)
+    torch.testing.assert_close(gram_matrices(scored_layers(net))[0, 0], head.T @ head)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 99])
 def test_quantized_projection_is_read_through_its_method(at_once, monkeypatch, seed):
     torch.manual_seed(seed)
     net = model(Attention(0))
-    expected, weights = gram_matrices(net), output_weights(net[0].attn, net[0].o_proj)
-    monkeypatch.setattr(gram, "HEADS_AT_ONCE", at_once)
-    torch.testing.assert_close(gram_matrices(net), expected)
+    expected, weights = gram_matrices(scored_layers(net)), output_weights(scored_layers(net)[0])
+    monkeypatch.setattr(projection, "HEADS_AT_ONCE", at_once)
+    torch.testing.assert_close(gram_matrices(scored_layers(net)), expected)
     net[0].o_proj = Quantized(net[0].o_proj.weight.detach())
-    torch.testing.assert_close(gram_matrices(net), expected)
+    torch.testing.assert_close(gram_matrices(scored_layers(net)), expected)
     assert net[0].o_proj.largest_block == min(at_once, QUERY_HEADS) * DIM
-    torch.testing.assert_close(output_weights(net[0].attn, net[0].o_proj), weights)
+    torch.testing.assert_close(output_weights(scored_layers(net)[0]), weights)
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -116,8 +118,9 @@ def test_new_weights_take_no_more_than_was_set_aside(dtype, quantized):
         net[0].o_proj = Quantized(weight)
         net[0].o_proj.params_dtype = dtype
     out = torch.empty((1, query_heads, dim, dim))
+    layers = scored_layers(net)
     with Peak() as used:
-        gram_matrices(net, out)
+        gram_matrices(layers, out)
     bound = reading_bytes(query_heads, dim, hidden)
     print(f"{used.peak / 1e6:.1f} MB of {bound / 1e6:.1f}; W_O in float32 {4 * weight.numel() / 1e6:.1f}")
     assert used.peak <= bound < 4 * weight.numel()
@@ -145,7 +148,7 @@ def test_new_weights_take_no_more_than_was_set_aside(dtype, quantized):
 )
 def test_other_attention_is_refused_in_one_line(layers, fault):
     with pytest.raises(UnsupportedModel) as error:
-        gram_matrices(model(*layers))
+        scored_layers(model(*layers))
     assert fault in str(error.value) and "\n" not in str(error.value)
 
 
@@ -153,7 +156,7 @@ def test_temperature_by_length_is_refused():
     net = model(Attention(0))
     net[0].attn.xai_temperature_len = 1024
     with pytest.raises(UnsupportedModel, match="temperature"):
-        gram_matrices(net)
+        scored_layers(net)
 
 
 class WithSinks(Attention):
@@ -167,10 +170,10 @@ class WithSinks(Attention):
 
 @pytest.mark.parametrize("name", ["sinks", "attention_sink_bias"])
 def test_sinks_are_refused_where_there_are_any(name):
-    assert len(attention_layers(model(WithSinks(name, None)))) == 1
+    assert len(scored_layers(model(WithSinks(name, None)))) == 1
     for value in (torch.nn.Parameter(torch.zeros(4)), torch.zeros(4)):
         with pytest.raises(UnsupportedModel, match=rf"has attention sinks \({name}\)"):
-            attention_layers(model(WithSinks(name, value)))
+            scored_layers(model(WithSinks(name, value)))
 
 
 def test_the_transformers_backend_is_named():
@@ -180,4 +183,4 @@ def test_the_transformers_backend_is_named():
     net = model(torch.nn.Linear(2, 2))
     net.attention_instances = {0: Attention(0).attn}
     with pytest.raises(UnsupportedModel, match="it runs on SGLang's Transformers backend"):
-        attention_layers(net)
+        scored_layers(net)

@@ -18,6 +18,8 @@ from laprox_sglang.scorers.pooling import Pooling
 from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_tools.needle import Task
 
+pytestmark = pytest.mark.full
+
 VERSION = "0.5.5"
 WINDOW, KERNEL = 32, 7
 SHARES = [0.15, 0.3, 0.5]
@@ -82,6 +84,7 @@ def arguments(prompt: Captured, layer: int) -> tuple:
     return module, inputs["hidden_states"], prompt.keys[layer], prompt.values[layer], None, inputs
 
 
+@torch.no_grad()
 def ours(prompt: Captured, name: str, slots: int, allocation: Allocation) -> tuple[torch.Tensor, list[set]]:
     """Scores ``[L, H, n]``, the window's +inf, and kept positions of every (layer, head)."""
     heads, n = prompt.keys[0].shape[1:3]

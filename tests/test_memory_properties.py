@@ -267,7 +267,9 @@ class Machine(RuleBasedStateMachine):
         self.counts["no_room"] += scheduler.no_room
 
 
-@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize(
+    "tree", [tree if tree == "rust" else pytest.param(tree, marks=pytest.mark.full) for tree in TREES]
+)
 def test_every_slot_is_in_exactly_one_place(tree, seed):
     machine = type("Machine", (Machine,), {"tree": tree, "counts": Counter()})
     settings = hypothesis.settings(

@@ -22,6 +22,8 @@ from benchmarks.quality.tasks.task import Case, Earlier
 from laprox_sglang.options.server import Config
 from laprox_tools.needle import MODEL_PATH, Task
 
+pytestmark = pytest.mark.full
+
 LENGTH = 400
 BUDGET = 0.2
 

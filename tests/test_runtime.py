@@ -2,6 +2,7 @@
 
 from array import array
 from dataclasses import replace as replace_outcome
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from unittest import mock
@@ -14,6 +15,7 @@ from sglang.srt.managers.schedule_batch import ForwardMode
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
+import fakes
 from fakes import (
     CELLS,
     CONFIG,
@@ -29,9 +31,11 @@ from laprox_patches import weights
 from laprox_patches.leak_check import without_spared
 from laprox_patches.output import add_facts
 from laprox_patches.step import run_batch
+from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.cache.tree import without
 from laprox_sglang.options.server import POOLING_KERNEL
 from laprox_sglang.scorers import SCORERS
+from laprox_sglang.served_model import find_layers
 from laprox_sglang.views.state import view_of
 from laprox_sglang.views.view import HostCopy
 from test_memory_properties import check
@@ -127,6 +131,23 @@ def test_what_a_gpu_compiles_at_the_start_runs(config):
     prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
     prefill(scheduler)
     assert [kept(req) for req in prompts] == [kept_alone(config=config)] * 2
+
+
+@pytest.mark.parametrize("scorer", ["laprox", "laprox-joint"])
+def test_a_layer_s_number_is_not_its_place_in_the_pool(scorer, monkeypatch):
+    """A stage of a pipeline: SGLang's layers 3 and 4 are the first two of this pool. No server has it yet."""
+    config = replace(CONFIG, scorer=scorer)
+    expected = kept_alone(config=config)
+    attention = fakes.Attention
+    monkeypatch.setattr(fakes, "Attention", lambda layer: attention(3 + layer))
+    monkeypatch.setattr(fakes, "LaproxKVPool", partial(LaproxKVPool, start_layer=3))
+    monkeypatch.setattr(fakes, "scored_layers", find_layers)
+    scheduler = Scheduler(100, config=config)
+    req = scheduler.arrive(PROMPT, 4)
+    prefill(scheduler)
+    assert kept(req) == expected
+    steps(scheduler, 2)
+    assert scheduler.decoded
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -1167,3 +1188,19 @@ def test_a_step_without_requests_is_not_taken_for_the_one_before():
     run_batch(lambda self, batch: seen.append((decode.compressed, decode.rows)), scheduler, idle)
     assert seen == [(False, None)]
     scheduler.run_until_idle()
+
+
+def test_a_view_that_is_exchanged_for_a_smaller_one_lets_others_in():
+    scheduler = Scheduler(200)
+    req = scheduler.arrive(PROMPT, 4)
+    prefill(scheduler)
+    cache, view, before = scheduler.tree_cache, view_of(req), available(scheduler)
+    cache.grew = False
+    smaller = replace_outcome(view, own=view.own[:-2])
+    cache.exchange(req, smaller, view.own[-2:])
+    assert view_of(req) is smaller
+    assert available(scheduler) == before + 2 and cache.grew
+    # Of a request that ends SGLang knows by itself.
+    cache.grew = False
+    cache.exchange(req, None, smaller.own)
+    assert available(scheduler) == before + view.slots and not cache.grew

@@ -204,14 +204,14 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
         rank(prompts(), SCORERS[name], config.method.pooling, out)
     model = SimpleNamespace(
         num_hidden_layers=layers, num_attention_heads=q_heads, head_dim=dim, context_len=n,
-        hidden_size=hidden, get_num_kv_heads=lambda tp: heads,
+        hidden_size=hidden, get_num_kv_heads=lambda ranks: heads // ranks,
     )  # fmt: skip
     args = SimpleNamespace(
         cuda_graph_config=SimpleNamespace(decode=SimpleNamespace(backend="disabled", bs=None)),
         max_running_requests=1, max_total_tokens=None, max_prefill_tokens=n, chunked_prefill_size=n,
         prefill_max_requests=1,
     )  # fmt: skip
-    reserved = needs(config, model, args, 2, 2**40)["layer by layer"]
+    reserved = needs(config, model, 1, args, 2, 2**40)["layer by layer"]
     print(f"{name}: {used.peak / 1e6:.1f} MB of {reserved / 1e6:.1f}")
     assert n * heads * dim * 8 < used.peak <= reserved
 

@@ -1,38 +1,22 @@
 """Hook targets: what we know of SGLang still holds, and where it does not the start ends."""
 
 import inspect
-import json
-import os
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+from fresh import LAUNCH, last_line, python
 from laprox_patches import arguments, seams
 from laprox_patches.seam import Seam, SeamError, register, verify
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_tools.needle import MODEL_PATH
+from server import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ALL = (*arguments.SEAMS, *seams.SEAMS)
 EVERY_SEAM = pytest.mark.parametrize("seam", ALL, ids=lambda seam: ".".join(seam.target.split(".")[-2:]))
-
-
-def python(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess:
-    """A fresh process, started from the repository root as ``python -m`` would be."""
-    env = {name: value for name, value in os.environ.items() if name != ENVIRONMENT} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=180
-    )
-
-
-def last_line(code: str, **environment: str):
-    done = python(code, **environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def drift(monkeypatch, seam: Seam, **changes) -> None:
@@ -193,21 +177,19 @@ def test_bad_environment_ends_the_process_in_one_line(config):
     assert done.stderr.splitlines()[-1].startswith(f"laprox: {ENVIRONMENT}=")
 
 
-DRIFTED_START = """
-import runpy, sys
+DRIFTED = """
 import sglang.srt.managers.scheduler as scheduler
 known = scheduler.Scheduler.run_batch
 def run_batch(self, the_batch, pp_proxy_tensors=None):
     return known(self, the_batch, pp_proxy_tensors)
 run_batch.__annotations__ = {"return": known.__annotations__["return"]}
 scheduler.Scheduler.run_batch = run_batch
-runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
 """
 
 
 def test_server_does_not_start_over_a_drifted_target():
     flags = f"--model-path {MODEL_PATH} --device cpu --enable-laprox --attention-backend torch_native".split()
-    done = python(DRIFTED_START, *flags)
+    done = python(DRIFTED + LAUNCH, *flags)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
         "laprox: sglang.srt.managers.scheduler.Scheduler.run_batch has changed: parameters"
@@ -216,12 +198,14 @@ def test_server_does_not_start_over_a_drifted_target():
 
 
 def test_module_named_kernels_is_the_one_from_the_package_index():
+    """In a process of its own from the start: SGLang's import is what asks for it."""
     code = """
-import json, os, sys
+import os, sys
 sys.path.insert(0, os.getcwd())
 import kernels
-print(json.dumps([kernels.__file__, hasattr(kernels, "get_kernel"), os.path.isdir("kernels")]))
+print(kernels.__file__, hasattr(kernels, "get_kernel"))
 """
-    file, complete, lies_in_wait = last_line(code)
-    assert lies_in_wait, "started elsewhere, this proves nothing"
-    assert "site-packages" in file and complete
+    assert (ROOT / "kernels").is_dir(), "started elsewhere, this proves nothing"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    file, complete = done.stdout.split()
+    assert "site-packages" in file and complete == "True"

@@ -17,7 +17,8 @@ from transformers import GraniteConfig, GraniteMoeConfig, PretrainedConfig
 from laprox_patches import attention_backend, memory_pool
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.gram import UnsupportedModel, gram_matrices
+from laprox_sglang.projection import gram_matrices
+from laprox_sglang.served_model import UnsupportedModel, scored_layers
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 MODELS = pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def layers(
 
 @MODELS
 def test_granite_has_no_sinks(config, layer):
-    assert gram_matrices(layers(config(**SHAPE), layer)).shape == (2, 4, 16, 16)
+    assert gram_matrices(scored_layers(layers(config(**SHAPE), layer))).shape == (2, 4, 16, 16)
 
 
 @MODELS
@@ -52,7 +53,7 @@ def test_granite_with_sinks_is_refused(config, layer):
     given.model_type = {"granite": "granite_swa", "granitemoe": "granitemoe_swa"}[given.model_type]
     given.layer_types, given.layer_rope_theta, given.sliding_window = ["full_attention"] * 2, [1e4] * 2, 16
     with pytest.raises(UnsupportedModel, match=r"has attention sinks \(sinks\)"):
-        gram_matrices(layers(given, layer))
+        scored_layers(layers(given, layer))
 
 
 class Stock(AttentionBackend):

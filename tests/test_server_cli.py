@@ -20,6 +20,8 @@ from laprox_sglang.report.positions import kept_positions
 from laprox_tools.needle import DIGITS, Sample, Task
 from server import ROOT, Server, command
 
+pytestmark = pytest.mark.full
+
 BUDGET, SLOTS = 0.1, 30_000
 FLAGS = ("--enable-laprox", "--laprox-budget", str(BUDGET), "--max-total-tokens", str(SLOTS), *RETURN_KEPT)
 # Long enough to be looked at while it is made.

@@ -16,7 +16,10 @@ import pytest
 from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT, Launch, Server
 from documents import OUTPUT, ROOT, STARTS, Block, blocks, documents, quoted, section
+from fresh import python
 from laprox_tools.needle import MODEL_PATH, Task
+
+pytestmark = pytest.mark.full
 
 SECONDS = 120
 README = ROOT / "README.md"
@@ -24,6 +27,8 @@ OPERATING = ROOT / "docs" / "operating.md"
 # Commands and programs that do not run here, by how they begin, and where they run instead.
 ELSEWHERE = {
     "make demo": "by hand, in a fresh clone: it installs 9 GB",
+    "make quick": "a part of make test",
+    "make mutations": "by hand: test_mutations tries its parts",
     "make test": "this very run is one",
     "make test-long": "by hand: half an hour. make test runs a few of its examples",
     "make lint": "by hand, before every commit",
@@ -36,6 +41,8 @@ ELSEWHERE = {
     "python -m benchmarks.serving": "on a GPU; test_bench_serving has its parts",
     "from laprox_sglang.scorers import find": "test_add_a_scorer, which gives it layers and scores",
 }
+# In the folder of the page, whose files a flag may name.
+DRY_RUN = "import sys; from laprox_tools.doctor import dry_run; dry_run.main(*sys.argv[1:])"
 ALL = [block for page in documents() for block in blocks(page)]
 STARTED = [block for block in ALL if block.starts_a_server]
 
@@ -181,12 +188,11 @@ def test_what_starts_a_server_would_start(reader: Reader) -> None:
         flags = on_a_cpu(reader.flags(block))
         report = reader.folder / f"report-{number}.json"
         if block != cpu_start():
-            asked[" ".join(flags)] = (str(report), str(reader.place(block.page)), flags)
-    program = Path(__file__).with_name("dry_runs.py")
-    command = [sys.executable, str(program), json.dumps(list(asked.values()))]
-    subprocess.run(command, env=reader.environment, check=True, timeout=SECONDS, cwd=ROOT)
+            asked[" ".join(flags)] = (str(report), reader.place(block.page), flags)
     assert asked
-    for report, _, flags in asked.values():
+    for report, folder, flags in asked.values():
+        done = python(DRY_RUN, report, *flags, folder=folder, **reader.environment)
+        assert done.returncode == 0, done.stderr
         findings = json.loads(Path(report).read_text())
         assert [x["reason"] for x in findings if x["status"] == "error"] == [], flags
         assert findings[-2]["reason"].startswith("a server would start: device cpu, torch_native, ")

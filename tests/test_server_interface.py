@@ -21,6 +21,8 @@ from laprox_tools.needle import MODEL_PATH, Task
 from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import PYTHON_CORE, Server
 
+pytestmark = pytest.mark.full
+
 CHUNK = 640
 FACTS = {
     "pruned",

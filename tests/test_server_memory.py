@@ -10,6 +10,8 @@ from benchmarks.harness.client import facts
 from laprox_tools.needle import Task
 from server import Server
 
+pytestmark = pytest.mark.full
+
 
 def peak_concurrency(server: Server, prompts: list[list[int]], tokens: int) -> int:
     """How many requests were generating at once, by when their tokens arrived."""

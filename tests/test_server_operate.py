@@ -34,6 +34,8 @@ from server import Server
 from test_fuzz_options import fault_of, manager
 from test_grafana import names
 
+pytestmark = pytest.mark.full
+
 POOL, BUDGET, CHUNK, TOKENS = 2600, 0.2, 128, 12
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 SECONDS = 120

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.quality.__main__ import main
 from laprox_tools.needle import MODEL_PATH
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

@@ -26,6 +26,8 @@ from laprox_tools.__main__ import main
 from laprox_tools.needle import Task
 from server import Server
 
+pytestmark = pytest.mark.full
+
 REPLICAS, REQUESTS, TOKENS, SECONDS = 2, 8, 8, 60
 
 

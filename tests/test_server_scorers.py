@@ -22,6 +22,8 @@ from prompts import difference
 from server import Server
 from test_add_a_scorer import NAME, SCORER
 
+pytestmark = pytest.mark.full
+
 CONFIG = {"allocator": "layer", "floor": 0.3, "pooling": "max", "pooling_kernel": 5, "window": 16}
 
 

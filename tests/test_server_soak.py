@@ -19,6 +19,8 @@ from laprox_tools.needle import Task, Turn
 from prompts import OPTED_OUT
 from server import Server
 
+pytestmark = pytest.mark.full
+
 POOL = 2000
 # On each of the tree's cores.
 ROUNDS = 6

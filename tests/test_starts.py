@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fresh import LAUNCH, python
 from server import ROOT, command
 
 # What SGLang itself asks for beside the flag.
@@ -26,11 +27,12 @@ LORA = ("--enable-laprox", "--enable-lora", *"--max-lora-rank 8 --lora-target-mo
     ids=["budget", "mixed chunk", "page size", "lora", "untried", "forgotten flag", "events"],
 )
 def test_a_refused_start_says_why_in_one_line(flags: tuple[str, ...], expected: str) -> None:
-    check_refused(command(*flags), expected)
+    python_m, given = command(*flags)[:3], command(*flags)[3:]
+    assert python_m == [sys.executable, "-m", "sglang.launch_server"]
+    check_refused(python(LAUNCH, *given), expected)
 
 
-def check_refused(start: list[str], expected: str) -> None:
-    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def check_refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("laprox: ") and expected in lines[-1]
@@ -38,7 +40,8 @@ def check_refused(start: list[str], expected: str) -> None:
 
 
 def test_sglang_serve_takes_the_flags_as_well() -> None:
-    module = command("--enable-laprox", "--enable-mixed-chunk")
-    assert module[:3] == [sys.executable, "-m", "sglang.launch_server"]
-    serve = [str(Path(sys.executable).with_name("sglang")), "serve", *module[3:]]
-    check_refused(serve, "--enable-mixed-chunk does not go together")
+    """In a process of its own from the start, as a user's is."""
+    flags = command("--enable-laprox", "--enable-mixed-chunk")[3:]
+    serve = [str(Path(sys.executable).with_name("sglang")), "serve", *flags]
+    done = subprocess.run(serve, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    check_refused(done, "--enable-mixed-chunk does not go together")

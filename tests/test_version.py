@@ -2,17 +2,13 @@
 
 import pytest
 
+from fresh import LAUNCH, last_line, python
 from laprox_patches.seam import SeamError
 from laprox_patches.version import SERVED, check_ports, check_version
 from laprox_sglang.options.server import ENVIRONMENT
 from laprox_sglang.ports import PORTS
 from laprox_tools.needle import MODEL_PATH
-from test_seams import last_line, python
 
-START = """
-import runpy, sys
-runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
-"""
 FLAGS = f"--model-path {MODEL_PATH} --device cpu --attention-backend torch_native".split()
 OTHERS = pytest.mark.parametrize("version", ["0.5.17", "0.5.20", "0.5.24"])
 # In another SGLang there may be nothing that this module imports.
@@ -34,12 +30,12 @@ def the_one_line(done) -> str:
 @OTHERS
 @pytest.mark.parametrize("early", ["", UNIMPORTABLE], ids=["", "nothing to import"])
 def test_a_start_with_laprox_names_the_version_that_is_served(version, early):
-    done = python(faked(version) + early + START, *FLAGS, "--enable-laprox")
+    done = python(faked(version) + early + LAUNCH, *FLAGS, "--enable-laprox")
     assert the_one_line(done).startswith(f"laprox: SGLang {version} is not served, only {SERVED}: ")
 
 
 def test_a_configuration_in_the_environment_asks_for_laprox_as_well():
-    done = python(faked("0.5.20") + START, *FLAGS, **{ENVIRONMENT: "{}"})
+    done = python(faked("0.5.20") + LAUNCH, *FLAGS, **{ENVIRONMENT: "{}"})
     assert the_one_line(done).startswith("laprox: SGLang 0.5.20 is not served, ")
 
 
@@ -83,7 +79,7 @@ schedule_batch.ReqKvInfo = other
 
 
 def test_a_missing_field_is_named():
-    done = python(MISSING_FIELD + START, *FLAGS, "--enable-laprox")
+    done = python(MISSING_FIELD + LAUNCH, *FLAGS, "--enable-laprox")
     assert the_one_line(done).endswith("ReqKvInfo has changed: no cache_protected_len")
 
 

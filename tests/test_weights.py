@@ -32,10 +32,13 @@ from sglang.srt.managers.scheduler_components.weight_updater import SchedulerWei
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.plugins.hook_registry import HookRegistry
 
-from fakes import DIM, HEADS, LAYERS, TinyModel
+from fakes import DIM, HEADS, LAYERS, TinyModel, WritingBackend
 from laprox_patches import weights
-from laprox_sglang.gram import gram_matrices
+from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.options.server import Config
+from laprox_sglang.projection import gram_matrices
+from laprox_sglang.ranks import ONE_RANK
+from laprox_sglang.served_model import scored_layers
 from laprox_sglang.views.score import Scoring
 
 # What the updater's methods do to the weights that are served. A method that is in neither list was not
@@ -124,9 +127,10 @@ class Runner:
     def __init__(self) -> None:
         self.model = TinyModel()
         keys, values = torch.zeros((2, 9, LAYERS, HEADS, DIM))
-        self.scoring = Scoring(Config(), self.model, keys, values)
+        self.scoring = Scoring(Config(), scored_layers(self.model), keys, values, ONE_RANK)
         pruner = SimpleNamespace(load_weights=self.scoring.load_weights)
-        self.attn_backend = SimpleNamespace(laprox=SimpleNamespace(pruner=pruner))
+        stock, runtime = WritingBackend(SimpleNamespace(pool=None)), SimpleNamespace(pruner=pruner)
+        self.attn_backend = with_laprox(stock, runtime)
         self.weight_updater = self
         self.startup_weight_load = SimpleNamespace(finalize=self.write)
         self.succeeds = True
@@ -160,7 +164,7 @@ class Runner:
 
     @property
     def right(self) -> bool:
-        return torch.equal(self.scoring._gram, gram_matrices(self.model))
+        return torch.equal(self.scoring._gram, gram_matrices(scored_layers(self.model)))
 
 
 class Server:

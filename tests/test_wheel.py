@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "laprox_sglang": ROOT / "laprox_sglang",

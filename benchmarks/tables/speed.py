@@ -69,12 +69,8 @@ def on_the_card() -> Iterator[Line]:
         for figure in SHOWN[name]:
             yield line(name, row, figure)
             if figure == SPEED and (stock := faster_stock(name)):
-                yield line(
-                    name,
-                    row | {STOCK: stock},
-                    SPEED,
-                    ratio_text(row[LAPROX][SPEED] / stock[SPEED], more=True),
-                )
+                ratio = ratio_text(row[LAPROX][SPEED] / stock[SPEED], more=True)
+                yield line(name, row | {STOCK: stock}, SPEED, ratio)
 
 
 def on_other_cards() -> Iterator[tuple[str, list[Line]]]:

@@ -94,9 +94,10 @@ class LaproxAttention(AttentionBackend):
         check_plain(kw)
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
-        queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        scored = self.laprox.layers[layer.layer_id]
+        queries = q.reshape(-1, scored.query_heads, scored.head_dim)
         output = kernels.decode(
-            queries, pool.keys, pool.values, layer.layer_id, decode.rows, layer.scaling, decode.plan
+            queries, pool.keys, pool.values, scored.index, decode.rows, scored.scaling, decode.plan
         )
         return output.reshape(q.shape[0], -1)
 

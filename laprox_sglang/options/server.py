@@ -23,7 +23,7 @@ from laprox_sglang.options.values import (
 )
 
 if TYPE_CHECKING:
-    from laprox_sglang.scorers.method import Method
+    from laprox_sglang.scorers import Method
 
 # Carries the configuration to SGLang's child processes, whose plugins are loaded without arguments.
 ENVIRONMENT = "LAPROX_CONFIG"
@@ -120,9 +120,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def method(self) -> "Method":
         """What the names stand for."""
         # Imported here so that the commands that watch a server need not load torch.
-        from laprox_sglang.scorers import find
+        from laprox_sglang.scorers import Method, find
         from laprox_sglang.scorers.allocators import allocation
-        from laprox_sglang.scorers.method import Method
         from laprox_sglang.scorers.pooling import Pooling
 
         pooling = Pooling(self.pooling, self.pooling_kernel)

@@ -1,18 +1,22 @@
-"""How much each cell of a prompt matters, by name: a scorer each file."""
+"""How much each cell of a prompt matters, by name: a scorer each file. What else decides which are kept."""
 
 from importlib import import_module
+from typing import NamedTuple
 
+from laprox_kernels import POOLINGS
+from laprox_sglang.scorers.allocators import Allocation
 from laprox_sglang.scorers.criticalkv import CriticalKV
 from laprox_sglang.scorers.keydiff import KeyDiff
 from laprox_sglang.scorers.laprox import laprox, laprox_joint, laprox_max
 from laprox_sglang.scorers.momentkv import momentkv
 from laprox_sglang.scorers.obcache import obcache_k
+from laprox_sglang.scorers.pooling import Pooling
 from laprox_sglang.scorers.random import Random
 from laprox_sglang.scorers.scorer import BadScorer, Scorer, is_pooled, try_out
 from laprox_sglang.scorers.snapkv import snapkv
 from laprox_sglang.scorers.streamingllm import StreamingLLM
 
-__all__ = ["SCORERS", "BadScorer", "Scorer", "find", "is_pooled", "try_out"]
+__all__ = ["SCORERS", "BadScorer", "Method", "Scorer", "find", "is_pooled", "try_out"]
 
 SCORERS: dict[str, Scorer] = {
     "laprox": laprox,
@@ -26,6 +30,20 @@ SCORERS: dict[str, Scorer] = {
     "streamingllm": StreamingLLM(),
     "random": Random(),
 }
+
+
+class Method(NamedTuple):
+    """All that decides which cells are kept: a scorer, how its scores are pooled, and what the cells compete
+    over."""
+
+    scorer: Scorer
+    pooling: Pooling
+    allocation: Allocation
+
+    @property
+    def fused(self) -> bool:
+        """Whether ``laprox_kernels.score`` computes these scores; all else is torch, on any device."""
+        return self.scorer is laprox and self.pooling.kind in POOLINGS
 
 
 def find(name: str) -> Scorer:

@@ -5,6 +5,7 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
 from laprox_sglang.ports import ModelShape, ServerArgs
 from laprox_sglang.projection import reading_bytes
+from laprox_sglang.ranks import heads_of_rank
 from laprox_sglang.scorers.criticalkv import BLOCK
 from laprox_sglang.views.view import SPAN
 
@@ -47,20 +48,27 @@ def largest_view(config: Config, context: int) -> int:
     return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
 
 
+def slot_bytes(model: ModelShape, ranks: int, itemsize: int) -> int:
+    """Of a slot of the KV pool: K and V of a token in all layers and heads of a rank."""
+    return 2 * model.num_hidden_layers * heads_of_rank(model, ranks).kv * model.head_dim * itemsize
+
+
 def needs(
-    config: Config, model: ModelShape, args: ServerArgs, itemsize: int, available: int
+    config: Config, model: ModelShape, ranks: int, args: ServerArgs, itemsize: int, available: int
 ) -> dict[str, int]:
-    """Bytes by purpose.
+    """Bytes by purpose, on every rank the same: the KV pools must be of one size.
 
     Args:
         model: SGLang's ``ModelConfig``.
+        ranks: how many share the heads of a layer.
         args: a resolved view of SGLang's ``ServerArgs``.
         itemsize: bytes of one number in the KV pool.
-        available: bytes that the KV pool could have at most.
+        available: bytes that the KV pool could have at most, on the rank with the least.
     """
     layers, dim, context = model.num_hidden_layers, model.head_dim, model.context_len
-    heads, cells = model.num_attention_heads, layers * model.get_num_kv_heads(1)
-    slots = available // (cells * 2 * dim * itemsize)
+    heads, kv_heads = heads_of_rank(model, ranks)
+    cells = layers * kv_heads
+    slots = available // slot_bytes(model, ranks, itemsize)
     slots = min(slots, args.max_total_tokens or slots)
     longest = min(context, slots)
     window = config.longest_window
@@ -70,7 +78,7 @@ def needs(
     running = min(args.max_running_requests or most_running(slots, context), slots // 2)
     rows = table(graph_rows(args), context + 16, cells) + table(running, longest, cells)
     parts = {
-        "scores": 4 * cells * longest + score_bytes(heads, model.get_num_kv_heads(1), longest),
+        "scores": 4 * cells * longest + score_bytes(heads, kv_heads, longest),
         "decode rows": rows,
         # After a weight update they are made anew, from a part of W_O at a time.
         "Gram matrices": (4 + itemsize) * layers * heads * dim**2
@@ -83,7 +91,7 @@ def needs(
     if not config.method.fused:
         # Of one layer in float32: logits and attention; K, V and what is made of them; W_O, and a block of
         # values behind it.
-        positions = 2 * heads * (window + 1) + 6 * model.get_num_kv_heads(1) * dim
+        positions = 2 * heads * (window + 1) + 6 * kv_heads * dim
         weights = 2 * (heads * dim + BLOCK) * model.hidden_size
         parts["layer by layer"] = 4 * (longest * positions + weights)
     return parts

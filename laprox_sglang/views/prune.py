@@ -1,11 +1,14 @@
 """From the queries of a prompt's window to a view: score, select, pack."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
 
 import laprox_kernels as kernels
+from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
+from laprox_sglang.ranks import Ranks
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring
@@ -23,33 +26,35 @@ class Pruner:
     def __init__(
         self,
         config: Config,
-        model: torch.nn.Module,
+        layers: Sequence[ScoredLayer],
         keys: torch.Tensor,
         values: torch.Tensor,
         req_to_token: torch.Tensor,
         longest: int,
         dtype: torch.dtype,
+        ranks: Ranks,
     ) -> None:
         """
         Args:
+            layers, ranks: as of ``Scoring``.
             keys, values: ``[slots, L, H, D]``, the whole KV pool.
             req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
             longest: tokens of the longest prompt.
             dtype: of the queries.
 
         Raises:
-            UnsupportedModel, BadScorer: as of ``Scoring``.
+            BadScorer: as of ``Scoring``.
             Unsupported: no kernel serves this pool or window on this device.
         """
         self._config = config
         self._keys, self._values = keys, values
         self._req_to_token = req_to_token
         self._layers, self._heads = keys.shape[1:3]
-        self._scoring = Scoring(config, model, keys, values)
+        self._scoring = Scoring(config, layers, keys, values, ranks)
         self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
-        window = (self._layers, config.longest_window, self._scoring.q_heads, keys.shape[3])
+        window = (self._layers, config.longest_window, layers[0].query_heads, keys.shape[3])
         queries = torch.zeros(window, dtype=dtype, device=keys.device)
         kernels.check_serving(keys, values, queries)
         self.stages = Stages(keys.is_cuda)

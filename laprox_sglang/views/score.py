@@ -1,14 +1,15 @@
 """From the queries of a prompt's window to scores: by the fused kernel, or by a scorer, layer by layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 
 import laprox_kernels as kernels
-from laprox_sglang.gram import attention_layers, gram_matrices
+from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
-from laprox_sglang.projection import output_weights
+from laprox_sglang.projection import gram_matrices, output_weights
+from laprox_sglang.ranks import Ranks
 from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import compare_layers, rank
@@ -19,29 +20,34 @@ class Scoring:
     """Scores of the prompts of one model. Nothing here waits for the device."""
 
     def __init__(
-        self, config: Config, model: torch.nn.Module, keys: torch.Tensor, values: torch.Tensor
+        self,
+        config: Config,
+        layers: Sequence[ScoredLayer],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        ranks: Ranks,
     ) -> None:
         """
         Args:
+            layers: of the model, all of one shape.
             keys, values: ``[slots, L, H, D]``, the whole KV pool.
+            ranks: those that share the heads of these layers.
 
         Raises:
-            UnsupportedModel: the model's attention is not what LaProx scores.
             BadScorer: what the configuration names does not score a prompt.
         """
-        self._model = model
+        self._layers = layers
         self._keys, self._values = keys, values
-        self._attention = attention_layers(model)
-        layer = self._attention[0][0]
-        self.q_heads, self._scale = layer.tp_q_head_num, layer.scaling
-        self._gram = gram_matrices(model)
+        self._ranks = ranks
+        self._scale = layers[0].scaling
+        self._gram = gram_matrices(layers)
         self._method = config.method
         if not self._method.fused:
             self._try_out(config)
 
     def load_weights(self) -> None:
         """Computes the Gram matrices anew, after a weight update."""
-        gram_matrices(self._model, self._gram)
+        gram_matrices(self._layers, self._gram)
 
     def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
         """Writes what decides on the cells behind ``plan.start``, comparable as far as they compete.
@@ -57,25 +63,26 @@ class Scoring:
                 self._method.pooling, out=out,
             )  # fmt: skip
         else:
-            sums = rank(self._layers(queries, row, plan), self._method.scorer, self._method.pooling, out)
+            sums = rank(self._prompts(queries, row, plan), self._method.scorer, self._method.pooling, out)
         if self._method.allocation.layers_compete:
-            # The one place that needs a layer's sum over all its heads: ranks that share a layer's heads have
-            # to add up their sums here.
+            # The one place that needs a layer's sum over all its heads, those of other ranks among them.
+            # Within a layer the sum is a factor that all have in common.
+            sums = self._ranks.sum(sums)
             compare_layers(out, sums, slice(plan.sinks, plan.length - plan.window))
 
-    def _layers(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
-        for layer in range(len(self._gram)):
+    def _prompts(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
+        for layer in self._layers:
             yield Prompt(
-                layer,
-                queries[layer].float(),
-                self._keys[:, layer][row].float(),
-                self._values[:, layer][row].float(),
-                self._gram[layer],
-                self._scale,
+                layer.index,
+                queries[layer.index].float(),
+                self._keys[:, layer.index][row].float(),
+                self._values[:, layer.index][row].float(),
+                self._gram[layer.index],
+                layer.scaling,
                 plan.start,
                 plan.sinks,
                 plan.slots,
-                partial(output_weights, *self._attention[layer]),
+                partial(output_weights, layer),
                 plan.inside,
             )
 
@@ -85,9 +92,11 @@ class Scoring:
         heads, dim = self._keys.shape[2:]
         # A generator of its own, so that the global one, which samples tokens later, stays as it was.
         generator = torch.Generator(device).manual_seed(0)
-        queries = torch.randn((config.longest_window, self.q_heads, dim), generator=generator, device=device)
+        queries = torch.randn(
+            (config.longest_window, self._layers[0].query_heads, dim), generator=generator, device=device
+        )
         keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)
-        weights = partial(output_weights, *self._attention[0])
+        weights = partial(output_weights, self._layers[0])
         for window in config.windows:
             prompt = Prompt(
                 0, queries[-window:], keys, values, self._gram[0], self._scale, 0, config.sink_tokens,

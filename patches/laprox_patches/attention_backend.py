@@ -8,17 +8,18 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
 from laprox_patches.attached import config_of, reserved_of
+from laprox_patches.ranks import ranks_here
 from laprox_patches.seam import Seam, install
 from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
-from laprox_sglang.gram import UnsupportedModel
 from laprox_sglang.options.refusals import used_untried
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import shown
 from laprox_sglang.ports import AttentionBackend, Runner
 from laprox_sglang.runtime import Runtime
 from laprox_sglang.scorers import BadScorer
+from laprox_sglang.served_model import UnsupportedModel, scored_layers
 from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.capacity import expectation
 
@@ -38,7 +39,8 @@ def wrap(backend: AttentionBackend, runner: Runner, full_attn_backend: object) -
     assert isinstance(pool, LaproxKVPool)
     longest = min(runner.model_config.context_len, pool.size)
     try:
-        runtime = Runtime(config, runner.model, pool, rows, longest, runner.dtype, forward_stream(runner))
+        layers, stream = scored_layers(runner.model), forward_stream(runner)
+        runtime = Runtime(config, layers, pool, rows, longest, runner.dtype, stream, ranks_here())
     except UnsupportedModel as error:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(

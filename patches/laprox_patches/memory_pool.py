@@ -7,6 +7,7 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.attached import attach_reserved, config_of
+from laprox_patches.ranks import ranks_here
 from laprox_patches.seam import Seam
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.ports import Pool, PoolConfigurator
@@ -31,7 +32,8 @@ def build_pool(original: Callable[..., Pool], self: PoolConfigurator, **kwargs: 
 def leave_room(available: int, self: PoolConfigurator, pre_model_load_memory: int) -> int:
     config, args = config_of(self.server_args), resolved_view(self.server_args)
     assert config is not None
-    parts = needs(config, self.model_config, args, self.kv_cache_dtype.itemsize, available)
+    itemsize = self.kv_cache_dtype.itemsize
+    parts = needs(config, self.model_config, ranks_here().size, args, itemsize, available)
     total = sum(parts.values())
     attach_reserved(self.server_args, total)
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())

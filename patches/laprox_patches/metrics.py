@@ -11,7 +11,7 @@ from sglang.srt.runtime_context import get_parallel
 
 from laprox_patches.seam import Seam
 from laprox_patches.step import runtime
-from laprox_sglang.ports import Batch, InternalState, Scheduler
+from laprox_sglang.ports import Batch, InternalState, Parallel, Scheduler
 from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Publisher, Start
 from laprox_sglang.report.totals import Pool
@@ -33,7 +33,8 @@ def open_reports(result: None, self: Scheduler) -> None:
     if laprox.config.events is not None:
         # The number of the replica. Ranks of tensor or attention data parallelism, which were not tried, have
         # the same: all but the first find the address taken, and the start ends with that line.
-        replica = get_parallel().dp_rank or 0
+        parallel: Parallel = get_parallel()
+        replica = parallel.dp_rank or 0
         laprox.report.events = open_events(self, endpoint_of(laprox.config.events, replica))
 
 

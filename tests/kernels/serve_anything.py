@@ -7,7 +7,7 @@ heads, query heads of each, tokens of the longest prompt, allocator and floor.
 
 import random
 import sys
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from launches import instead_of_launching, variant
@@ -16,20 +16,22 @@ import laprox_kernels
 from laprox_kernels import dispatch
 from laprox_kernels.gpu import decode, score, select
 from laprox_sglang.attention.decode_batch import DecodeBatch
+from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
+from laprox_sglang.ranks import ONE_RANK
 from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.view import View
 
 seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-2])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
 # There is no model: its layers come from here, and SGLang need not be imported.
-layer = SimpleNamespace(scaling=DIM**-0.5, tp_q_head_num=HEADS * GROUP)
-sys.modules["laprox_sglang.gram"] = SimpleNamespace(
-    attention_layers=lambda model: [(layer, None)],
-    gram_matrices=lambda model: torch.zeros((LAYERS, HEADS * GROUP, DIM, DIM)),
-)
-from laprox_sglang.views.prune import Pruner  # noqa: E402
-
+no_module: Any = None
+projection = torch.nn.Linear(HEADS * GROUP * DIM, 8, bias=False, dtype=DTYPE)
+layers = [
+    ScoredLayer(str(index), no_module, projection, index, HEADS * GROUP, HEADS, DIM, DIM**-0.5)
+    for index in range(LAYERS)
+]
 CONFIG = Config(budget=0.1, min_tokens=100, allocator=sys.argv[-2], floor=float(sys.argv[-1]))
 rng = random.Random(seed)
 variants: set[tuple] = set()
@@ -56,7 +58,7 @@ laprox_kernels.check_serving = lambda *given: None
 
 # Long prompts take several launches.
 score.SCORE_BYTES = 2 * 4 * HEADS * GROUP * LONGEST // 3
-pruner = Pruner(CONFIG, None, keys, values, table, LONGEST, DTYPE)
+pruner = Pruner(CONFIG, layers, keys, values, table, LONGEST, DTYPE, ONE_RANK)
 pruner.compile(queries)
 batch = DecodeBatch(table, LAYERS, HEADS)
 batch.compile(torch.zeros((1, HEADS * GROUP, DIM), dtype=DTYPE), keys, values)

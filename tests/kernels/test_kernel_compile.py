@@ -9,6 +9,8 @@ import pytest
 
 from laprox_kernels.dispatch import SHARED_MEMORY
 
+pytestmark = pytest.mark.full
+
 KERNELS = """
 _plan_kernel _decode_kernel _merge_kernel _layout_kernel _save_kernel _pack_kernel rows_kernel
 normaliser_kernel contribution_kernel pool_kernel _histogram_kernel _count_kernel _compact_kernel

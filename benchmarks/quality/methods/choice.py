@@ -26,8 +26,9 @@ def allocator(config: Config) -> str:
 
 
 def plan_of(config: Config, budget: float, length: int) -> Plan:
-    """What the server would do with a prompt of ``length`` tokens."""
-    return make_plan(config, Options(budget=budget), length, new_tokens=2)
+    """What a server of that budget would do with a prompt of ``length`` tokens."""
+    # Not as a request's option, which gets no more than its server's budget.
+    return make_plan(msgspec.structs.replace(config, budget=budget), Options(), length, new_tokens=2)
 
 
 class Chooser:

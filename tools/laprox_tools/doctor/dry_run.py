@@ -158,7 +158,9 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
 
     import laprox_kernels as kernels
     from laprox_patches.arguments import check_served
+    from laprox_patches.ranks import planned_ranks
     from laprox_sglang.options.check import check_model, faults
+    from laprox_sglang.ranks import heads_of_rank
 
     yield from map(str, faults(args, untested=config.untested))
     for check in (partial(check_model, model), partial(check_served, config, args, model)):
@@ -169,8 +171,9 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
     if args.device != "cuda":
         return
     shape: dict[str, Any] = {"dtype": model.dtype, "device": "cuda"}
-    pool = torch.zeros((1, 1, model.get_num_kv_heads(1), model.head_dim), **shape)
-    queries = torch.zeros((1, config.longest_window, model.num_attention_heads, model.head_dim), **shape)
+    heads = heads_of_rank(model, planned_ranks(args))
+    pool = torch.zeros((1, 1, heads.kv, model.head_dim), **shape)
+    queries = torch.zeros((1, config.longest_window, heads.query, model.head_dim), **shape)
     try:
         kernels.check_serving(pool, pool, queries)
     except kernels.Unsupported as error:

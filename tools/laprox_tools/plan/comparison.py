@@ -9,7 +9,7 @@ from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import needs
 from laprox_tools import CommandError
 from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_it_pays
-from laprox_tools.plan.estimate import Estimate, Pool, estimate
+from laprox_tools.plan.estimate import RANKS, Estimate, Pool, estimate
 from laprox_tools.plan.model_config import Model
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction, pool_bytes
 
@@ -69,7 +69,7 @@ def compare(
 
     def reserve(context: int) -> dict[str, int]:
         longest = replace(model, context_len=context)
-        return needs(config, longest, settings.args, itemsizes[1], our_bytes)
+        return needs(config, longest, RANKS, settings.args, itemsizes[1], our_bytes)
 
     reserved = reserve(model.context_len)
     pools = (

@@ -5,8 +5,11 @@ from typing import NamedTuple
 import msgspec
 
 from laprox_sglang.views.capacity import Hold
-from laprox_sglang.views.memory import most_running
+from laprox_sglang.views.memory import most_running, slot_bytes
 from laprox_tools.plan.model_config import Model
+
+# That share the heads of a layer: a server has one card.
+RANKS = 1
 
 
 class Pool(NamedTuple):
@@ -19,7 +22,7 @@ class Pool(NamedTuple):
 
     @property
     def slot_bytes(self) -> int:
-        return self.model.slot_bytes(self.itemsize)
+        return slot_bytes(self.model, RANKS, self.itemsize)
 
     @property
     def slots(self) -> int:

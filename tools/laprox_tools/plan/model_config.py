@@ -30,12 +30,8 @@ class Model:
     weights: int
     weights_from: str
 
-    def get_num_kv_heads(self, tp_size: int) -> int:
-        return self.kv_heads // tp_size
-
-    def slot_bytes(self, itemsize: int) -> int:
-        """Bytes of K and V of one token."""
-        return 2 * self.num_hidden_layers * self.kv_heads * self.head_dim * itemsize
+    def get_num_kv_heads(self, tensor_parallel_size: int) -> int:
+        return max(1, self.kv_heads // tensor_parallel_size)
 
 
 def read_model(path: Path, context: int | None = None) -> Model:
