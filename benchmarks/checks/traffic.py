@@ -82,7 +82,10 @@ def abort_early(server: Server, request: Request, state: str) -> Seen:
 
 # How requests are sent, and how often.
 abort_waiting, abort_prefilling = (partial(abort_early, state=state) for state in ("waiting", "prefilling"))
-KINDS = {complete: 8, stream: 4, several: 1, abort_running: 2, abort_waiting: 2, abort_prefilling: 1}
+KINDS: dict[Callable[[Server, Request], Seen], int] = {
+    **{complete: 8, stream: 4, several: 1},
+    **{abort_running: 2, abort_waiting: 2, abort_prefilling: 1},
+}
 
 
 class Traffic:
