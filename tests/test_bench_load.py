@@ -241,7 +241,7 @@ def test_agents_begin_in_the_middle_and_go_on(generate, tmp_path, monkeypatch):
     # What is drawn twice has other ids, and every later session begins at its first step.
     assert len({ids for turn, ids in sent if turn == 0}) == sum(turn == 0 for turn, _ in sent)
     assert set(first) == {0, 1, 2}
-    assert run.run_point(point(), service("http://127.0.0.1:1"), Record(None, False), 0.01, 0, said.append)[
+    assert run.run(point(), service("http://127.0.0.1:1"), Record(None, False), 0.01, 0, said.append)[
         "failed"
     ].startswith("the connection failed")
 

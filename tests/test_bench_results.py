@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from benchmarks.harness.files import RecordError
 from benchmarks.serving import merge, workloads
-from benchmarks.serving.record import Record, RecordError, backends, by_workload, dumps, read
+from benchmarks.serving.record import Record, backends, by_workload, dumps
 
 TABLE = workloads.workloads(False)
 
@@ -107,16 +108,6 @@ def test_parts_become_one_file(tmp_path, capsys):
     assert merge.main([str(first), str(second), "--json", str(out)]) == 0
     assert rows_of(out)["e"]["stock"]["output_tok_s"] == 2.0
     assert rows_of(out)["f"]["stock"]["output_tok_s"] == 100.0
-
-
-def test_a_file_that_says_its_versions_at_its_head(tmp_path):
-    path = tmp_path / "old.json"
-    side = {"output_tok_s": 1.0, "commit": "abc", "dirty": True}
-    row = {"workload": "e", "what": "x", "attention_backend": "flashinfer", "stock": side, "laprox": None}
-    head = {"chip": "H", "quick": False, "versions": {"sglang": "0.5.23"}}
-    path.write_text(json.dumps({**head, "servers": {}, "rows": [row]}))
-    found = read(path)["rows"][0]["stock"]
-    assert found["versions"] == {"sglang": "0.5.23"} and found["attention_backend"] == "flashinfer"
 
 
 @pytest.mark.parametrize(

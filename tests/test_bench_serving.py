@@ -1,7 +1,6 @@
 """The serving benchmark without a server: its client, its arithmetic, its rows, its complaints."""
 
 import argparse
-import gzip
 import http.server
 import json
 import threading
@@ -13,7 +12,7 @@ import pytest
 import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
-from benchmarks.serving import figures, profile, run, servers, slots, workloads
+from benchmarks.serving import figures, run, servers, slots, workloads
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.client import Client, Reply, WorkloadError
 from benchmarks.serving.record import Record
@@ -103,9 +102,9 @@ def test_the_client_complains(generate, tokens, line):
 
 
 def test_percentiles_are_linear():
-    assert figures.percentile([4, 1, 3, 2], 50) == 2.5
-    assert figures.percentile([1, 2], 99) == pytest.approx(1.99)
-    assert figures.percentile([5], 99) == 5
+    assert figures.milliseconds([4, 1, 3, 2], 50) == 2500
+    assert figures.milliseconds([1, 2], 99) == 1990
+    assert figures.milliseconds([5], 99) == 5000 and figures.milliseconds([], 99) is None
 
 
 def test_peak_concurrency_counts_from_first_to_last_token():
@@ -139,25 +138,10 @@ def test_a_long_series_is_thinned_evenly():
     assert len(thin) <= 200 and thin[0] == [0.0] and thin[1][0] == thin[2][0] - thin[1][0]
 
 
-def test_ratio_of_pairs_is_the_median_of_ratios():
-    alternated = {"alternating": True}
-    stock = figures.median_of([{"output_tok_s": value} for value in (100, 200, 400)]) | alternated
-    laprox = figures.median_of([{"output_tok_s": value} for value in (90, 220, 400)]) | alternated
-    assert stock["output_tok_s"] == 200
-    assert figures.ratio(stock, laprox) == {"output_tok_s": 1.0}
-    # Rounds of servers that ran one after the other are no pairs.
-    assert figures.ratio(stock | {"alternating": False}, laprox) == {"output_tok_s": 1.1}
-    # Rounds of another day did not alternate with these.
-    other = laprox | {"date": "2026-01-01"}
-    assert figures.ratio(stock, other) == {"output_tok_s": 1.1}
+def test_what_is_compared_has_a_ratio():
     assert figures.ratio({"itl_p50": 10.0, "ttft_p50": None}, {"itl_p50": 4.0}) == {"itl_p50": 0.4}
     lost = figures.ratio({"prefix_hit_tokens": 10}, {"prefix_hit_tokens": 0})
     assert lost == {"prefix_hit_tokens": 0.0}
-
-
-def test_what_is_counted_is_compared_by_its_difference():
-    stock, laprox = {"syncs": 1, "idle_ms": 0.25}, {"syncs": 1, "idle_ms": 0.5, "copies_to_host": 2}
-    assert figures.added(stock, laprox) == {"syncs": 0, "idle_ms": 0.25}
 
 
 def test_the_gauge_of_a_metrics_page():
@@ -318,61 +302,10 @@ def test_a_row_is_the_median_of_its_rounds_and_a_failure_stays(monkeypatch, tmp_
     monkeypatch.setattr(run, "leave_idle", lambda service: None)
     row = workloads.workloads(False)["e"]
     for name in ("stock", "laprox"):
-        run.run_row(row, SimpleNamespace(name=name, backend="fa3"), record, 1)
+        run.run(row, SimpleNamespace(name=name, backend="fa3"), record, 1, 0, print)
     assert rounds == [("e", "stock", 0), ("e", "stock", 1), *(("e", "laprox", n) for n in range(3))]
     assert record.figures("e", "stock")["failed"] == "it broke"
     assert record.figures("e", "laprox")["output_tok_s"] == 11.0
-
-
-def trace():
-    """Two chunks and the select and pack of a prompt, then two decode steps in graphs. Microseconds."""
-    events = []
-
-    def launch(name, at, api="cudaLaunchKernel", **device):
-        number = len(events)
-        host = {"ph": "X", "cat": "cuda_runtime", "name": api, "ts": at, "dur": 1}
-        events.append(host | {"args": {"correlation": number}})
-        given = {"ph": "X", "cat": "kernel", "name": name, "args": {"correlation": number}}
-        events.append(given | device)
-
-    def call(name, at):
-        events.append({"ph": "X", "cat": "cuda_runtime", "name": name, "ts": at, "dur": 1, "args": {}})
-
-    launch("attention", 0, ts=10, dur=900)
-    launch("reduce_kernel<ArgMaxOps>", 1, ts=910, dur=10)
-    launch("attention", 2, ts=920, dur=1000)
-    launch("rows_kernel", 3, ts=1920, dur=30)
-    call("cudaStreamSynchronize", 4)
-    launch("reduce_kernel<ArgMaxOps>", 5, ts=1950, dur=50)
-    launch("_pack_kernel", 6, ts=2010, dur=40)
-    call("cudaEventSynchronize", 7)
-    launch("Memcpy DtoH (Device -> Pinned)", 8, "cudaMemcpyAsync", ts=2050, dur=5, cat="gpu_memcpy")
-    for start in (2100, 2300):
-        launch("decode", start / 200, "cudaGraphLaunch", ts=start, dur=100)
-        launch("reduce_kernel<ArgMaxOps>", start / 200 + 1, ts=start + 100, dur=10)
-    return [{"ph": "M", "name": "process_name"}, *events]
-
-
-def test_reading_a_trace():
-    found = profile.summary_of(trace())
-    assert found["prefill_busy_ms"] == 1.99
-    assert found["laprox_ms"] == 0.07
-    assert found["kernels_ms"] == {"pack._pack_kernel": 0.04, "score_kernels.rows_kernel": 0.03}
-    assert (found["first_decode_ms"], found["to_decode_ms"]) == (0.21, 0.1)
-    assert found["idle_ms"] == 0.055
-    assert (found["syncs"], found["copies_to_host"]) == (1, 1)
-    assert found["syncs_by_name"] == {"cudaEventSynchronize": 1}
-
-
-def test_a_trace_that_cannot_be_read(tmp_path):
-    with pytest.raises(profile.TraceError, match="no trace"):
-        profile.summarise(tmp_path)
-    file = tmp_path / "1-TP-0.trace.json.gz"
-    for text, what in [("{", "cannot be read"), ('{"traceEvents": []}', "0 kernels")]:
-        with gzip.open(file, "wt") as out:
-            out.write(text)
-        with pytest.raises(profile.TraceError, match=what):
-            profile.summarise(tmp_path)
 
 
 @pytest.mark.parametrize(

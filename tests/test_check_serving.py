@@ -8,15 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.checks import run as run_module
+from benchmarks.checks import plan as plan_module
 from benchmarks.checks import soak as soak_module
-from benchmarks.checks.answers import Conversations, Identity, IdentitySizes, Needles, NeedleSizes
+from benchmarks.checks.answers import Conversations, Identity, Needles
 from benchmarks.checks.plan import TALKS, make_check
-from benchmarks.checks.record import Record, RecordError
+from benchmarks.checks.record import Record
 from benchmarks.checks.rows import Row
 from benchmarks.checks.soak import Memory, Soak, SoakSizes
 from benchmarks.checks.traffic import MOST_TOKENS, Seen, Traffic
 from benchmarks.harness.client import SMALLEST_VIEW, holds_its_budget
+from benchmarks.harness.files import RecordError
 from laprox_sglang.options.values import budget_slots
 from laprox_tools.needle import DIGITS, KEY, SENTENCE
 
@@ -30,7 +31,7 @@ class Canned:
         self.name, self._answers, self._pruned = name, answers, pruned
         self.asked = []
 
-    def generate_all(self, asked, at_once, tick):
+    def generate_all(self, asked, at_once):
         self.asked.append(at_once)
         said = {"laprox": [{"pruned": self._pruned}]}
         outputs = [self._answers[tuple(request["ids"])][: request["tokens"]] for request in asked]
@@ -111,11 +112,10 @@ class Instant:
 
 
 def test_every_server_of_a_check_is_asked(monkeypatch, tmp_path):
-    monkeypatch.setattr(run_module, "Server", Instant)
+    monkeypatch.setattr(plan_module, "Server", Instant)
     asked, said = [], []
 
-    def ask(server, tick):
-        tick()
+    def ask(server):
         asked.append((server.name, server.flags))
 
     for name, servers in (
@@ -125,7 +125,7 @@ def test_every_server_of_a_check_is_asked(monkeypatch, tmp_path):
     ):
         check = make_check(name, True, None)
         monkeypatch.setattr(check, "ask", ask)
-        backends = run_module.run(check, ["--more"], tmp_path, said.append)
+        backends = plan_module.run(check, ["--more"], tmp_path, said.append)
         assert backends == dict.fromkeys(servers, "fa3 / flashinfer")
         pool = ["--max-total-tokens", "32768"]
         pruned = {n: ["--enable-laprox", "--laprox-budget", b] if b else [] for n, b in servers.items()}
@@ -139,7 +139,7 @@ def test_every_server_of_a_check_is_asked(monkeypatch, tmp_path):
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_budget_leaves_room_for_an_answer(quick):
     """In the smallest of views no answer may be found, and that is no fault of LaProx."""
-    told = SENTENCE * TALKS[quick].sentences[0]
+    told = SENTENCE * TALKS[quick][1][0]
     assert budget_slots(float(Conversations.PRUNED), told) > SMALLEST_VIEW + KEY + DIGITS
 
 
@@ -148,17 +148,17 @@ def right_answers(samples, tokens):
 
 
 def test_identity_counts_ids_in_their_places():
-    identity = Identity(IdentitySizes(4, 600, 700, 10), 9000)
+    identity = Identity(4, 600, 700, 10, 9000)
     answers = right_answers(identity._samples, 6)
     stock = Canned("stock", answers)
-    identity.ask(stock, None)
+    identity.ask(stock)
     assert stock.asked == [1, 4]
     # One of four prompts differs from its sixth id on: 5 of 40 ids.
     other = dict(answers)
     changed = tuple(identity._samples[2].prompt_ids())
     other[changed] = [*answers[changed][:5], *[400] * 5]
-    identity.ask(Canned("1.0", other, pruned=False), None)
-    identity.ask(Canned("0.998", answers), None)
+    identity.ask(Canned("1.0", other, pruned=False))
+    identity.ask(Canned("0.998", answers))
     rows = table(identity.rows())
     assert rows["the same: budget 1.0"].value == 87.5
     assert rows["the same: budget 1.0"].met is False
@@ -166,7 +166,7 @@ def test_identity_counts_ids_in_their_places():
     assert rows["exact answers: 1.0"].value == 100
     assert rows["prompts pruned: 1.0"].met and rows["prompts pruned: 0.998"].met
     assert rows["exact answers: 0.998"].met and rows["exact answers: 1.0"].met is None
-    identity.ask(Canned("0.998", answers | {changed: [0] * 10}), None)
+    identity.ask(Canned("0.998", answers | {changed: [0] * 10}))
     rows = table(identity.rows())
     assert rows["exact answers: 0.998"].met is False
     # Nine of the ten ids of one prompt in four are others.
@@ -175,7 +175,7 @@ def test_identity_counts_ids_in_their_places():
 
 @pytest.mark.parametrize("wrong, pruned, met", [(3, True, True), (4, True, False), (0, False, False)])
 def test_needles_allow_three_points(wrong, pruned, met):
-    needles = Needles(NeedleSizes(100, 200, 8), 9000)
+    needles = Needles(100, 200, 8, 9000)
     right = [{"output_ids": sample.answer_ids()} for sample in needles._samples]
     for replies, share, missed in ((needles._pruned, pruned, wrong), (needles._whole, False, 0)):
         said = {"laprox": [{"pruned": share}]}

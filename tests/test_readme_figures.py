@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.serving.record import Record
 from benchmarks.serving.workloads import workloads
-from benchmarks.tables import cells, committed, headline, speed
+from benchmarks.tables import all_rows, cells, committed, headline, speed
 from benchmarks.tables.__main__ import PAGES, all_figures, filled, main, readme
 from benchmarks.tables.committed import TablesError
 
@@ -50,7 +50,6 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
         readme()
     for server, (backend, tokens) in speeds.items():
         record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
-        record.put(table["profile"], server, {"syncs": 1}, backend)
     shutil.copy(tmp_path / f"serving-{speed.CHIP}.json", tmp_path / "serving-another.json")
     blocks = readme()
     assert "(attention backends fa3 / fa3; " in blocks["headline"] and "**1.50 times**" in blocks["headline"]
@@ -76,8 +75,13 @@ def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
     assert "(1.20 times the fastest stock's, on flashinfer)" in blocks["headline"]
     assert "(e)" not in blocks["serving"]
     everything = all_figures()["all"]
-    assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 4
-    assert everything.count("| 1 | 1 | +0 | 1 |  | ≤ 0 more |") == 2
+    assert everything.count("stock fa3, laprox fa3, stock-fp8 flashinfer") == 2
+    assert everything.count("| 100 | 150 | 1.50 | 200 | **0.75** | ≥ 1.8 **missed** |") == 2
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "≤ 0 more"), (1, "≤ 0 more **missed**")])
+def test_what_is_counted_has_a_bound_of_the_difference(value, text):
+    assert all_rows.judged({"workload": "profile", "added": {"syncs": value}}, "syncs") == text
 
 
 def side(versions):

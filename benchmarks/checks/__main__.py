@@ -3,14 +3,9 @@
     python -m benchmarks.checks [needles conversations identity soak] [--quick]
                                 [--json FILE|FOLDER] [--again]
 
-needles   exact answers of one server at 10 % against the same prompts unpruned, memory checked every step
-conversations  exact answers of 64 conversations of 6 turns at 5 %, beside stock's
-identity  token ids at budget 1.0 against stock's, next to stock's own at another batch size
-soak      minutes of random traffic with aborts, chunked prefill, retractions and mixed batches
-
-The servers of a check run one after the other, on a GPU that must be free of others: the soak measures its
-memory. Without a GPU there is only --quick, whose sizes show that everything works but are too small to
-decide anything, and conversations.
+README.md says what they are. The servers of a check run one after the other, on a GPU that must be free of
+others: the soak measures its memory. Without a GPU there is only --quick, which decides nothing, and
+conversations.
 """
 
 import argparse
@@ -20,12 +15,13 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.checks.plan import CHECKS, make_check
-from benchmarks.checks.record import Record, RecordError
+from benchmarks.checks.plan import CHECKS, make_check, run
+from benchmarks.checks.record import Record
 from benchmarks.checks.rows import Row, show
-from benchmarks.checks.run import run
 from benchmarks.checks.servers import ON_GPU
 from benchmarks.checks.soak import Soak
+from benchmarks.harness.arguments import parser as parser_of
+from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import results_file
 from benchmarks.harness.server import ServerError
 from laprox_sglang.options.refusals import ATTENTION_BACKENDS
@@ -40,11 +36,7 @@ def say(text: str) -> None:
 
 
 def parse() -> tuple[argparse.Namespace, Record]:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.checks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("checks", __doc__)
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="some of them; default: all")
     parser.add_argument("--quick", action="store_true", help="few and short prompts, 30 seconds of soak")
     parser.add_argument("--seconds", type=int, help="length of the soak")
@@ -52,12 +44,7 @@ def parse() -> tuple[argparse.Namespace, Record]:
         "--attention-backend", choices=ATTENTION_BACKENDS["cuda"], help="default: SGLang's own choice"
     )
     parser.add_argument("--server-flags", default="", help="more flags for every server, in one string")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="merge the rows into FILE; in a folder it is checks-CHIP.json",
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="in a folder it is checks-CHIP.json")
     parser.add_argument("--again", action="store_true", help="check what FILE holds of this commit, too")
     arguments = parser.parse_args()
     unknown = set(arguments.checks) - set(CHECKS)

@@ -5,15 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.checks.rows import Row
-from benchmarks.harness.files import replacing
-from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
-
-# What a file of before each check said it has at its head.
-HEAD = ("versions", "date", "command", "commit", "dirty")
-
-
-class RecordError(RuntimeError):
-    """A results file that cannot be added to; the message is one line."""
+from benchmarks.harness.files import RecordError, begun, replacing
+from benchmarks.harness.provenance import made_by, same_origin
 
 
 class Record:
@@ -25,21 +18,7 @@ class Record:
             RecordError: the file is not of the checks, or of another chip or size.
         """
         self._path = path
-        self._content: dict[str, Any] = {
-            "chip": chip(),
-            "quick": quick,
-            "parts": {},
-            "rows": [],
-            "details": {},
-        }
-        if fault := fault_of(path):
-            raise RecordError(fault)
-        if path is not None and path.exists():
-            old = read(path)
-            if any(old[key] != self._content[key] for key in ("chip", "quick")):
-                size = ", --quick" if old["quick"] else ""
-                raise RecordError(f"{path} holds results of {old['chip']}{size}: give another file")
-            self._content = old
+        self._content = begun(path, quick, read, parts={}, rows=[], details={})
 
     def holds(self, check: str) -> bool:
         """Whether this commit with these versions has been checked already."""
@@ -68,13 +47,6 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        head = {key: content[key] for key in HEAD if key in content}
-        parts = content.get("parts", {row["check"]: head for row in content["rows"]})
-        return {
-            "chip": content["chip"],
-            "quick": content.get("quick", False),
-            "parts": parts,
-            **{key: content[key] for key in ("rows", "details")},
-        }
+        return {key: content[key] for key in ("chip", "quick", "parts", "rows", "details")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} does not hold results of the checks ({error!r})") from None

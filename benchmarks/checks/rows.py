@@ -1,6 +1,7 @@
 """What a check measured against its limit, as a table."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +43,9 @@ class Row:
         return {**self.__dict__, "met": self.met}
 
 
-def per_cent(right: list[bool]) -> float:
-    return 100 * sum(right) / len(right)
+def per_cent(right: Iterable[bool]) -> float:
+    given = list(right)
+    return 100 * sum(given) / len(given)
 
 
 def show(rows: list[Row]) -> None:

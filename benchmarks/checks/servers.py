@@ -16,7 +16,6 @@ ON_GPU = torch.cuda.is_available()
 # No more of the GPU than --max-total-tokens asks for.
 GPU_MORE = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "32"]
 LEAKS = re.compile(r"leak detected|double free|use-after-free", re.IGNORECASE)
-Tick = Callable[[], None]
 
 
 class Server(harness.Server):
@@ -38,9 +37,9 @@ class Server(harness.Server):
 
 @dataclass(frozen=True)
 class Asked:
-    """A server of a check: what it is started with, and what it is asked, with a tick for every reply."""
+    """A server of a check: what it is started with, and what it is asked."""
 
-    ask: Callable[[Server, Tick], None]
+    ask: Callable[[Server], None]
     flags: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 

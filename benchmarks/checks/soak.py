@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.checks.answers import SEED, STOCK, STRICT
 from benchmarks.checks.rows import Row, per_cent
-from benchmarks.checks.servers import Asked, Server, Tick, is_exact, pool, pruning
+from benchmarks.checks.servers import Asked, Server, is_exact, pool, pruning
 from benchmarks.checks.traffic import BUDGET, Seen, Traffic
 
 ENVIRONMENT = STRICT | {
@@ -70,18 +70,18 @@ class Soak:
             self.NAME: Asked(self.run, flags, ENVIRONMENT),
         }
 
-    def ask_stock(self, server: Server, tick: Tick) -> None:
+    def ask_stock(self, server: Server) -> None:
         """What stock says to the prompts that stay unpruned here, one by one."""
         asked = [{"ids": sample.prompt_ids(), "tokens": 8} for sample in self._traffic.whole]
-        replies = server.generate_all(asked, 1, tick)
-        self._stock = [is_exact(*pair) for pair in zip(replies, self._traffic.whole, strict=True)]
+        replies = server.generate_all(asked, 1)
+        self._stock = list(map(is_exact, replies, self._traffic.whole))
 
-    def run(self, server: Server, tick: Tick) -> None:
+    def run(self, server: Server) -> None:
         started = sampled = time.monotonic()
         rounds = 0
         with ThreadPoolExecutor(self._sizes.clients) as pool:
             while time.monotonic() - started < self._sizes.seconds:
-                self._send_round(server, pool, tick)
+                self._send_round(server, pool)
                 self._check_idle(server)
                 now = time.monotonic()
                 warm = now - started > WARM_SHARE * self._sizes.seconds
@@ -91,7 +91,6 @@ class Soak:
                 for _ in range(2):
                     # Alone on the server, so that it is this one that is cut into chunks.
                     self._seen.append(self._traffic.draw_cut(server)())
-                    tick()
                 self._check_idle(server)
                 rounds += 1
                 if rounds % 2:
@@ -101,13 +100,11 @@ class Soak:
         self._totals = server.laprox()
         self._leaks = server.leaks_in_log()
 
-    def _send_round(self, server: Server, pool: ThreadPoolExecutor, tick: Tick) -> None:
+    def _send_round(self, server: Server, pool: ThreadPoolExecutor) -> None:
         requests = [self._traffic.draw(server) for _ in range(2 * self._sizes.clients)]
         futures = [pool.submit(send) for send in requests]
         try:
-            for future in futures:
-                self._seen.append(future.result())
-                tick()
+            self._seen += [future.result() for future in futures]
         except BaseException:
             # One failure is enough; the rest need not wait for a server that may be dead.
             for future in futures:

@@ -74,14 +74,6 @@ def abort_running(server: Server, request: Request) -> Seen:
     return Seen(request.whole, [])
 
 
-def abort_waiting(server: Server, request: Request) -> Seen:
-    return abort_early(server, request, "waiting")
-
-
-def abort_prefilling(server: Server, request: Request) -> Seen:
-    return abort_early(server, request, "prefilling")
-
-
 def abort_early(server: Server, request: Request, state: str) -> Seen:
     body = generation(request.sample.prompt_ids(), request.tokens, request.options, rid=request.rid)
     reply = server.abort_when(state, request.rid, body)
@@ -89,7 +81,11 @@ def abort_early(server: Server, request: Request, state: str) -> Seen:
 
 
 # How requests are sent, and how often.
-KINDS = {complete: 8, stream: 4, several: 1, abort_running: 2, abort_waiting: 2, abort_prefilling: 1}
+abort_waiting, abort_prefilling = (partial(abort_early, state=state) for state in ("waiting", "prefilling"))
+KINDS: dict[Callable[[Server, Request], Seen], int] = {
+    **{complete: 8, stream: 4, several: 1},
+    **{abort_running: 2, abort_waiting: 2, abort_prefilling: 1},
+}
 
 
 class Traffic:

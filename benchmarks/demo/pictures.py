@@ -7,14 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, Server, serve_all
+from benchmarks.harness.server import CPU_FLAGS, RETURN_KEPT, Launch, serve_all
 from laprox_tools.needle import MODEL_PATH, Task, to_ids
 
 DOCS = Path(__file__).parents[2] / "docs"
-FLAGS = [
-    *("--max-total-tokens", "24000"),
-    *("--enable-laprox", "--laprox-budget", "0.1", *RETURN_KEPT),
-]
+FLAGS = ["--max-total-tokens", "24000", "--enable-laprox", "--laprox-budget", "0.1", *RETURN_KEPT]
 SEED = 7
 # More than are waited for: a picture of a server at work.
 AT_ONCE, RUNNING, ANSWER = 6, 4, 3000
@@ -37,21 +34,18 @@ def main() -> None:
             for sample in task.batch(AT_ONCE, 1800):
                 prompt = to_ids([*instructions, *sample.prompt()[1:]])
                 pool.submit(server.generate, prompt, ANSWER, {"keep_prefix": INSTRUCTIONS})
-            wait_for_running(server)
+            # Until a few of them have said something.
+            while (
+                server.laprox()["running"] < RUNNING
+                or not server.info()["internal_states"][0]["last_gen_throughput"]
+            ):
+                time.sleep(0.2)
             laprox("top", server.url, "--once", "--svg", str(DOCS / "top.svg"))
             server.abort(every=True)
             sample = task.batch(1, LENGTH)[0]
             text, question = " ".join(sample.context[1:]), " ".join(sample.questions[0])
             out = str(DOCS / "explain.png")
             laprox("explain", server.url, "--prompt", text, "--question", question, "--out", out)
-
-
-def wait_for_running(server: Server) -> None:
-    """Until a few of them have said something."""
-    while (
-        server.laprox()["running"] < RUNNING or not server.info()["internal_states"][0]["last_gen_throughput"]
-    ):
-        time.sleep(0.2)
 
 
 def laprox(*arguments: str) -> None:

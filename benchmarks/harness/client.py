@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -56,19 +56,10 @@ class Client:
                 if line.startswith(b"data: {"):
                     yield json.loads(line[6:])
 
-    def generate_all(
-        self, asked: Sequence[dict[str, Any]], at_once: int, tick: Callable[[], None] | None = None
-    ) -> list[Any]:
-        """Replies in the order of ``asked``, arguments of ``generate``; ``tick`` is called after each."""
-
-        def ask(request: dict[str, Any]) -> Any:
-            reply = self.generate(**request)
-            if tick is not None:
-                tick()
-            return reply
-
+    def generate_all(self, asked: Sequence[dict[str, Any]], at_once: int) -> list[Any]:
+        """Replies in the order of ``asked``, arguments of ``generate``."""
         with ThreadPoolExecutor(at_once) as pool:
-            return list(pool.map(ask, asked))
+            return list(pool.map(lambda request: self.generate(**request), asked))
 
     def talk(
         self, turns: Sequence[Turn], tokens: int, laprox: Any = None, **body: Any

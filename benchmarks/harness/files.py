@@ -1,8 +1,35 @@
-"""How results are written: whole, or not at all."""
+"""How results are read and written: whole, or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.provenance import chip, fault_of
+
+
+class RecordError(RuntimeError):
+    """A results file that cannot be added to; the message is one line."""
+
+
+def begun(
+    path: Path | None, quick: bool, read: Callable[[Path], dict[str, Any]], **empty: Any
+) -> dict[str, Any]:
+    """What a results file holds so far; ``empty`` behind its head where it is not there yet.
+
+    Raises:
+        RecordError: it is of another benchmark, chip or size, or nothing can be written there.
+    """
+    head = {"chip": chip(), "quick": quick}
+    if fault := fault_of(path):
+        raise RecordError(fault)
+    if path is None or not path.exists():
+        return head | empty
+    old = read(path)
+    if {key: old[key] for key in head} != head:
+        size = ", --quick" if old["quick"] else ""
+        raise RecordError(f"{path} holds results of {old['chip']}{size}: give another file")
+    return old
 
 
 @contextmanager

@@ -9,6 +9,22 @@ from benchmarks.harness.files import replacing
 PALETTE = 128
 
 
+def drawing() -> Any:
+    """``matplotlib.pyplot`` without a screen, in the style of all pictures.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
+    plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False})
+    return plt
+
+
 def save(figure: Any, target: Path, dpi: int) -> Path:
     """Writes a matplotlib figure as PNG and returns its path."""
     # It comes with matplotlib, without which there is no figure.

@@ -1,13 +1,12 @@
 """Times every kernel at Llama-3.1-8B shapes against its floor and against the best alternative.
 
-    python -m benchmarks.kernels [--quick] [--json FILE] [--only score,decode]
+    python -m benchmarks.kernels [--quick] [--json FILE] [--only prune]
 
 The floor of a row is the larger of its bytes over the copy bandwidth and its operations over the
 bf16 matrix rate, both measured in the same run. ``ratio_vs`` is a kernel's time over the
 alternative's: below 1 it is the faster one. Needs a GPU; FlashInfer rows need ``flashinfer``.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,19 +14,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import fault_of, origin
 from benchmarks.kernels import attend, prune
 from benchmarks.kernels.bench import Bench
 
-BENCHES = {
-    "score": prune.bench_score,
-    "floor": prune.bench_floor,
-    "select": prune.bench_select,
-    "pack": prune.bench_pack,
-    "prune": prune.bench_prune,
-    "decode": attend.bench_decode,
-}
+BENCHES = {"prune": prune.bench_prune, "decode": attend.bench_decode}
 
 
 def show(bench: Bench) -> None:
@@ -36,24 +29,14 @@ def show(bench: Bench) -> None:
     for column in ("kernel", "case", "ms", "floor ms", "of floor", "against", "its ms", "ratio"):
         table.add_column(column, justify="left" if column in ("kernel", "case", "against") else "right")
     for row in bench.rows:
-        against = [row["vs"], f"{row['vs_ms']:.3f}", f"{row['ratio_vs']:.2f}"] if row["vs"] else ["", "", ""]
-        table.add_row(
-            row["kernel"],
-            row["case"],
-            f"{row['ms']:.3f}",
-            f"{row['floor_ms']:.3f}",
-            f"{row['ratio_floor']:.2f}",
-            *against,
-        )
+        times = f"{row['ms']:.3f}", f"{row['floor_ms']:.3f}", f"{row['ratio_floor']:.2f}"
+        against = (row["vs"], f"{row['vs_ms']:.3f}", f"{row['ratio_vs']:.2f}") if row["vs"] else ()
+        table.add_row(row["kernel"], row["case"], *times, *against)
     Console(width=170).print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("kernels", __doc__)
     parser.add_argument("--quick", action="store_true", help="headline sizes only, fewer repetitions")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows to FILE")
     parser.add_argument("--only", metavar="NAMES", help="comma-separated: " + ", ".join(BENCHES))
@@ -72,12 +55,8 @@ def main() -> None:
         torch.cuda.empty_cache()
     show(bench)
     if arguments.json:
-        record = {
-            **origin(),
-            "copy_gbps": round(bench.copy_gbps),
-            "matmul_tflops": round(bench.matmul_tflops),
-            "rows": bench.rows,
-        }
+        peaks = {"copy_gbps": round(bench.copy_gbps), "matmul_tflops": round(bench.matmul_tflops)}
+        record = origin() | peaks | {"rows": bench.rows}
         with replacing(arguments.json) as draft:
             draft.write_text(json.dumps(record, indent=1) + "\n")
 

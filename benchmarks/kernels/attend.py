@@ -9,7 +9,6 @@ from benchmarks.kernels.bench import (
     CELL_BYTES,
     DIM,
     DTYPE,
-    GROUP,
     HEADS,
     LAYERS,
     Q_HEADS,
@@ -19,8 +18,6 @@ from benchmarks.kernels.bench import (
     packed_rows,
     random_pool,
 )
-from laprox_kernels import Rows
-from laprox_kernels.reference.decode import cell_index
 
 try:
     import flashinfer
@@ -31,23 +28,14 @@ except ImportError:
 # ruff: noqa: B023
 
 
-def flash_decode(indices: torch.Tensor, lengths: torch.Tensor, q_heads: int, heads: int) -> Any:
+def flash_decode(indices: torch.Tensor, lengths: torch.Tensor) -> Any:
     """FlashInfer's decode, planned, with tensor cores as SGLang has it at these shapes; page size 1."""
     wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
         torch.empty(512 * 2**20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=True
     )
     indptr = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    wrapper.plan(
-        indptr,
-        indices,
-        torch.ones_like(indptr[1:]),
-        q_heads,
-        heads,
-        DIM,
-        1,
-        q_data_type=DTYPE,
-        data_type=DTYPE,
-    )
+    types = {"q_data_type": DTYPE, "data_type": DTYPE}
+    wrapper.plan(indptr, indices, torch.ones_like(indptr[1:]), Q_HEADS, HEADS, DIM, 1, **types)
     return wrapper
 
 
@@ -62,7 +50,7 @@ def bench_decode(bench: Bench) -> None:
         if flashinfer is not None:
             stock = [pool[: batch * average, layer].contiguous()[:, None] for pool in (keys, values)]
             lengths = torch.full((batch,), average, dtype=torch.int32)
-            wrapper = flash_decode(slots, lengths, Q_HEADS, HEADS)
+            wrapper = flash_decode(slots, lengths)
             dense_ms = bench.time(lambda: wrapper.run(queries, tuple(stock)), graph=True)
             del stock
         moved = batch * average * HEADS * 2 * CELL_BYTES
@@ -84,36 +72,10 @@ def bench_decode(bench: Bench) -> None:
             bench.record("decode", case, ms, exact, 0, *vs)
             if flashinfer is not None and kind == "no compressed row":
                 # What a server with this pool has instead.
-                wrapper = flash_decode(rows.slots.flatten().int(), lengths, Q_HEADS, HEADS)
+                wrapper = flash_decode(rows.slots.flatten().int(), lengths)
                 views = keys[:, layer, None], values[:, layer, None]
                 same_ms = bench.time(lambda: wrapper.run(queries, views), graph=True)
                 bench.record("decode", case, ms, exact, 0, "FlashInfer, same pool and slots", same_ms)
-        if flashinfer is not None:
-            rows = packed_rows(batch, average, 0.75)
-            bench_flash_route(bench, queries, keys, values, layer, rows, f"{batch} x {average}")
     rows = packed_rows(32, 8192, 0.75)
     ms = bench.time(lambda: kernels.plan_decode(rows, LAYERS, HEADS), graph=True)
     bench.record("decode plan", "32 rows, all layers, once a step", ms, rows.cu_cells.nbytes)
-
-
-def bench_flash_route(
-    bench: Bench,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    layer: int,
-    rows: Rows,
-    size: str,
-) -> None:
-    """FlashInfer over packed cells: (row, KV head) as rows of a batch with one KV head, a cell a page."""
-    index, used = cell_index(rows, layer, LAYERS, HEADS)
-    lengths = used.sum(-1).flatten()
-    wrapper = flash_decode(index[used].int(), lengths.int().cpu(), GROUP, 1)
-    cells = keys.view(-1, 1, 1, DIM), values.view(-1, 1, 1, DIM)
-    flat = queries.view(-1, GROUP, DIM)
-    ms = bench.time(lambda: wrapper.run(flat, cells), graph=True)
-    ours = bench.time(lambda: kernels.decode(queries, keys, values, layer, rows, SCALE), graph=True)
-    moved = int(lengths.sum()) * 2 * CELL_BYTES
-    bench.record(
-        "decode", f"{size}, packed, with its plan", ours, moved, 0, "FlashInfer over cells, planned", ms
-    )

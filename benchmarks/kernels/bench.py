@@ -10,7 +10,7 @@ from triton.testing import do_bench
 from laprox_kernels import Rows
 
 LAYERS, Q_HEADS, HEADS, DIM, DTYPE = 32, 32, 8, 128, torch.bfloat16
-GROUP, CELLS, CELL_BYTES, SCALE = Q_HEADS // HEADS, LAYERS * HEADS, DIM * 2, DIM**-0.5
+CELLS, CELL_BYTES, SCALE = LAYERS * HEADS, DIM * 2, DIM**-0.5
 
 
 class Bench:

@@ -11,7 +11,7 @@ turns:needles            a later question: on the server, over pruned KV, pruned
 rounded:needles          fp8 and 4-bit KV beside pruning at the same bytes
 prose                    how far the distribution of the next tokens moves (KL)
 passcodes                passcodes of the 7M model, 2K to 16K tokens
-longbench/TASK, ruler/LENGTH/TASK    from DIR, else by the datasets package
+longbench/multi_news, ruler/LENGTH/TASK    from DIR
 
 A run goes on where the last one stopped: what FILE holds is not measured again.
 """
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.provenance import ROOT, fault_of
 from benchmarks.harness.server import ServerError
 from benchmarks.quality import smollm2, suite
@@ -42,11 +43,7 @@ LEAST_WIDTH = 110
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("quality", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all that need no network")
     parser.add_argument("--quick", action="store_true", help="few documents: 15 minutes on 2 cores")
     parser.add_argument(

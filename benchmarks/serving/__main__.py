@@ -1,16 +1,11 @@
 """Stock SGLang and LaProx under the same load, at Llama-3.1-8B shapes with random weights.
 
-    python -m benchmarks.serving --server NAME --agents --at 16,32          agents from a seed
-    python -m benchmarks.serving --server NAME --trace FILE --at 16         recorded agents
-    python -m benchmarks.serving --server NAME --trace FILE --rate 0.1,0.2  the same, begun at random times
-    python -m benchmarks.serving --server NAME --trace FILE --stretch 4     or at the recorded times, times 4
-    python -m benchmarks.serving --server NAME --open-loop 0.1,0.3          chats by sglang.bench_serving
-    python -m benchmarks.serving --server NAME --workload b-full,f,e        a fixed number of requests
+    python -m benchmarks.serving --server NAMES --agents --at 16,32     or --trace FILE; --rate, --stretch
+    python -m benchmarks.serving --server NAMES --open-loop 0.1,0.3     chats by sglang.bench_serving
+    python -m benchmarks.serving --server NAMES --workload b-full,f,e   a fixed number of requests
 
-The server is started, unless --url gives one that runs (--print-command says how to start it). Every point
-takes --minutes at most, prints one line, and is merged into --json as soon as it is measured; what the file
-holds of this commit is not measured again. Another --part of a point draws other sessions, and is added to
-it. Needs a GPU; --quick runs everything in small, anywhere, and says nothing about speed.
+README.md says what they are. A server is started, unless --url gives one that runs. Needs a GPU, but for
+--quick, which says nothing about speed.
 """
 
 import argparse
@@ -26,18 +21,19 @@ from typing import Any, NoReturn
 
 import requests
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.client import ClientError
+from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import results_file
 from benchmarks.harness.server import ServerError, command, serve_all
 from benchmarks.serving import plots
 from benchmarks.serving.agents import agents
-from benchmarks.serving.client import WorkloadError
-from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
-from benchmarks.serving.record import Record, RecordError
-from benchmarks.serving.run import LoadPoint, brief, leave_idle, run_point, run_row
-from benchmarks.serving.servers import FLAGS, Service, find_card, lacks, launch
+from benchmarks.serving.open_loop import OpenLoop
+from benchmarks.serving.record import Record
+from benchmarks.serving.run import LoadPoint, Row, brief, run
+from benchmarks.serving.servers import FLAGS, Service, find_card, launch
 from benchmarks.serving.traces import TraceFileError, read_trace
-from benchmarks.serving.workload import Session, Step, Workload
+from benchmarks.serving.workload import Session, Step
 from benchmarks.serving.workloads import workloads
 
 # Of what a server was started with, that its flags do not say.
@@ -48,7 +44,6 @@ RESERVED = 16
 DRAWN = 400
 # In small: agents of a sixty-fourth of the length, without long pauses.
 SMALL = 64
-Row = LoadPoint | OpenLoop | Workload
 
 
 class UsageError(Exception):
@@ -61,44 +56,28 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m benchmarks.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("serving", __doc__, Parser)
     load = parser.add_mutually_exclusive_group()
-    load.add_argument(
-        "--trace", type=Path, metavar="FILE", help="recorded sessions, of a kind that traces.py reads"
-    )
+    load.add_argument("--trace", type=Path, metavar="FILE", help="recorded sessions: see traces.py")
     load.add_argument("--agents", action="store_true", help="sessions with the quantiles of recorded agents")
     load.add_argument("--open-loop", metavar="RATES", help="conversations a second, by sglang.bench_serving")
-    load.add_argument("--workload", metavar="NAMES", help=f"comma-separated: {', '.join(workloads(False))}")
-    parser.add_argument(
-        "--server", required=True, metavar="NAMES", help=f"comma-separated: {', '.join(FLAGS)}"
-    )
+    load.add_argument("--workload", metavar="NAMES", help=f"some of {', '.join(workloads(False))}")
+    parser.add_argument("--server", required=True, metavar="NAMES", help=f"some of {', '.join(FLAGS)}")
     parser.add_argument("--at", metavar="COUNTS", help="sessions at once, of --trace and --agents")
     parser.add_argument("--rate", metavar="RATES", help="sessions begun a second, of --trace and --agents")
     parser.add_argument("--stretch", type=float, metavar="FACTOR", help="recorded starts, times FACTOR")
     parser.add_argument("--limit", choices=LIMITS, default="64k", help="sessions are cut there; default: 64k")
-    parser.add_argument(
-        "--longest-pause", type=float, default=60.0, metavar="SECONDS", help="of an agent; default: 60"
-    )
+    parser.add_argument("--longest-pause", type=float, default=60.0, help="seconds of an agent; default: 60")
     parser.add_argument("--seed", type=int, default=0, help="of --agents")
     parser.add_argument("--rounds", type=int, help="of each row, whose figures are their medians")
     parser.add_argument("--part", type=int, default=0, help="number of a part of a point; default: 0")
     parser.add_argument("--minutes", type=float, default=7.5, help="at most, of every point; default: 7.5")
     parser.add_argument("--url", help="a server that runs already; it must be the one that --server names")
-    parser.add_argument(
-        "--print-command", action="store_true", help="print how the server is started, and end"
-    )
-    parser.add_argument(
-        "--backend", metavar="NAME", help="--attention-backend of the servers; rows of its own"
-    )
+    parser.add_argument("--print-command", action="store_true", help="say how the server is started, and end")
+    parser.add_argument("--backend", help="--attention-backend of the servers; rows of its own")
     parser.add_argument("--server-flags", default="", help="more flags for the server, in one string")
     parser.add_argument("--quick", action="store_true", help="everything in small; runs without a GPU too")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="merge into FILE; in a folder it is serving-CHIP.json"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="in a folder it is serving-CHIP.json")
     parser.add_argument("--again", action="store_true", help="measure what FILE holds of this commit, too")
     return parser.parse_args(arguments)
 
@@ -139,21 +118,22 @@ def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
     curve = f"{source}-{given.limit}"
     kind = f"{source} agents, cut at {given.limit.upper()}, pauses of {given.longest_pause:g} s at most"
     rows: list[Row] = []
+
+    def add(curve: str, name: str, at: float, unit: str, what: str, **load: Any) -> None:
+        about = {"curve": curve, "at": at, "unit": unit}
+        rows.append(LoadPoint(f"{curve}-{name}", what, about, sessions, **load))
+
     for count in numbers(given.at, "--at"):
-        load = {"curve": curve, "at": count, "unit": "agents at once"}
-        rows.append(LoadPoint(f"{curve}-{count:g}", f"{kind}, {count:g} at once", load, sessions, int(count)))
+        add(curve, f"{count:g}", count, "agents at once", f"{kind}, {count:g} at once", agents=int(count))
     for rate in numbers(given.rate, "--rate"):
-        load = {"curve": f"{curve}-rate", "at": rate, "unit": "agents begun a second"}
         what = f"{kind}, {rate:g} begun a second"
-        rows.append(LoadPoint(f"{curve}-rate-{rate:g}", what, load, sessions, rate=rate))
+        add(f"{curve}-rate", f"{rate:g}", rate, "agents begun a second", what, rate=rate)
     if given.stretch:
         if not any(session.start for session in sessions):
             raise UsageError(f"{given.trace} says no times at which sessions begin: give --at or --rate")
-        load = {"curve": f"{curve}-times", "at": 1 / given.stretch, "unit": "times the recorded rate"}
         what = f"{source}, cut at {given.limit.upper()}, {given.stretch:g} times the recorded times"
-        rows.append(
-            LoadPoint(f"{curve}-times-{given.stretch:g}", what, load, sessions, stretch=given.stretch)
-        )
+        name, unit = f"{given.stretch:g}", "times the recorded rate"
+        add(f"{curve}-times", name, 1 / given.stretch, unit, what, stretch=given.stretch)
     if not rows:
         raise UsageError("how much load: give --at, --rate or --stretch")
     return rows
@@ -206,21 +186,9 @@ def served(name: str, given: argparse.Namespace, on_gpu: bool, logs: Path) -> It
         yield Service(name, server.url)
 
 
-def measure(row: Row, service: Service, record: Record, given: argparse.Namespace) -> dict[str, Any]:
-    if isinstance(row, Workload):
-        return run_row(row, service, record, given.minutes)
-    if isinstance(row, LoadPoint):
-        return run_point(row, service, record, given.minutes, given.part, say)
-    try:
-        tally = measure_open_loop(row, service, given.minutes, given.part, say)
-    except WorkloadError as error:
-        leave_idle(service)
-        record.put_failure(row, service.name, str(error), service.backend)
-        return {"failed": str(error)}
-    return record.put_part(row, service.name, given.part, tally, service.backend)
-
-
-def run(names: list[str], rows: list[Row], record: Record, given: argparse.Namespace, on_gpu: bool) -> int:
+def run_all(
+    names: list[str], rows: list[Row], record: Record, given: argparse.Namespace, on_gpu: bool
+) -> int:
     """Drives one server after the other; returns how many points failed."""
     failed = 0
     logs = Path(tempfile.mkdtemp(prefix="laprox-serving-"))
@@ -230,23 +198,17 @@ def run(names: list[str], rows: list[Row], record: Record, given: argparse.Names
         missing = [row for row in rows if given.again or not record.holds(row.name, name, part)]
         for row in (row for row in rows if row not in missing):
             say(f"{row.name} on {name}: there already, of this commit")
-        if (reason := lacks(name, on_gpu)) and not given.url:
-            say(f"{name}: left out, {reason}")
+        if not (on_gpu or given.url) and name.startswith("stock-"):
+            say(f"{name}: left out, a CPU has neither fp8 KV nor a host tier")
         elif missing:
             with served(name, given, on_gpu, logs) as service:
                 about = {"slots": service.slots, "environment": environment, "settings": service.settings}
                 record.put_server("full", name, about)
-                if (
-                    (given.trace or given.agents)
-                    and not given.quick
-                    and service.context < LIMITS[given.limit]
-                ):
+                long = (given.trace or given.agents) and not given.quick
+                if long and service.context < LIMITS[given.limit]:
                     raise UsageError(f"{name} has a context of {service.context:,}: give a smaller --limit")
                 for row in missing:
-                    if isinstance(row, Workload) and row.profile and not on_gpu:
-                        say(f"{row.name}: left out, there are no kernels to trace without a GPU")
-                        continue
-                    measured = measure(row, service, record, given)
+                    measured = run(row, service, record, given.minutes, given.part, say)
                     failed += "failed" in measured
                     print(f"{row.name} on {name}, {service.backend}: {brief(measured)}", flush=True)
     return failed
@@ -278,15 +240,12 @@ def main(arguments: list[str]) -> int:
         rows = rows_of(given, card.share if card else 1.0)
         path = results_file(given.json, "serving-quick" if given.quick else "serving")
         record = Record(path, given.quick, workloads(given.quick), given.backend)
-        failed = run(names, rows, record, given, card is not None)
-    except (UsageError, RecordError, ServerError) as error:
-        print(f"serving: {error}", file=sys.stderr)
+        failed = run_all(names, rows, record, given, card is not None)
+    except (UsageError, RecordError, ServerError, ClientError) as error:
+        say(str(error))
         return 2 if isinstance(error, (UsageError, RecordError)) else 1
-    except ClientError as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("serving: stopped", file=sys.stderr)
+        say("stopped")
         return 130
     if path is not None and record.saved:
         print(plots.written(record.content, path))

@@ -1,9 +1,4 @@
-"""Sends sessions to a server and keeps the time of everything that comes back.
-
-SGLang's own client does not do this: its conversations have no pauses, begin at their first turn, and are
-texts that a chat template and a tokenizer change. Chats at a rate of arrivals are driven by it
-(``open_loop.py``).
-"""
+"""Sends sessions to a server and keeps the time of everything that comes back."""
 
 import asyncio
 import itertools
@@ -113,8 +108,12 @@ class Client:
 
     def arrive(self, arrivals: Sequence[tuple[float, Session]], until: Callable[[], bool]) -> None:
         """Each session at its second, whatever the server does."""
-        lanes = [self._arrival(second, session) for second, session in arrivals]
-        self._drive(lanes, float("inf"), until)
+
+        async def arrival(second: float, session: Session) -> None:
+            await asyncio.sleep(second)
+            await self._converse(session)
+
+        self._drive([arrival(*one) for one in arrivals], float("inf"), until)
 
     def _drive(
         self,
@@ -150,10 +149,6 @@ class Client:
         for session in sessions:
             await self._converse(session, min(start, len(session.steps) - 1), strict)
             start = 0
-
-    async def _arrival(self, second: float, session: Session) -> None:
-        await asyncio.sleep(second)
-        await self._converse(session)
 
     async def _converse(self, session: Session, start: int = 0, strict: bool = False) -> None:
         source = random.Random(session.seed)

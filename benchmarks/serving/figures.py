@@ -8,16 +8,13 @@ from typing import Any
 import numpy
 
 from benchmarks.serving.client import Reply
+from benchmarks.serving.slots import Sample
 
-# (time by ``time.perf_counter``, KV slots in use on the GPU, in host memory).
-Sample = tuple[float, int, int]
-
-# Figures of which a ratio of two servers says something, and those of which only a difference does.
+# Figures of which a ratio of two servers says something.
 COMPARED = (
     *("output_tok_s", "requests_s", "peak_concurrency", "ttft_p50", "ttft_p99", "itl_p50", "itl_p99"),
-    *("slots_mean", "slots_peak", "prefix_hit_tokens", "prefill_busy_ms", "first_decode_ms", "to_decode_ms"),
+    *("slots_mean", "slots_peak", "prefix_hit_tokens"),
 )
-COUNTED = ("syncs", "copies_to_host", "idle_ms")
 SERIES_POINTS = 200
 
 
@@ -55,48 +52,30 @@ def figures(replies: Sequence[Reply], samples: Sequence[Sample]) -> dict[str, An
 
 def by_turn(replies: Sequence[Reply]) -> dict[str, list[Any]]:
     """Time to first token and hit tokens of each turn, where requests are turns of conversations."""
-    turns = [[reply for reply in replies if reply.turn == turn] for turn in range(count_turns(replies))]
-    if len(turns) < 2:
+    last = max((reply.turn for reply in replies), default=0)
+    if not last:
         return {}
+    turns = [[reply for reply in replies if reply.turn == turn] for turn in range(last + 1)]
     return {
         "ttft_p50_by_turn": [milliseconds([reply.ttft for reply in turn], 50) for turn in turns],
         "hit_tokens_by_turn": [sum(reply.hit_tokens for reply in turn) for turn in turns],
     }
 
 
-def count_turns(replies: Sequence[Reply]) -> int:
-    return 1 + max((reply.turn for reply in replies), default=0)
-
-
 def milliseconds(seconds: Sequence[float], percent: float) -> float | None:
-    return round(percentile(seconds, percent) * 1000, 3) if seconds else None
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
     """Linear between the two nearest values."""
-    return float(numpy.percentile(values, percent))
+    return round(float(numpy.percentile(seconds, percent)) * 1000, 3) if seconds else None
 
 
 def peak_concurrency(replies: Sequence[Reply]) -> int:
     """Most requests at once between their first and their last token; one that was dropped has no last."""
-    events = []
-    for reply in replies:
-        if reply.chunks:
-            last = reply.chunks[-1][0] if reply.done else math.inf
-            events += [(reply.chunks[0][0], 1), (last, -1)]
-    # At the same instant one that begins counts beside one that ends.
-    events.sort(key=lambda event: (event[0], -event[1]))
-    running = peak = 0
-    for _, step in events:
-        running += step
-        peak = max(peak, running)
-    return peak
+    return max((running_at(replies, reply.chunks[0][0]) for reply in replies if reply.chunks), default=0)
 
 
 def running_at(replies: Sequence[Reply], time: float) -> int:
     """Requests between their first and their last token at a time."""
     return sum(
-        bool(reply.chunks) and reply.chunks[0][0] <= time and (not reply.done or time < reply.chunks[-1][0])
+        bool(reply.chunks) and reply.chunks[0][0] <= time and (not reply.done or time <= reply.chunks[-1][0])
         for reply in replies
     )
 
@@ -121,23 +100,6 @@ def median_of(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(other: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
-    """LaProx / other. Where rounds of both alternated in one run, the median of the pairs' ratios."""
-    pairs = [(other, laprox)]
-    one_run = all(other.get(key) == laprox.get(key) for key in ("command", "date"))
-    alternated = other.get("alternating") and laprox.get("alternating")
-    if one_run and alternated and len(other.get("rounds", ())) == len(laprox.get("rounds", ())) > 1:
-        pairs = list(zip(other["rounds"], laprox["rounds"], strict=True))
-    result = {}
-    for key in COMPARED:
-        values = [ours[key] / theirs[key] for theirs, ours in pairs if theirs.get(key) and ours.get(key)]
-        # Prefix hits that LaProx lost are a ratio of 0, not a missing one.
-        if not values and other.get(key) and laprox.get(key) == 0:
-            values = [0.0]
-        if values:
-            result[key] = round(statistics.median(values), 4)
-    return result
-
-
-def added(other: dict[str, Any], laprox: dict[str, Any]) -> dict[str, float]:
-    """LaProx - other, of what is counted."""
-    return {key: round(laprox[key] - other[key], 4) for key in COUNTED if key in other and key in laprox}
+    """LaProx / other. Prefix hits that LaProx lost are a ratio of 0, not a missing one."""
+    both = [key for key in COMPARED if other.get(key) and laprox.get(key) is not None]
+    return {key: round(laprox[key] / other[key], 4) for key in both}

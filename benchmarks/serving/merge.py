@@ -6,23 +6,15 @@ Of a server that several parts measured, the last one counts; parts of one load 
 added up. Parts of another chip, or of one row by another SGLang, are refused. Pictures are drawn beside OUT.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.arguments import parser as parser_of
+from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import fault_of
 from benchmarks.serving import plots
-from benchmarks.serving.record import (
-    RATIOS,
-    RecordError,
-    backend_key,
-    compare,
-    read,
-    sglang_of,
-    sort,
-    write,
-)
+from benchmarks.serving.record import backend_key, compare, read, sglang_of, sort, write
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import SERVERS
 from benchmarks.serving.workloads import workloads
@@ -47,13 +39,11 @@ def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
             if known is not row:
                 sides = {server: joined(known.get(server), row.get(server)) for server in SERVERS}
                 known |= row | {server: side for server, side in sides.items() if side or server in known}
+                compare(known)
     for (name, _), row in rows.items():
         if len(found := {str(sglang_of(row[server])) for server in SERVERS if row.get(server)}) > 1:
             raise RecordError(f"{name} was measured on several SGLangs: {', '.join(sorted(found))}")
-        for key in RATIOS.values():
-            row.pop(key, None)
-        compare(row)
-        merged["rows"].append(row)
+    merged["rows"] = list(rows.values())
     sort(merged["rows"], list(workloads(merged["quick"])))
     return merged
 
@@ -73,11 +63,7 @@ def joined(old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, 
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving.merge",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("serving.merge", __doc__)
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART.json")
     parser.add_argument("--json", required=True, type=Path, metavar="OUT.json")
     given = parser.parse_args(arguments)

@@ -1,9 +1,4 @@
-"""Conversations at a rate of arrivals, driven by SGLang's own client, ``sglang.bench_serving``.
-
-Of what it writes, these are taken: first tokens, times between chunks, and what the server says of prompt
-tokens, generated tokens and cached tokens. Its totals of input tokens are 0 where conversations have turns;
-they are added up here ("SGLang's client" in README.md).
-"""
+"""Conversations at a rate of arrivals, by ``sglang.bench_serving``; README.md says what of it is taken."""
 
 import importlib.util
 import itertools
@@ -19,7 +14,7 @@ from typing import Any
 
 from benchmarks.serving.client import Reply, WorkloadError
 from benchmarks.serving.servers import Service
-from benchmarks.serving.slots import SlotSampler
+from benchmarks.serving.slots import sampled
 from benchmarks.serving.tally import LEVELS, Tally
 
 MODULE = "sglang.benchmark.serving"
@@ -90,7 +85,7 @@ def measure_open_loop(
     """
     with (
         tempfile.TemporaryDirectory(prefix="laprox-open-loop-") as folder,
-        SlotSampler(service.url) as sampler,
+        sampled(service.url) as samples,
     ):
         out, log = Path(folder) / "result.jsonl", Path(folder) / "log"
         began = time.perf_counter()
@@ -107,7 +102,7 @@ def measure_open_loop(
         result = json.loads(out.read_text().splitlines()[-1])
     found = tally_of(result, row.turns)
     until = time.perf_counter()
-    slots = Tally.of([], sampler.samples, max(began, until - result["duration"]), until)
+    slots = Tally.of([], samples, max(began, until - result["duration"]), until)
     found.slots, found.host = slots.slots, slots.host
     return found
 

@@ -36,13 +36,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
-    plt.rcParams.update({"grid.alpha": 0.25, "font.size": 10, "legend.frameon": False})
+    plt = pictures.drawing()
     rows = by_workload(content["rows"])
     drawn = []
     subtitle = f"{content['chip']}, Llama-3.1-8B shapes" if not content["quick"] else "--quick: says nothing"
@@ -98,7 +92,10 @@ def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, s
     figure, part, label = panel
     for server in COLOURS:
         of_server = [(row["load"]["at"], row[server]) for row in points if row.get(server)]
-        found = [(at, value_of(side.get(figure), part), bool(side.get("invalid"))) for at, side in of_server]
+        found = [
+            (at, (side.get(figure) or {}).get(part) if part else side.get(figure), bool(side.get("invalid")))
+            for at, side in of_server
+        ]
         line = [(at, value, invalid) for at, value, invalid in found if value is not None]
         if of_server:
             axis.plot(
@@ -114,10 +111,6 @@ def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, s
     axis.set_ylim(bottom=0)
     axis.set_title(label, fontsize=9)
     axis.set_xlabel(points[0]["load"]["unit"])
-
-
-def value_of(value: Any, part: str) -> Any:
-    return value.get(part) if isinstance(value, dict) else value
 
 
 def save(figure: Any, path: Path, what: str, title: str) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.harness.files import replacing
-from benchmarks.harness.provenance import chip, fault_of, made_by, same_origin
-from benchmarks.serving.figures import added, ratio
+from benchmarks.harness.files import RecordError, begun, replacing
+from benchmarks.harness.provenance import made_by, same_origin
+from benchmarks.serving.figures import ratio
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
@@ -30,10 +30,6 @@ class Named(Protocol):
     def name(self) -> str: ...
     @property
     def what(self) -> str: ...
-
-
-class RecordError(RuntimeError):
-    """A results file that cannot be added to; the message is one line."""
 
 
 class Record:
@@ -59,25 +55,12 @@ class Record:
         self._path = path
         self._order = list(order)
         self._backend = backend or DEFAULT
-        self.content: dict[str, Any] = {"chip": chip(), "quick": quick, "servers": {}, "rows": []}
-        if fault := fault_of(path):
-            raise RecordError(fault)
-        if path is not None and path.exists():
-            old = read(path)
-            if any(old[key] != self.content[key] for key in ("chip", "quick")):
-                raise RecordError(
-                    f"{path} holds results of {old['chip']}{', --quick' if old['quick'] else ''}: "
-                    "give another file"
-                )
-            self.content |= {"servers": old["servers"], "rows": old["rows"]}
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of the backend that is measured."""
-        return [row for row in self.content["rows"] if backend_key(row) == self._backend]
+        self.content = begun(path, quick, read, servers={}, rows=[])
 
     def row(self, workload: str) -> dict[str, Any] | None:
-        return next((row for row in self.rows if row["workload"] == workload), None)
+        """Of the backend that is measured."""
+        key = workload, self._backend
+        return next((row for row in self.content["rows"] if (row["workload"], backend_key(row)) == key), None)
 
     def figures(self, workload: str, server: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = (self.row(workload) or {}).get(server)
@@ -143,15 +126,13 @@ def compare(row: dict[str, Any]) -> None:
     """Writes what LaProx is beside the others into a row."""
     laprox = row.get(LAPROX)
     for other, key in RATIOS.items():
+        row.pop(key, None)
         if laprox and row.get(other) and sglang_of(row[other]) == sglang_of(laprox):
             row[key] = ratio(row[other], laprox)
-            if other == STOCK and (difference := added(row[other], laprox)):
-                row["added"] = difference
 
 
-def sglang_of(side: dict[str, Any]) -> str | None:
-    version: str | None = side.get("versions", {}).get("sglang")
-    return version
+def sglang_of(side: dict[str, Any]) -> Any:
+    return side.get("versions", {}).get("sglang")
 
 
 def backend_key(row: dict[str, Any]) -> str:
@@ -190,11 +171,6 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        for row in content["rows"]:
-            for side in (row[server] for server in SERVERS if row.get(server)):
-                # Files of before each part said so have it at their head, or at that of the row.
-                side.setdefault("versions", content.get("versions", {}))
-                side.setdefault("attention_backend", row.get("attention_backend"))
         return {key: content[key] for key in ("chip", "quick", "servers", "rows")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} does not hold results of this benchmark ({error!r})") from None

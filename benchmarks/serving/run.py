@@ -2,11 +2,9 @@
 
 import itertools
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -14,10 +12,10 @@ import requests
 from benchmarks.harness.client import ClientError
 from benchmarks.serving.client import Client, WorkloadError
 from benchmarks.serving.figures import figures, median_of
-from benchmarks.serving.profile import TraceError, summarise
+from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
 from benchmarks.serving.record import Record
 from benchmarks.serving.servers import Service
-from benchmarks.serving.slots import SlotSampler
+from benchmarks.serving.slots import sampled
 from benchmarks.serving.tally import Tally
 from benchmarks.serving.workload import Session, Workload
 
@@ -27,6 +25,11 @@ WARM_SECONDS = 300
 # AgentX takes ten. The warm-up ends with this share of the time, whoever has replied by then.
 MIDDLE, WARM_REPLIES, WARM_SHARE = (0.25, 0.75), 2, 0.4
 SAY_SECONDS = 20.0
+# Of the line that a point prints; milliseconds, and rates a second.
+SHOWN = (
+    *("output_tok_s", "ttft_p50", "ttft_p95", "itl_p50", "itl_p99", "interactivity_p90"),
+    *("computed_again", "slots_mean", "seconds"),
+)
 Say = Callable[[str], None]
 
 
@@ -49,6 +52,9 @@ class LoadPoint:
     agents: int = 0
     rate: float = 0.0
     stretch: float = 1.0
+
+
+Row = LoadPoint | OpenLoop | Workload
 
 
 def measure_point(point: LoadPoint, service: Service, minutes: float, part: int, say: Say) -> Tally:
@@ -83,7 +89,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
             say(f"{point.name} on {service.name}: {now - began:.0f} s, {done} replies, {waiting} wait")
         return now > until
 
-    with SlotSampler(service.url) as sampler:
+    with sampled(service.url) as samples:
         try:
             if point.agents:
                 drawn = (source.choice(point.sessions) for _ in itertools.count())
@@ -96,7 +102,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
         finally:
             leave_idle(service)
     end = min(time.perf_counter(), until)
-    return Tally.of(client.replies, sampler.samples, measured_from[0] if measured_from else end, end)
+    return Tally.of(client.replies, samples, measured_from[0] if measured_from else end, end)
 
 
 def arrivals(
@@ -124,35 +130,32 @@ def renamed(session: Session, name: str) -> Session:
     return Session(f"{session.seed} {name}", session.steps, session.head, session.start)
 
 
-def run_point(
-    point: LoadPoint, service: Service, record: Record, minutes: float, part: int, say: Say
-) -> dict[str, Any]:
-    """Figures of the point with all its parts, or ``failed``; they are in the record."""
+def run(row: Row, service: Service, record: Record, minutes: float, part: int, say: Say) -> dict[str, Any]:
+    """Figures of a row, or of a point with all its parts, or ``failed``; they are in the record."""
     try:
+        if isinstance(row, Workload):
+            measured = measure_row(row, service, minutes)
+            record.put(row, service.name, measured, service.backend)
+            return measured
         service.flush()
-        tally = measure_point(point, service, minutes, part, say)
+        if isinstance(row, LoadPoint):
+            tally = measure_point(row, service, minutes, part, say)
+        else:
+            tally = measure_open_loop(row, service, minutes, part, say)
         if not tally.requests and tally.failed:
             raise WorkloadError(f"all {tally.failed} requests failed")
-        return record.put_part(point, service.name, part, tally, service.backend)
-    except (WorkloadError, ClientError, requests.RequestException) as error:
-        record.put_failure(point, service.name, str(error), service.backend)
-        return {"failed": str(error)}
-
-
-def run_row(row: Workload, service: Service, record: Record, minutes: float) -> dict[str, Any]:
-    """Median of the rounds of a row, or ``failed``; they are in the record."""
-    deadline = time.monotonic() + 60 * minutes
-    try:
-        rounds = [
-            measure_round(row, service, number, deadline - time.monotonic()) for number in range(row.rounds)
-        ]
+        return record.put_part(row, service.name, part, tally, service.backend)
     except (WorkloadError, ClientError, requests.RequestException) as error:
         leave_idle(service)
         record.put_failure(row, service.name, str(error), service.backend)
         return {"failed": str(error)}
-    measured = median_of(rounds)
-    record.put(row, service.name, measured, service.backend)
-    return measured
+
+
+def measure_row(row: Workload, service: Service, minutes: float) -> dict[str, Any]:
+    """Median of its rounds."""
+    deadline = time.monotonic() + 60 * minutes
+    numbers = range(row.rounds)
+    return median_of([measure_round(row, service, i, deadline - time.monotonic()) for i in numbers])
 
 
 def measure_round(row: Workload, service: Service, number: int, limit: float) -> dict[str, Any]:
@@ -170,29 +173,14 @@ def measure_round(row: Workload, service: Service, number: int, limit: float) ->
         if not row.groups:
             service.flush()
     client = Client(service.url, options)
-    if row.profile:
-        return traced(service, client, sessions, limit)
     before = service.totals()
-    with SlotSampler(service.url) as sampler:
+    with sampled(service.url) as samples:
         client.run(sessions, limit, row.clients)
     after = service.totals()
-    measured = figures(client.replies, sampler.samples)
+    measured = figures(client.replies, samples)
     if before is not None and after is not None:
         measured |= pruning(row, before, after)
     return measured
-
-
-def traced(service: Service, client: Client, sessions: Sequence[Session], limit: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="laprox-trace-") as folder:
-        service.start_profile(Path(folder))
-        try:
-            client.run(sessions, limit)
-        finally:
-            service.stop_profile()
-        try:
-            return summarise(Path(folder))
-        except TraceError as error:
-            raise WorkloadError(f"no figures: {error}") from error
 
 
 def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -222,21 +210,7 @@ def brief(measured: dict[str, Any]) -> str:
     """A line for whoever watches."""
     if "failed" in measured:
         return f"FAILED: {measured['failed']}"
-    shown = {
-        "output_tok_s": "{:,.0f} tokens/s",
-        "ttft_p50": "first token {:,.0f} ms",
-        "ttft_p95": "p95 {:,.0f} ms",
-        "itl_p50": "between tokens {:,.1f} ms",
-        "itl_p99": "p99 {:,.1f} ms",
-        "interactivity_p90": "{:,.1f} tokens/s of a user at p90",
-        "computed_again": "{:,} tokens computed again",
-        "slots_mean": "{:,} slots",
-        "seconds": "{:.0f} s",
-        "syncs": "{} waits of the host",
-    }
-    told = [text.format(measured[key]) for key, text in shown.items() if measured.get(key) is not None]
+    told = [f"{key} {measured[key]:,}" for key in SHOWN if measured.get(key) is not None]
     if level := measured.get("goodput_agents"):
-        told.append(
-            f"goodput {level['output_tok_s']:,.0f} tokens/s{'' if level['met'] else ', level missed'}"
-        )
+        told.append(f"goodput {level['output_tok_s']:,}{'' if level['met'] else ', level missed'}")
     return ", ".join(told + [f"INVALID ({fault})" for fault in measured.get("invalid", ())])

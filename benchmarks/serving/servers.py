@@ -115,13 +115,6 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
     return found
 
 
-def lacks(server: str, on_gpu: bool) -> str | None:
-    """Why a server cannot be started here."""
-    if not on_gpu and FLAGS[server][:1] in (FP8_FLAGS[:1], HOST_FLAGS[:1]):
-        return "a CPU has neither fp8 KV nor a host tier"
-    return None
-
-
 def launch(
     server: str, logs: Path, on_gpu: bool, quick: bool, backend: str | None, more: list[str]
 ) -> Launch:
@@ -197,11 +190,3 @@ class Service(Client):
     def totals(self) -> dict[str, Any] | None:
         """What LaProx counted since the start; None on a stock server."""
         return self.laprox() if "laprox" in self.settings else None
-
-    def start_profile(self, folder: Path) -> None:
-        body = {"output_dir": str(folder), "activities": ["CPU", "GPU"]}
-        self.post("/start_profile", **body, with_stack=False, record_shapes=False).raise_for_status()
-
-    def stop_profile(self) -> None:
-        """Returns when the trace is written."""
-        self.post("/stop_profile").raise_for_status()

@@ -3,47 +3,40 @@
 import re
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import requests
 
 # The page is made on the thread that streams the replies: reading it often would show in them.
 PERIOD_SECONDS = 0.5
 GPU, HOST = "sglang:num_used_tokens", "sglang:hicache_host_used_tokens"
+# (time by ``time.perf_counter``, slots that running requests pin on the GPU, slots in use in host memory).
+Sample = tuple[float, int, int]
 
 
-class SlotSampler:
-    """Samples in a thread while the context lasts.
+@contextmanager
+def sampled(url: str) -> Iterator[list[Sample]]:
+    """Samples in a thread while the context lasts."""
+    samples: list[Sample] = []
+    stop = threading.Event()
 
-    Attributes:
-        samples: (time by ``time.perf_counter``, slots that running requests pin on the GPU, slots in use in
-            host memory).
-    """
-
-    def __init__(self, url: str) -> None:
-        self.samples: list[tuple[float, int, int]] = []
-        self._url = url + "/metrics"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "SlotSampler":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(PERIOD_SECONDS):
+    def watch() -> None:
+        while not stop.wait(PERIOD_SECONDS):
             try:
-                page = requests.get(self._url, timeout=30).text
+                page = requests.get(f"{url}/metrics", timeout=30).text
             except requests.RequestException:
                 continue
             if (used := gauge(page, GPU)) is not None:
-                self.samples.append((time.perf_counter(), used, gauge(page, HOST) or 0))
+                samples.append((time.perf_counter(), used, gauge(page, HOST) or 0))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
 
 
 def gauge(page: str, name: str) -> int | None:

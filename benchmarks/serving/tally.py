@@ -7,7 +7,7 @@ adding their bins.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from benchmarks.serving.client import Reply
 
@@ -19,8 +19,7 @@ MOST_FAILED = 0.05
 TURNS = (1, 2, 6, 16, 32)
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """A service level: (percentile, seconds) of the first token, and of the time between tokens."""
 
     first: tuple[float, float]
@@ -94,7 +93,7 @@ class Tally:
         """What happened in a period, by ``time.perf_counter``."""
         tally = cls(seconds=round(until - since, 2))
         for reply in replies:
-            tally._count_tokens(reply, since, until)
+            tally.output_tokens += sum(tokens for at, tokens in reply.chunks if since <= at <= until)
             if reply.done and since <= reply.chunks[-1][0] <= until:
                 tally._count(reply)
             elif reply.error and since <= reply.sent <= until:
@@ -111,9 +110,6 @@ class Tally:
                 for counts, value in ((tally.slots, used), (tally.host, host)):
                     counts[:] = [counts[0] + 1, counts[1] + value, max(counts[2], value)]
         return tally
-
-    def _count_tokens(self, reply: Reply, since: float, until: float) -> None:
-        self.output_tokens += sum(tokens for at, tokens in reply.chunks if since <= at <= until)
 
     def _first(self, turn: int, seconds: float) -> None:
         group = max(start for start in TURNS if start <= turn + 1)

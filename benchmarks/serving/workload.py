@@ -86,7 +86,6 @@ class Workload:
         clients: sessions at once; 0 sends all of them at time 0.
         rounds: measured runs; a figure is their median.
         pruned: share of the requests that must be pruned.
-        profile: a run under SGLang's profiler.
     """
 
     name: str
@@ -102,7 +101,6 @@ class Workload:
     clients: int = 0
     rounds: int = 1
     pruned: float = 1.0
-    profile: bool = False
 
     def sessions(self, number: int) -> tuple[list[Session], list[Session]]:
         """Unmeasured sessions and measured ones of a round; the same for every server."""

@@ -42,7 +42,6 @@ def workloads(quick: bool, share: float = 1.0) -> dict[str, Workload]:
         ),
         *short,
         Workload("d", "6 turns, 8K in, then 1K more each, 256 out", 4, 8 * K, 256, turns=6, addition=K),
-        Workload("profile", "a lone request, 32K in, traced", 1, 32 * K, 8, profile=True),
         # An H200 has room for 24 of them on stock. 40 are a wave and two thirds of one: no count a little off
         # leaves a few to run alone, and two whole waves take longer than a part may.
         Workload("b-full", "32K in, 4K out, unique, the whole card", full(40), 32 * K, 4 * K),

@@ -6,11 +6,11 @@
 What lies between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
+from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.provenance import ROOT
 from benchmarks.quality.record import report
 from benchmarks.quality.record.results_file import Results, ResultsError
@@ -18,7 +18,6 @@ from benchmarks.quality.record.tuning_report import tuning
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
 from benchmarks.tables.headline import headline
-from benchmarks.tables.sources import sources
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -29,12 +28,8 @@ def readme() -> dict[str, str]:
         "headline": headline(),
         "serving": speed.against_stock(),
         "quality": report.readme(results),
-        "sources": sources(results),
+        "sources": speed.sources(results),
     }
-
-
-def on_a_gpu() -> dict[str, str]:
-    return {"pruning": all_rows.pruning()}
 
 
 def about_quality() -> dict[str, str]:
@@ -60,7 +55,7 @@ def quality(name: str) -> Results:
 
 PAGES = {
     Path("README.md"): readme,
-    Path("docs/on-a-gpu.md"): on_a_gpu,
+    Path("docs/on-a-gpu.md"): lambda: {"pruning": all_rows.pruning()},
     Path("docs/quality.md"): about_quality,
     Path("benchmarks/README.md"): all_figures,
 }
@@ -81,11 +76,7 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tables",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("tables", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs")
     check = parser.parse_args(arguments).check
     wrong = 0

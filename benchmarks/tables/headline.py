@@ -48,10 +48,11 @@ def headline() -> str:
 def claims(found: dict[str, Any]) -> list[tuple[bool, str]]:
     """Whether LaProx is behind, and in words by how much."""
     row = found["f"]
+    pinned = [f"{row[server]['slots_mean']:,}" for server in (LAPROX, STOCK)]
     told = [
         claim(row, SPEED, "**{:.2f} times** the output tokens per second" + than_best(row)),
         claim(row, FIRST_TOKEN, "**{:.2f} times** as long to the first token (median)"),
-        claim(row, "slots_mean", f"{slots(row, LAPROX)} KV slots pinned, not {slots(row, STOCK)}"),
+        claim(row, "slots_mean", " KV slots pinned, not ".join(pinned)),
     ]
     if lone := found.get("ttft"):
         text = f"**{{:.2f}} times** as long between tokens at the 99th percentile ({lone['what']})"
@@ -69,10 +70,6 @@ def than_best(row: dict[str, Any]) -> str:
         return ""
     ratio = row[LAPROX][SPEED] / stock[SPEED]
     return f" ({ratio:.2f} times the fastest stock's, on {stock['attention_backend']})"
-
-
-def slots(row: dict[str, Any], server: str) -> str:
-    return f"{row[server]['slots_mean']:,}"
 
 
 def two_columns(told: list[tuple[bool, str]]) -> str:

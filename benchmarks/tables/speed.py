@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from benchmarks.harness.markdown import table
+from benchmarks.harness.markdown import table, versions, when, wrapped
+from benchmarks.quality.methods import METHOD_OPTIONS
+from benchmarks.quality.record.report import needles_parts, unlike_today
+from benchmarks.quality.record.results_file import Results
 from benchmarks.serving.record import RATIOS, by_workload
 from benchmarks.serving.workload import FP8, LAPROX, STOCK
 from benchmarks.tables.cells import FIGURES, beside, ratio_text
@@ -105,12 +108,9 @@ def line(name: str, row: Row, figure: str, ratio: str | None = None) -> Line:
     """
     stock, laprox = row[STOCK], row[LAPROX]
     ratio = beside(row, RATIOS[STOCK], figure) if ratio is None else ratio
-    cells = (FIGURES[figure].label, text(stock, figure), text(laprox, figure), ratio)
+    about = FIGURES[figure]
+    cells = (about.label, about.text(stock.get(figure)), about.text(laprox.get(figure)), ratio)
     return Line(name, row["what"], backends(row), cells, (stock, laprox))
-
-
-def text(side: Side, figure: str) -> str:
-    return FIGURES[figure].text(side.get(figure))
 
 
 def cells_of(lines: list[Line]) -> list[tuple[str, ...]]:
@@ -142,3 +142,23 @@ def by_card() -> dict[str, list[Line]]:
 def measured() -> dict[str, list[Side]]:
     """By card: all that the table is made of."""
     return {chip: [side for one in lines for side in one.sides] for chip, lines in by_card().items()}
+
+
+def sources(quality: Results) -> str:
+    """Where the README's figures come from, in a block that opens on a click: the versions once."""
+    parts = needles_parts(quality.parts)
+    speed = measured()
+    told = [
+        f"Speed, {serving()[chip]['chip']}: {when(sides)}.{served_unlike_today(chip)}"
+        for chip, sides in speed.items()
+    ]
+    told.append(f"Quality, {parts[0]['chip']}: {when(parts)}.{unlike_today(parts)}")
+    told.append(f"All of them: {versions([*parts, *(side for sides in speed.values() for side in sides)])}.")
+    head = "<details><summary>Dates, commits and versions of these figures</summary>"
+    return "\n".join([head, "", *(wrapped(text, "- ", "  ") for text in told), "", "</details>"])
+
+
+def served_unlike_today(chip: str) -> str:
+    """A sentence on what LaProx's latest server on a card kept otherwise than by today's defaults, if so."""
+    given = serving()[chip]["servers"].get("full", {}).get("laprox", {}).get("settings", {}).get("laprox", {})
+    return unlike_today([{"served": {name: given[name] for name in METHOD_OPTIONS if name in given}}])

@@ -21,11 +21,8 @@ SEE_BUDGET = ("criticalkv", "momentkv")
 def allocator(config: Config) -> str:
     """Name of a row's allocator, with the floor where there is one."""
     floor = config.method.allocation.floor
-    return (
-        f"{config.allocator}, floor {floor:g}"
-        if floor and config.allocator != "uniform"
-        else config.allocator
-    )
+    has_floor = floor and config.allocator != "uniform"
+    return f"{config.allocator}, floor {floor:g}" if has_floor else config.allocator
 
 
 def plan_of(config: Config, budget: float, length: int) -> Plan:

@@ -26,12 +26,7 @@ def draw(results: Results) -> list[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
+    plt = pictures.drawing()
     panels = [group for group in groups(results.rows) if group.whole.graded]
     panels.sort(key=lambda of: (of.whole.task, TURNS.index(of.whole.turn), of.whole.length))
     shown = [document for part in results.parts for document in part["shown"]][-PICTURES:]
@@ -88,11 +83,11 @@ def curves(axis: Any, group: Group) -> None:
     axis.minorticks_off()
     axis.set_xlabel("kept, %")
     axis.set_ylim(-2, 102)
-    axis.grid(alpha=0.25)
 
 
 def heat(axis: Any, document: dict[str, Any]) -> None:
     picture = axis.imshow(document["map"], aspect="auto", cmap="viridis", vmin=0, vmax=0.3)
+    axis.grid(False)
     start, stop = document["map_fact"]
     axis.axvspan(start - 0.5, stop - 0.5, color="red", alpha=0.35, linewidth=0)
     title = f"{document['question']} ({document['budget']:.0%} kept; red: where the fact is)"

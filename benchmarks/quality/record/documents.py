@@ -198,11 +198,15 @@ def joined(rows: Sequence[Row]) -> Row:
     sums = [row.sums for row in rows]
     return replace(
         rows[0],
-        length=" and ".join(row.length if isinstance(row.length, str) else f"{row.length:,}" for row in rows),
+        length=" and ".join(map(lengths, rows)),
         exact="".join(row.exact for row in rows),
         numbers={name: [value for row in rows for value in row.numbers[name]] for name in rows[0].numbers},
         sums={name: sum(of[name] for of in sums) for name in rows[0].sums},
     )
+
+
+def lengths(row: Row) -> str:
+    return row.length if isinstance(row.length, str) else f"{row.length:,}"
 
 
 def find(rows: Sequence[Row], **wanted: Any) -> Row | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record.documents import FIRST, LATER, Row, find, joined
+from benchmarks.quality.record.documents import FIRST, LATER, Row, find, joined, lengths
 
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "kl": 3}
@@ -47,6 +47,8 @@ class Group:
 
     def cell(self, method: str, budget: float) -> str:
         """A figure with its interval; nothing where there is none."""
+        if budget == 1:
+            return f"{self.whole.percent:.0f}"
         row = find(self.rows, method=method, budget=budget)
         if row is None:
             return ""
@@ -66,7 +68,7 @@ class Group:
             (name, *(self.cell(method, budget) for budget in self.budgets)) for method, name in shown.items()
         ]
         if self.whole.graded and all_kv:
-            lines.insert(0, ("all KV", *[f"{self.whole.percent:.0f}"] * len(self.budgets)))
+            lines.insert(0, ("all KV", *[self.cell("", 1)] * len(self.budgets)))
         return table((title, *map(share, self.budgets)), lines, right=len(self.budgets))
 
     def differences(self, other: str, ours: str = SERVED) -> list[str]:
@@ -123,10 +125,6 @@ def later_and_first(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 def find_all(rows: Sequence[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if find([row], **wanted)]
-
-
-def lengths(row: Row) -> str:
-    return row.length if isinstance(row.length, str) else f"{row.length:,}"
 
 
 def share(budget: float) -> str:

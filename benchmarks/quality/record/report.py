@@ -7,7 +7,6 @@ from benchmarks.harness.markdown import origin, table, wrapped
 from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
 from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Row
 from benchmarks.quality.record.groups import (
-    Group,
     all_lengths,
     difference,
     find_all,
@@ -66,13 +65,9 @@ def readme(results: Results) -> str:
     lines = ["| kept | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
     for budget in (1.0, *by_turn[LATER].budgets):
         of = [by_turn.get(turn) for turn in TITLES]
-        cells = ("" if group is None else answered(group, budget) for group in of)
+        cells = ("" if group is None else group.cell(SERVED, budget) for group in of)
         lines.append(f"| {kept(budget)} | " + " | ".join(cells) + " |")
     return "\n".join([wrapped(about), "", *lines])
-
-
-def answered(group: Group, budget: float) -> str:
-    return f"{group.whole.percent:.0f}" if budget == 1 else group.cell(SERVED, budget)
 
 
 def needles(results: Results) -> str:

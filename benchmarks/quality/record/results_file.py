@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -67,7 +66,9 @@ class Results:
                 old = json.loads(path.read_text())
                 self.quick, self.parts = old["quick"], old["parts"]
                 self._rows = {row.key: row for row in map(Row.read, old["rows"])}
-                check_documents(self.rows)
+                counts: dict[tuple[Any, ...], int] = {}
+                if any(counts.setdefault(row.documents, row.count) != row.count for row in self.rows):
+                    raise ValueError("rows of the same documents have different numbers of them")
             except (ValueError, KeyError, TypeError) as error:
                 raise ResultsError(f"{path} does not hold results of this benchmark ({error!r})") from None
             if quick is not None and self.quick != quick:
@@ -165,13 +166,3 @@ def lines(values: list[dict[str, Any]]) -> str:
     """JSON with a line for each of them."""
     told = (json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in values)
     return "[\n  " + ",\n  ".join(told) + "\n ]" if values else "[]"
-
-
-def check_documents(rows: Iterable[Row]) -> None:
-    """
-    Raises:
-        ValueError: rows of the same documents have different numbers of them.
-    """
-    counts: dict[tuple[Any, ...], int] = {}
-    if any(counts.setdefault(row.documents, row.count) != row.count for row in rows):
-        raise ValueError("rows of the same documents have different numbers of them")

@@ -1,4 +1,4 @@
-"""What a person sees of a document: the question, the answers, and what was kept around the fact."""
+"""What a person sees of a document: the question, the answers, and a picture of the cells that were kept."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,10 @@ from rich.text import Text
 from benchmarks.quality.served import Reply
 from benchmarks.quality.tasks.task import Case
 
-# Shown are answers at this budget, and this many tokens around the fact.
-BUDGET, AROUND = 0.05, 10
+# Shown are answers at this budget.
+BUDGET = 0.05
 # Positions of a column in the picture of kept cells.
 COLUMN = 32
-# By the least share of its cells that is kept: the mark behind a token, its colour, and what that says.
-LEVELS = (
-    (0.0, "·", "bright_black", "kept by no head"),
-    (0.001, "▁", "red", "under 2 % of the cells"),
-    (0.02, "▃", "yellow", "under 10 %"),
-    (0.1, "▆", "green", "under 50 %"),
-    (0.5, "█", "green", "more"),
-)
 
 
 def of(tokenizer: Any, case: Case, replies: Mapping[float | None, Reply]) -> dict[str, Any]:
@@ -29,8 +21,6 @@ def of(tokenizer: Any, case: Case, replies: Mapping[float | None, Reply]) -> dic
     if pruned.cells is None:
         return {}
     by_layer = pruned.cells.float().mean(dim=1)
-    shares = by_layer.mean(dim=0)
-    around = range(max(0, fact.start - AROUND), min(len(case.prompt), fact.stop + AROUND))
     columns = [column.mean(dim=1).tolist() for column in by_layer.split(COLUMN, dim=1)]
     return {
         "kind": case.kind,
@@ -39,9 +29,6 @@ def of(tokenizer: Any, case: Case, replies: Mapping[float | None, Reply]) -> dic
         "all KV": decode(replies[None].ids),
         "pruned": decode(pruned.ids),
         "budget": BUDGET,
-        "tokens": [decode([case.prompt[place]]) for place in around],
-        "kept": [round(shares[place].item(), 3) for place in around],
-        "fact": [fact.start - around.start, fact.stop - around.start],
         "map": [[round(value, 2) for value in layer] for layer in zip(*columns, strict=True)],
         "map_fact": [fact.start / COLUMN, fact.stop / COLUMN],
     }
@@ -55,18 +42,4 @@ def show(shown: dict[str, Any], console: Console) -> None:
         verdict = "right" if right else f"wrong: {shown['answer'].strip()}"
         style = "green" if right else "red"
         console.print(Text(f"{title:<10} ").append(shown[name].strip(), style=style).append(f"  ({verdict})"))
-    console.print(around_fact(shown))
-    legend = " ".join(f"{mark} {meaning}" for _, mark, _, meaning in LEVELS)
-    console.print(f"           {legend}", style="dim")
     console.print()
-
-
-def around_fact(shown: dict[str, Any]) -> Text:
-    """The fact, underlined, and the tokens around it, each with the share of its cells that was kept."""
-    text = Text("kept       ")
-    start, stop = shown["fact"]
-    for index, (token, share) in enumerate(zip(shown["tokens"], shown["kept"], strict=True)):
-        _, mark, colour, _ = next(level for level in reversed(LEVELS) if share >= level[0])
-        text.append(token.replace("\n", "↵"), style="underline" if start <= index < stop else "")
-        text.append(mark, style=colour)
-    return text

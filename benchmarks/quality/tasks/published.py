@@ -1,4 +1,4 @@
-"""Tasks that others published: from files in ``--data``, else from the Hugging Face hub by ``datasets``."""
+"""Tasks that others published, from files in ``--data``."""
 
 import json
 from collections.abc import Iterator
@@ -17,19 +17,20 @@ MULTI_NEWS = (
     "You are given several news passages. Write a one-page summary of all news. \n\nNews:\n{context}\n\n"
     "Now, write a one-page summary of all the news.\n\nSummary:"
 )
-FORMS = "longbench/TASK or ruler/LENGTH/TASK"
+FORMS = "longbench/multi_news or ruler/LENGTH/TASK"
 # The user's message, how the model's answer begins, and what it should be.
-Rows = Iterator[tuple[str, str, str]]
+Read = tuple[str, str, str]
+Rows = Iterator[Read]
 
 
 def cases(name: str, wanted: Wanted) -> list[Case]:
     """Questions with their reference answers.
 
     Args:
-        name: ``longbench/TASK`` or ``ruler/LENGTH/TASK``.
+        name: ``longbench/multi_news`` or ``ruler/LENGTH/TASK``.
 
     Raises:
-        TaskError: there is no such task, or it can neither be read nor fetched.
+        TaskError: there is no such task, or its file is not there.
     """
     found = []
     for prompt, begun, answer in rows(name, wanted.data):
@@ -52,49 +53,22 @@ def cases(name: str, wanted: Wanted) -> list[Case]:
 
 def rows(name: str, data: Path | None) -> Rows:
     kind, _, task = name.partition("/")
-    if kind not in READERS or not task:
+    if kind not in READERS or not task or (kind == "longbench" and task != "multi_news"):
         raise TaskError(f"no task {name!r}; there are {FORMS}")
-    yield from READERS[kind](task, data)
+    file = Path(data or ".") / f"{name.replace('/', '_')}.jsonl"
+    if not file.is_file():
+        raise TaskError(f"{name} is read from {file.name}, which is not there: give its folder as --data DIR")
+    return map(READERS[kind], map(json.loads, file.read_text().splitlines()))
 
 
-def longbench(task: str, data: Path | None) -> Rows:
-    if (file := there(data, f"longbench_{task}.jsonl")) is None:
-        for row in fetch("Xnhyacinth/LongBench", task, f"longbench/{task}"):
-            yield row["context"] + row["question"], row["answer_prefix"], row["answers"][0]
-        return
-    if task != "multi_news":
-        raise TaskError(f"{file}: only multi_news is read from a file; leave --data out to fetch {task}")
-    for row in map(json.loads, file.read_text().splitlines()):
-        yield MULTI_NEWS.format(context=row["context"]), "", row["answers"][0]
+def longbench(row: dict[str, Any]) -> Read:
+    return MULTI_NEWS.format(context=row["context"]), "", row["answers"][0]
 
 
-def ruler(task: str, data: Path | None) -> Rows:
-    length, _, kind = task.partition("/")
-    if (file := there(data, f"ruler_{length}_{kind}.jsonl")) is None:
-        for row in fetch("simonjegou/ruler", length, f"ruler/{task}"):
-            if row["task"] == kind:
-                yield row["context"] + row["question"], row["answer_prefix"].strip(), " " + row["answer"][0]
-        return
-    for row in map(json.loads, file.read_text().splitlines()):
-        # The last sentence begins the answer.
-        question, mark, begun = row["input"].rpartition("? ")
-        yield question + mark.strip(), begun.strip(), " " + row["outputs"][0]
+def ruler(row: dict[str, Any]) -> Read:
+    # The last sentence begins the answer.
+    question, mark, begun = row["input"].rpartition("? ")
+    return question + mark.strip(), begun.strip(), " " + row["outputs"][0]
 
 
 READERS = {"longbench": longbench, "ruler": ruler}
-
-
-def there(data: Path | None, name: str) -> Path | None:
-    return data / name if data is not None and (data / name).is_file() else None
-
-
-def fetch(dataset: str, configuration: str, name: str) -> Any:
-    # Heavy, and only needed here.
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(dataset, configuration, split="test")
-    except Exception as error:
-        # Whatever the hub, the network and the package may come up with.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TaskError(f"{name} cannot be fetched ({reason}): go online, or give --data DIR") from error
