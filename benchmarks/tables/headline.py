@@ -12,7 +12,7 @@ from packaging.version import Version
 from benchmarks.harness.markdown import packages, table, wrapped
 from benchmarks.serving.workload import BUDGET, LAPROX, STOCK
 from benchmarks.tables.cells import FIGURES, is_behind
-from benchmarks.tables.committed import Side, TablesError
+from benchmarks.tables.committed import Side, TablesError, serving
 from benchmarks.tables.speed import (
     CHIP,
     FIRST_TOKEN,
@@ -83,13 +83,30 @@ def not_measured(parts: list[Side]) -> list[str]:
     if (default := Config().budget) != BUDGET:
         told.append(f"**No speed was measured at the default budget**, {default * 100:g} %.")
     installed, used = stack(), packages(parts)
-    if any(public(used.get(package, ())) != {version} for package, version in installed.items()):
+    if not of_versions(installed, parts):
         told.append(
-            f"**What `pip install` brings has no figure on a GPU yet**: {in_words(installed)}, and SGLang's "
-            f"prefix tree in Rust. All figures are of {in_words({name: used[name] for name in STACK})}, and "
-            "the tree in Python, on both sides."
+            f"**What `pip install` brings** ({in_words(installed)}, SGLang's prefix tree in Rust) "
+            f"**{first_figures(installed)}**. All other figures are of "
+            f"{in_words({name: used[name] for name in STACK})}, and the tree in Python, on both sides."
         )
     return told
+
+
+def first_figures(installed: dict[str, str]) -> str:
+    """What was measured so far of the versions that are installed."""
+    row = rows(f"{CHIP}-pip").get("f") if f"{CHIP}-pip" in serving() else None
+    if row is None or not of_versions(installed, [row[STOCK], row[LAPROX]]):
+        return "has no figure on a GPU yet"
+    speed, first = row["ratio"][SPEED], row["ratio"][FIRST_TOKEN]
+    return (
+        f"has few so far: {speed:.2f} times the tokens per second of stock, {first:.2f} times as long to the "
+        "first token, in the same workload"
+    )
+
+
+def of_versions(installed: dict[str, str], parts: list[Side]) -> bool:
+    used = packages(parts)
+    return all(public(used.get(package, ())) == {version} for package, version in installed.items())
 
 
 def stack() -> dict[str, str]:
