@@ -161,7 +161,7 @@ UNTRIED = (
     Untried(
         "--tensor-parallel-size",
         above_one("tp_size"),
-        "heads compete on their own rank alone, and each rank sets aside memory for all of them",
+        "heads compete on their own rank alone, and facts and metrics tell of one rank's heads",
     ),
     # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
     Untried(
