@@ -15,8 +15,8 @@ class ScoredLayer:
         name: of ``module`` among the model's modules.
         module: SGLang's ``RadixAttention``; its ``layer_id`` is SGLang's number of the layer.
         projection: the module with W_O, behind the attention.
-        index: of the layer in the KV pool, in this list, and along every axis L. It need not be SGLang's
-            number: with pipeline stages, say, a rank holds some of the model's layers.
+        index: of the layer in the KV pool, in this list, and along every axis L. Today it is SGLang's number:
+            ``served_model.check_layers`` refuses models of which a rank holds only some layers.
         query_heads, kv_heads: of this rank.
         head_dim: of queries, keys and values.
         scaling: factor of the attention logits.

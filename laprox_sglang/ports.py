@@ -3,7 +3,7 @@
 SGLang has no types that mypy could see, and it changes every two weeks. So the code is checked against these
 Protocols, and at the start of a server the gate (``laprox_patches.version``) checks SGLang's classes against
 them, member by member. A class that is subclassed here is listed with the methods that are overridden or
-called.
+called. (A chat's ``Message`` stands for many classes of SGLang, so it is the one that is not looked for.)
 """
 
 from __future__ import annotations
@@ -54,10 +54,8 @@ class Kv(Protocol):
     cache_protected_len: int  # first columns that the tree owns, so not the request's to free
     kv_allocated_len: int  # logical columns, the tail included
 
-    @property
-    def holds_kv(self) -> bool: ...
 
-
+@port("sglang.srt.managers.schedule_batch.BaseFinishReason")
 class FinishReason(Protocol):
     """Tells an abort from an end, for events and totals."""
 
@@ -238,6 +236,7 @@ class Pool(Protocol):
     ) -> None: ...
 
 
+@port("sglang.srt.utils.torch_memory_saver_adapter.TorchMemorySaverAdapter")
 class MemorySaver(Protocol):
     """The pool's memory can be released and resumed."""
 
@@ -362,6 +361,7 @@ class Parallel(Protocol):
 # A server's arguments, resolved.
 
 
+@port("sglang.srt.model_executor.cuda_graph_config.PhaseConfig")
 class GraphPhase(Protocol):
     """How large decode graphs are, and of what kind."""
 
@@ -369,6 +369,7 @@ class GraphPhase(Protocol):
     bs: list[int] | None
 
 
+@port("sglang.srt.model_executor.cuda_graph_config.CudaGraphConfig")
 class GraphConfig(Protocol):
     """Graphs of prefills and of decode steps."""
 
@@ -426,18 +427,21 @@ class Worker(Protocol):
     def last_shared_read_runner(self) -> Runner: ...
 
 
+@port("sglang.srt.managers.scheduler_components.metrics_reporter.SchedulerMetricsReporter")
 class MetricsReporter(Protocol):
     """Whether there are metrics."""
 
     current_scheduler_metrics_enabled: bool
 
 
+@port("sglang.srt.observability.metrics_collector.SchedulerMetricsCollector")
 class MetricsCollector(Protocol):
     """Labels that ours carry as well."""
 
     labels: dict[str, str]
 
 
+@port("sglang.srt.managers.io_struct.GetInternalStateReqOutput")
 class InternalState(Protocol):
     """What ``/server_info`` says; totals are added to it."""
 
@@ -548,6 +552,8 @@ class ChatRequest(Protocol):
     tools: list[object] | None
     input_ids: list[int] | None
     custom_params: Json | None
+    _format_add_generation_prompt: bool | None  # these two are of requests that only tokenize
+    _format_add_special_tokens: bool
 
     def model_copy(self, *, update: Mapping[str, object]) -> Self: ...
 

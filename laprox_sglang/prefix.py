@@ -7,29 +7,23 @@ question alone does not end with are instructions. What a prompt begins with lik
 renderings does not depend on its question, so it can stay dense; instructions that stand elsewhere in the
 prompt are looked for there.
 
-Tokens are characters of a string here: Python compares strings and searches them at the speed of C, and a
-string takes at most four bytes a token.
+Tokens are characters of a string here (``renderings.packed``).
 """
 
-from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple
 
+from laprox_sglang.renderings import Rendering, RenderingCache, packed
+
 INSTRUCTIONS = ("system", "developer")
 # Question of the other prompt: no sensible question begins like it.
 OTHER_QUESTION = "\u241fζ"
-# What is remembered of renderings, in all: entries, and tokens.
-REMEMBERED, REMEMBERED_TOKENS = 256, 4_000_000
 # Where text meets text a tokenizer may merge it, so that up to as many tokens differ.
 SEAM = 3
 # Searches for pieces of instructions in one prompt.
 TRIES = 32
-# How long a rendering that was just found to be the template's still counts as such.
-SETTLED_SECONDS = 60.0
 
 Span = tuple[int, int]
 
@@ -77,11 +71,6 @@ class ChatPrompt(list[int]):
     """
 
     found: Found | None = None
-
-
-def packed(tokens: Sequence[int]) -> str:
-    """One character a token. Ids are below 1,114,112, as those of every vocabulary are."""
-    return array("I", tokens).tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def common(first: str, second: str) -> int:
@@ -225,72 +214,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return result
 
 
-@dataclass(slots=True)
-class Rendering:
-    """
-    Attributes:
-        tokens: "" if the template does not render this.
-        dense: tokens that the last prompt had in common with it.
-        settled: until when it is known to be what the template still renders.
-    """
-
-    tokens: str
-    dense: int = 0
-    settled: float = 0.0
-
-
-class Memory:
-    """Renderings by what they are made of, within bounds; the least used are forgotten.
-
-    Attributes:
-        tokens: of all that are remembered.
-    """
-
-    def __init__(self, longest: int, tokens: int = REMEMBERED_TOKENS) -> None:
-        """
-        Args:
-            longest: tokens of a rendering; longer ones are not remembered.
-            tokens: of all renderings.
-        """
-        self._known: OrderedDict[bytes, Rendering] = OrderedDict()
-        self._longest, self._most = longest, tokens
-        self.tokens = 0
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, key: bytes, render: Callable[[], Sequence[int]]) -> Rendering:
-        """What ``render`` made under this key, or makes now."""
-        rendering = self._known.get(key)
-        if rendering is None:
-            rendering = Rendering(packed(render()))
-            self._remember(key, rendering)
-        else:
-            self._known.move_to_end(key)
-        return rendering
-
-    def again(self, key: bytes, render: Callable[[], Sequence[int]]) -> Rendering:
-        """What ``render`` makes now. If it is the same, nobody need ask again for a while."""
-        known = self._known.pop(key, None)
-        if known is not None:
-            self.tokens -= len(known.tokens)
-        rendering = Rendering(packed(render()))
-        if known is not None and known.tokens == rendering.tokens:
-            rendering.settled = monotonic() + SETTLED_SECONDS
-        self._remember(key, rendering)
-        return rendering
-
-    def _remember(self, key: bytes, rendering: Rendering) -> None:
-        if len(rendering.tokens) > self._longest:
-            return
-        self._known[key] = rendering
-        self.tokens += len(rendering.tokens)
-        while len(self._known) > REMEMBERED or self.tokens > self._most:
-            _, forgotten = self._known.popitem(last=False)
-            self.tokens -= len(forgotten.tokens)
-
-
-class Instructions:
+class InstructionFinder:
     """Finds instructions in prompts, and remembers how the template renders them.
 
     Attributes:
@@ -302,7 +226,7 @@ class Instructions:
         Args:
             longest: tokens of the longest prompt that is served.
         """
-        self.memory = Memory(longest)
+        self.memory = RenderingCache(longest)
 
     def find(self, prompt: Sequence[int], asks: "Asks") -> Found:
         tokens = packed(prompt)

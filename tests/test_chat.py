@@ -1,5 +1,6 @@
 """Chat requests: what the template knows of instructions reaches the scheduler, and no body stays behind."""
 
+import asyncio
 import random
 import tracemalloc
 from types import SimpleNamespace
@@ -9,11 +10,12 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 import chats
 from laprox_patches import chat
-from laprox_patches.request import check_options
+from laprox_patches.request import add_refused, check_options
 from laprox_sglang.options.request import Instructions, Options, Told
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REQUEST_OPTIONS, SYSTEM, ConfigError
-from laprox_sglang.prefix import REMEMBERED, REMEMBERED_TOKENS, ChatPrompt, Found
+from laprox_sglang.prefix import ChatPrompt, Found
+from laprox_sglang.renderings import REMEMBERED, REMEMBERED_TOKENS
 
 SYSTEM_PROMPT, USER, END = 1000, 2000, 9
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
@@ -238,3 +240,28 @@ def test_a_client_may_not_say_where_its_instructions_are():
         checked(everything, sent)
     with pytest.raises(ConfigError, match="unknown field `instructions`"):
         Options.of(sent["custom_params"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("_format_add_generation_prompt", False), ("_format_add_special_tokens", True)]
+)
+def test_what_is_only_tokenized_is_left_alone(name, value):
+    """``/tokenize`` asks the template otherwise: what it made of that is not what chats are made of."""
+    serving = Serving()
+    request = ChatCompletionRequest(
+        model="m", messages=[message("system", "be brief"), message("user", "who")]
+    )
+    setattr(request, name, value)
+    result = chat.process_messages(Serving.process, serving, request, False)
+    assert type(result.prompt_ids) is list and serving.rendered == 1
+    assert prompt(serving, message("system", "be brief"), message("user", "who")).found == Found(5)
+
+
+def test_a_stock_engine_behind_one_with_laprox_says_what_stock_says():
+    """Hooks stay in the process."""
+
+    async def states(self):
+        return [{"memory": 1}]
+
+    manager = SimpleNamespace(server_args=SimpleNamespace())
+    assert asyncio.run(add_refused(states, manager)) == [{"memory": 1}]

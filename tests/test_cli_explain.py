@@ -24,7 +24,7 @@ from fake_http import fake_http
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.positions import encode
-from laprox_sglang.views.plan import make_plan
+from laprox_sglang.views.plan import REASONS, make_plan
 from laprox_tools import CommandError
 from laprox_tools.__main__ import main
 from laprox_tools.explain import terminal
@@ -345,3 +345,7 @@ def test_files_that_cannot_be_written(tmp_path, monkeypatch, server, capsys):
         (tmp_path / name).mkdir()
         code, _, err = run(capsys, server.url, "--prompt", "a b", "--out", tmp_path / name)
         assert code == 1 and "cannot be written" in err and err.count("\n") == 1
+
+
+def test_every_reason_has_its_words():
+    assert set(WHY_WHOLE) == set(REASONS)

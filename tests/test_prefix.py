@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_sglang import prefix
 from laprox_sglang.prefix import (
     SEAM,
     Ask,
     Asks,
     ChatPrompt,
     Found,
-    Instructions,
-    Memory,
+    InstructionFinder,
     Renderings,
     common,
     common_end,
@@ -204,7 +202,7 @@ def test_the_template_is_asked_once_for_the_same_instructions():
         asked.append(1)
         return [1, 2, 3, 9, 9]
 
-    known = Instructions(LONGEST)
+    known = InstructionFinder(LONGEST)
     assert known.find([1, 2, 3, 4, 5], asks(other)).dense == 3
     assert known.find([1, 2, 3, 7], asks(other)).dense == 3
     assert len(asked) == 1
@@ -219,7 +217,7 @@ def test_a_template_that_renders_the_date_is_asked_again_the_next_day():
         asked.append(1)
         return [1, *today, 3, 4, 5, 6, 7, 9, 9]
 
-    known = Instructions(LONGEST)
+    known = InstructionFinder(LONGEST)
     assert known.find([1, *today, 3, 4, 5, 6, 7, 8, 8], asks(other)) == Found(10)
     today[:] = [25, 12, 21, 27]
     assert known.find([1, *today, 3, 4, 5, 6, 7, 8, 8], asks(other)) == Found(10)
@@ -240,7 +238,7 @@ def test_turns_that_have_less_of_a_prefix_are_not_asked_for_again_and_again():
         asked.append(1)
         return [1, 50, 51, 52, 53, 2, 9, 9]
 
-    known = Instructions(LONGEST)
+    known = InstructionFinder(LONGEST)
     for _ in range(10):
         assert known.find([1, 50, 51, 52, 53, 2, 7, 9], asks(other)).dense == 6
         later = known.find([1, 2, 7, 9, 3, 50, 51, 52, 53, 2, 7, 9], asks(other))
@@ -250,31 +248,4 @@ def test_turns_that_have_less_of_a_prefix_are_not_asked_for_again_and_again():
 
 @pytest.mark.parametrize(("prompt", "length"), [([1, 2, 3], 2), ([1, 2, 3, 4], 3), ([1, 2], 1), ([], 0)])
 def test_the_last_token_is_never_instructions(prompt, length):
-    assert Instructions(LONGEST).find(prompt, asks(lambda: [1, 2, 3, 4, 5])).dense == length
-
-
-def test_the_least_used_renderings_are_forgotten(monkeypatch):
-    monkeypatch.setattr(prefix, "REMEMBERED", 3)
-    asked = []
-    known = Memory(LONGEST)
-
-    def ask(key):
-        known.get(key.encode(), lambda: asked.append(key) or [1])
-
-    for key in "abcadab":
-        ask(key)
-    # d took the place of b, which nobody had asked for since; a was used again and again.
-    assert asked == ["a", "b", "c", "d", "b"]
-    assert len(known) == known.tokens == 3
-
-
-def test_renderings_are_bounded_by_their_tokens():
-    known = Memory(LONGEST, tokens=250)
-    for key in range(9):
-        known.get(bytes([key]), lambda: [1] * LONGEST)
-    assert len(known) == 2 and known.tokens == 200
-    # Longer than any prompt that is served.
-    assert len(known.get(b"long", lambda: [1] * (LONGEST + 1)).tokens) == LONGEST + 1
-    assert len(known) == 2 and known.tokens == 200
-    known.again(bytes([8]), lambda: [2] * 10)
-    assert len(known) == 2 and known.tokens == 110
+    assert InstructionFinder(LONGEST).find(prompt, asks(lambda: [1, 2, 3, 4, 5])).dense == length

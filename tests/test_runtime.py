@@ -1213,3 +1213,19 @@ def test_without_a_tree_a_view_is_packed_by_way_of_a_copy():
     prefill(scheduler)
     totals = scheduler.laprox.report.totals
     assert totals.staged == totals.prunes == 1
+
+
+@EVERY_LOOP
+@pytest.mark.parametrize("in_tree", [True, False])
+def test_who_is_aborted_while_it_runs_is_counted_as_that(overlap, in_tree):
+    """Whether or not the tree may hold the prompt; SGLang's own word at the release mixes the two."""
+    scheduler = Scheduler(200, overlap=overlap)
+    req = scheduler.arrive(PROMPT, 9)
+    req.skip_radix_cache_insert = not in_tree
+    prefill(scheduler)
+    steps(scheduler, 2)
+    scheduler.abort(req)
+    scheduler.run_until_idle()
+    totals = scheduler.laprox.report.totals
+    assert totals.released["aborted_running"] == 1 and not totals.finished["aborted"]
+    assert not req.laprox.computed and pinned(scheduler) == 0

@@ -204,7 +204,7 @@ class LaproxCache(UnifiedRadixCache):
     def on_release(self, req: Req, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
         state = state_of(req)
-        self.report.released(req, checkpointed)
+        self.report.released(req)
         if state.view is not None:
             self.exchange(req, None, state.view.own)
         state.release()

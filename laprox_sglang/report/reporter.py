@@ -38,12 +38,8 @@ class Reporter:
         self.totals.add_prune(freed, staged)
         self._publish(Pruned, req, tokens=plan.end, dense=plan.start, slots=view.slots, freed=freed)
 
-    def released(self, req: Req, complete: bool) -> None:
-        """Its slots are being given back.
-
-        Args:
-            complete: its prefill had been completed.
-        """
+    def released(self, req: Req) -> None:
+        """Its slots are being given back."""
         state = state_of(req)
         held = state.held
         slots = state.view.slots if state.view else 0
@@ -51,7 +47,7 @@ class Reporter:
             self.totals.add_released("retracted")
             self._publish(Retracted, req, slots=slots, held=held)
             return
-        how = how_ended(req, complete)
+        how = how_ended(req, state.computed)
         self.totals.add_released(how)
         self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
 
@@ -72,10 +68,10 @@ class Reporter:
         }
 
 
-def how_ended(req: Req, complete: bool) -> str:
+def how_ended(req: Req, computed: bool) -> str:
     if req.finished_reason.to_json()["type"] != "abort":
         return "finished"
-    return "aborted_running" if complete else "aborted_mid_prefill"
+    return "aborted_running" if computed else "aborted_mid_prefill"
 
 
 def reason_of(state: RequestState) -> str | None:

@@ -21,6 +21,7 @@ class RequestState:
         queries: ``[L, ≤ W, Hq, D]``, window queries of earlier chunks of a prompt that comes in chunks.
         outcome: what became of the last prefill, kept for the report after release.
         held: slots that the request referred to at its last step, shared ones included.
+        computed: the last chunk of its prompt has been launched; until its slots are given back.
     """
 
     options: Told
@@ -29,6 +30,7 @@ class RequestState:
     queries: torch.Tensor | None = None
     outcome: "Outcome | None" = None
     held: int = 0
+    computed: bool = False
 
     def settle(self, plan: Plan) -> None:
         """The prefill is over, and this is what its prompt came to."""
@@ -38,6 +40,7 @@ class RequestState:
     def release(self) -> None:
         """The slots have been given back."""
         self.plan = self.view = self.queries = None
+        self.computed = False
 
 
 @dataclass(frozen=True, slots=True)

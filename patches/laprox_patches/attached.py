@@ -1,4 +1,4 @@
-"""What of ours is attached to SGLang's objects: it is set and read here alone.
+"""What of ours is attached to SGLang's objects. (``laprox_sglang.engine`` reads the configuration by itself.)
 
 Two more are not: a request's state (``req.laprox``, ``views.state``), and the runtime of a model runner
 (``attn_backend.laprox``, ``attention.backend``).

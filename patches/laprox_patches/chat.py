@@ -22,7 +22,7 @@ from laprox_sglang.prefix import (
     Asks,
     ChatPrompt,
     Found,
-    Instructions,
+    InstructionFinder,
     leading,
 )
 
@@ -56,6 +56,9 @@ def process_messages(
     manager = self.tokenizer_manager
     prompt = result.prompt_ids
     if not isinstance(prompt, list) or request.input_ids or not wanted(request, manager):
+        return result
+    # Of ``/tokenize`` and the like: nothing is generated, and the template was asked otherwise.
+    if request._format_add_generation_prompt is not None or request._format_add_special_tokens:
         return result
     # SGLang refuses it, and what is refused leaves nothing here.
     if len(prompt) >= manager.context_len and not manager.allow_auto_truncate:
@@ -122,7 +125,7 @@ class Template:
     """
 
     def __init__(self, context: int) -> None:
-        self.instructions = Instructions(context)
+        self.instructions = InstructionFinder(context)
         self.fault = ""
         self._said: set[str] = set()
 

@@ -24,11 +24,11 @@ def add_facts(result: dict[str, object], self: OutputStreamer, reqs: list[Req]) 
     """One list for each of ``reqs``: its facts if it has ended, else nothing."""
     cache = self.tree_cache
     assert isinstance(cache, LaproxCache)
-    said = [facts_of(cache.report, req) for req in reqs]
+    said = [facts_to_send(cache.report, req) for req in reqs]
     return result | {"laprox": said} if any(said) else result
 
 
-def facts_of(report: Reporter, req: Req) -> list[Facts]:
+def facts_to_send(report: Reporter, req: Req) -> list[Facts]:
     state: RequestState | None = getattr(req, "laprox", None)
     if state is None or state.outcome is None or not state.outcome.settled or not req.finished():
         return []

@@ -60,7 +60,9 @@ async def add_refused(
 ) -> list[dict[str, Any]]:
     """Totals come from the scheduler, which a refused request never reaches."""
     states = await original(self)
-    states[0]["laprox"]["refused"] = refused(self).to_dict()
+    # The hook stays in a process whose next engine is stock.
+    if config_of(self.server_args) is not None:
+        states[0]["laprox"]["refused"] = refused(self).to_dict()
     return states
 
 

@@ -9,6 +9,7 @@ import dis
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from itertools import pairwise
 from types import FunctionType
 
 from sglang.version import __version__ as installed
@@ -70,7 +71,19 @@ def assigned(member: object) -> set[str]:
         return set()
     # Hooks may be in place already: arguments are resolved more than once in a process.
     function = inspect.unwrap(member)
-    return {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
+    steps = list(dis.get_instructions(function))
+    own = function.__code__.co_varnames[:1]
+    # What it sets on another object is no member of its class. Python 3.13 loads two names at once.
+    return {
+        step.argval
+        for before, step in pairwise(steps)
+        if step.opname == "STORE_ATTR" and own and own[0] in (before.argval, *loaded(before.argval))
+    }
+
+
+def loaded(name: object) -> tuple[object, ...]:
+    """The last of several names that one instruction loads."""
+    return name[-1:] if isinstance(name, tuple) else ()
 
 
 def table(ports: Mapping[type, str] = PORTS) -> str:

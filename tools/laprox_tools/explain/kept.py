@@ -13,10 +13,11 @@ from laprox_tools.explain.token_text import Piece
 WHY_WHOLE = {
     "disabled": "the request says so",
     "short": "it has fewer tokens behind its dense prefix than --laprox-min-tokens",
-    "within_budget": "the budget grants it all that it has",
+    "within_budget": "the budget grants it all, or its instructions alone need more than any budget",
     "no_decode": "no more than one token was asked for",
     "uncacheable": "its embeddings were replaced",
     "no_room": "others read the same prompt whole, and a view would only have cost memory",
+    "not_in_tree": "the prefix cache did not hold all of it",
 }
 
 
