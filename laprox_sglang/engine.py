@@ -8,7 +8,7 @@ from sglang.srt.entrypoints.engine import Engine as StockEngine
 from laprox_sglang.options.server import ENVIRONMENT, Config
 
 
-class Engine(StockEngine):
+class Engine(StockEngine):  # type: ignore[misc]  # SGLang has no types
     """SGLang's engine with pruning on.
 
     Example:

@@ -51,13 +51,14 @@ def output_weights(layer: ScoredLayer, heads: slice = slice(None)) -> torch.Tens
     chosen = range(layer.query_heads)[heads]
     channels = slice(chosen.start * dim, chosen.stop * dim)
     weight = projection_weight(layer.projection, layer.query_heads * dim, channels)
-    return weight.unflatten(0, (len(chosen), dim))
+    by_head: torch.Tensor = weight.unflatten(0, (len(chosen), dim))
+    return by_head
 
 
 def projection_weight(projection: torch.nn.Module, size: int, channels: slice) -> torch.Tensor:
     """Some of the ``size`` input channels of W_O: float32 ``[channels, hidden]``, read through its
     quantization where it has one."""
-    weight = getattr(projection, "weight", None)
+    weight: torch.Tensor | None = getattr(projection, "weight", None)
     if weight is not None and weight.is_floating_point() and weight.dim() == 2 and weight.element_size() > 1:
         return weight.detach()[:, channels].float().T
     parameter = next(projection.parameters())

@@ -15,7 +15,7 @@ class Defaults(Protocol):
     sampling_backend: str | None
 
 
-class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
+class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]  # SGLang has no types
     """A CPU as an out-of-tree platform: SGLang then asks for nothing that is compiled for CPUs."""
 
     _enum = PlatformEnum.OOT

@@ -21,8 +21,8 @@ from laprox_sglang.prefix import (
     leading,
     locate,
     merged,
-    packed,
 )
+from laprox_sglang.renderings import packed
 
 TOKENS = st.lists(st.integers(0, 2), max_size=8)
 LONGEST = 100

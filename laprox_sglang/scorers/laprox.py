@@ -35,7 +35,8 @@ def laprox_max(prompt: Prompt) -> torch.Tensor:
         float32 ``[H, n]``.
     """
     largest = prompt.attention.amax(dim=1) * value_norms(prompt)
-    return largest.unflatten(0, (prompt.heads, -1)).amax(dim=1)
+    worst: torch.Tensor = largest.unflatten(0, (prompt.heads, -1)).amax(dim=1)
+    return worst
 
 
 def laprox_joint(prompt: Prompt) -> torch.Tensor:

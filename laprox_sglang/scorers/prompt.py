@@ -81,4 +81,5 @@ class Prompt:
 
     def group(self, scores: torch.Tensor) -> torch.Tensor:
         """Mean over the query heads of a KV head: ``[Hq, …]`` to ``[H, …]``."""
-        return scores.unflatten(0, (self.heads, -1)).mean(dim=1)
+        mean: torch.Tensor = scores.unflatten(0, (self.heads, -1)).mean(dim=1)
+        return mean

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from laprox_sglang.options.values import shown
-from laprox_sglang.prefix import INSTRUCTIONS, OTHER_QUESTION, Found, Renderings, find, leading, packed
+from laprox_sglang.prefix import INSTRUCTIONS, OTHER_QUESTION, Found, Renderings, find, leading
+from laprox_sglang.renderings import packed
 from laprox_tools.doctor.finding import Area, Finding
 
 Message = dict[str, Any]
