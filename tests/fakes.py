@@ -38,9 +38,9 @@ from sglang.srt.runtime_context import get_context
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-import laprox_patches.step as hooks
-from laprox_patches.leak_check import without_spared
-from laprox_patches.prefix_cache import make_cache
+import laprox_patches.scheduler.step as hooks
+from laprox_patches.model.prefix_cache import make_cache
+from laprox_patches.scheduler.leak_check import without_spared
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.options.server import Config

@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from fakes import CONFIG, Scheduler, sglang_context
-from laprox_patches import attention_backend
+from laprox_patches.model import attention_backend
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.scorers import SCORERS, find
 from laprox_sglang.views.state import view_of

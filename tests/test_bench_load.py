@@ -15,14 +15,14 @@ import pytest
 from benchmarks.harness.provenance import made_by
 from benchmarks.serving import open_loop, plots, run
 from benchmarks.serving.__main__ import LIMITS, RESERVED, main
-from benchmarks.serving.agents import agents
 from benchmarks.serving.client import Client, Reply
+from benchmarks.serving.load.agents import agents
+from benchmarks.serving.load.traces import TraceFileError, read_trace
+from benchmarks.serving.load.workload import Session, Step, first_prompt
 from benchmarks.serving.merge import merge
 from benchmarks.serving.record import Record, read
 from benchmarks.serving.run import LoadPoint
 from benchmarks.serving.tally import Histogram, Tally, turns
-from benchmarks.serving.traces import TraceFileError, read_trace
-from benchmarks.serving.workload import Session, Step, first_prompt
 from laprox_tools.needle import MODEL_PATH
 from test_bench_serving import generate
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks.harness.files import RecordError
-from benchmarks.serving import merge, workloads
+from benchmarks.serving import merge
+from benchmarks.serving.load import workloads
 from benchmarks.serving.record import Record, backends, by_workload, dumps
 
 TABLE = workloads.workloads(False)

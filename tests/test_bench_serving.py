@@ -12,11 +12,12 @@ import pytest
 import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
-from benchmarks.serving import figures, run, servers, slots, workloads
+from benchmarks.serving import figures, run, servers, slots
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.client import Client, Reply, WorkloadError
+from benchmarks.serving.load import workloads
+from benchmarks.serving.load.workload import Session, Step, next_prompt
 from benchmarks.serving.record import Record
-from benchmarks.serving.workload import Session, Step, next_prompt
 
 
 def reply(sent, *chunks, hits=0):

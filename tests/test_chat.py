@@ -9,8 +9,8 @@ import pytest
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 import chats
-from laprox_patches import chat
-from laprox_patches.request import add_refused, check_options
+from laprox_patches.tokenizer import chat
+from laprox_patches.tokenizer.request import add_refused, check_options
 from laprox_sglang.options.request import Instructions, Options, Told
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REQUEST_OPTIONS, SYSTEM, ConfigError

@@ -5,7 +5,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-from laprox_patches.request import check_options, refused
+from laprox_patches.tokenizer.request import check_options, refused
 from laprox_sglang.options.refusals import REFUSALS, UNTRIED, UNTRIED_NAMES
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config

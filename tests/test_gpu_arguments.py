@@ -21,7 +21,8 @@ from sglang.srt.server_args import ServerArgs
 from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind, score_bytes
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import SCORE_BYTES, power_of_two
-from laprox_patches import arguments, decode_graphs, memory_pool, seams
+from laprox_patches import arguments, seams
+from laprox_patches.model import decode_graphs, memory_pool
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.options.check import check_arguments

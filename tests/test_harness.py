@@ -19,7 +19,7 @@ import benchmarks.quality.record.results_file as quality
 import benchmarks.serving.record as serving
 from benchmarks.harness.client import Client, ClientError
 from benchmarks.harness.provenance import REVISION, command, revision
-from benchmarks.serving import workloads
+from benchmarks.serving.load import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,8 +11,8 @@ import torch
 from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.runtime_context import get_parallel
 
-from laprox_patches import memory_pool
-from laprox_patches.ranks import ranks_here
+from laprox_patches.model import memory_pool
+from laprox_patches.model.ranks import ranks_here
 from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.ranks import ONE_RANK, Ranks, heads_of_rank

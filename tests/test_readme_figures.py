@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.record import Record
-from benchmarks.serving.workloads import workloads
 from benchmarks.tables import all_rows, cells, committed, headline, speed
 from benchmarks.tables.__main__ import PAGES, all_figures, filled, main, readme
 from benchmarks.tables.committed import TablesError

@@ -18,8 +18,8 @@ from sglang.srt.environ import envs
 from sglang.srt.server_args import ServerArgs
 
 from laprox_patches.arguments import check_served
-from laprox_patches.attention_backend import try_untested
-from laprox_patches.request import check_options
+from laprox_patches.model.attention_backend import try_untested
+from laprox_patches.tokenizer.request import check_options
 from laprox_sglang.options.check import check_arguments, check_model, faults
 from laprox_sglang.options.refusals import (
     ATTENTION_BACKENDS,

@@ -14,8 +14,8 @@ import torch
 from prometheus_client import REGISTRY
 
 from fakes import HEADS, LAYERS, Scheduler, sglang_context
-from laprox_patches.metrics import pool_of
-from laprox_patches.output import add_facts, say_facts
+from laprox_patches.scheduler.metrics import pool_of
+from laprox_patches.scheduler.output import add_facts, say_facts
 from laprox_sglang.cache.tree import LaproxCache
 from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.report.events import Pruned, Publisher, Released, Retracted

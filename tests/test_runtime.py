@@ -27,10 +27,10 @@ from fakes import (
     expected_output,
     sglang_context,
 )
-from laprox_patches import weights
-from laprox_patches.leak_check import without_spared
-from laprox_patches.output import add_facts
-from laprox_patches.step import run_batch
+from laprox_patches.scheduler import weights
+from laprox_patches.scheduler.leak_check import without_spared
+from laprox_patches.scheduler.output import add_facts
+from laprox_patches.scheduler.step import run_batch
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.cache.tree import without
 from laprox_sglang.options.server import POOLING_KERNEL

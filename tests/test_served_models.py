@@ -14,7 +14,7 @@ from sglang.srt.models.granitemoe import GraniteMoeAttention
 from sglang.srt.runtime_context import get_context, get_parallel
 from transformers import GraniteConfig, GraniteMoeConfig, PretrainedConfig
 
-from laprox_patches import attention_backend, memory_pool
+from laprox_patches.model import attention_backend, memory_pool
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.projection import gram_matrices

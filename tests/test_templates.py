@@ -7,7 +7,7 @@ import pytest
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 from chats import LATER, SYSTEM, TEMPLATES, TOOLS, Serving, chat, text_of, tokenizer
-from laprox_patches.chat import process_messages
+from laprox_patches.tokenizer.chat import process_messages
 from laprox_tools.doctor.template import CHATS, check_template
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))

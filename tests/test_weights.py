@@ -33,7 +33,7 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.plugins.hook_registry import HookRegistry
 
 from fakes import DIM, HEADS, LAYERS, TinyModel, WritingBackend
-from laprox_patches import weights
+from laprox_patches.scheduler import weights
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import gram_matrices

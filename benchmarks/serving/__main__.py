@@ -27,14 +27,14 @@ from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import results_file
 from benchmarks.harness.server import ServerError, command, serve_all
 from benchmarks.serving import plots
-from benchmarks.serving.agents import agents
+from benchmarks.serving.load.agents import agents
+from benchmarks.serving.load.traces import TraceFileError, read_trace
+from benchmarks.serving.load.workload import Session, Step
+from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import Record
 from benchmarks.serving.run import LoadPoint, Row, brief, run
 from benchmarks.serving.servers import FLAGS, Service, find_card, launch
-from benchmarks.serving.traces import TraceFileError, read_trace
-from benchmarks.serving.workload import Session, Step
-from benchmarks.serving.workloads import workloads
 
 # Of what a server was started with, that its flags do not say.
 ENVIRONMENT = ("SGLANG_", "FLASHINFER_")

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.serving.workload import Session, first_prompt, next_prompt
+from benchmarks.serving.load.workload import Session, first_prompt, next_prompt
 
 POLL_SECONDS = 0.25
 

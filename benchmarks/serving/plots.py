@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import pictures
+from benchmarks.serving.load.workload import FP8, LAPROX, SERVERS, STOCK
 from benchmarks.serving.record import backends, by_workload
-from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
 COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
 COLOURS |= {"stock-host": "#4d5258", "stock-fp8-host": "#7a4f10", "laprox-20": "#7fb2ff"}

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from benchmarks.harness.files import RecordError, begun, replacing
 from benchmarks.harness.provenance import made_by, same_origin
 from benchmarks.serving.figures import ratio
+from benchmarks.serving.load.workload import FP8, LAPROX, SERVERS, STOCK
 from benchmarks.serving.tally import Tally
-from benchmarks.serving.workload import FP8, LAPROX, SERVERS, STOCK
 
 # Key of a row's LaProx / other, by the other.
 RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}

@@ -12,12 +12,12 @@ import requests
 from benchmarks.harness.client import ClientError
 from benchmarks.serving.client import Client, WorkloadError
 from benchmarks.serving.figures import figures, median_of
+from benchmarks.serving.load.workload import Session, Workload
 from benchmarks.serving.open_loop import OpenLoop, measure_open_loop
 from benchmarks.serving.record import Record
 from benchmarks.serving.servers import Service
 from benchmarks.serving.slots import sampled
 from benchmarks.serving.tally import Tally
-from benchmarks.serving.workload import Session, Workload
 
 # The first prefill on a fresh machine compiles for more than a minute.
 WARM_SECONDS = 300

@@ -7,8 +7,8 @@ from benchmarks.harness.markdown import table, versions, when, wrapped
 from benchmarks.quality.methods import METHOD_OPTIONS
 from benchmarks.quality.record.report import needles_parts, unlike_today
 from benchmarks.quality.record.results_file import Results
+from benchmarks.serving.load.workload import FP8, LAPROX, STOCK
 from benchmarks.serving.record import RATIOS, by_workload
-from benchmarks.serving.workload import FP8, LAPROX, STOCK
 from benchmarks.tables.cells import FIGURES, beside, ratio_text
 from benchmarks.tables.committed import Side, serving
 

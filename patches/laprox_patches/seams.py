@@ -1,20 +1,10 @@
 """Every place where SGLang is hooked once LaProx was asked for."""
 
-from laprox_patches import (
-    attention_backend,
-    chat,
-    decode_graphs,
-    leak_check,
-    memory_pool,
-    metrics,
-    output,
-    replies,
-    request,
-    step,
-    weights,
-)
-from laprox_patches.prefix_cache import register_cache
+from laprox_patches.model import attention_backend, decode_graphs, memory_pool
+from laprox_patches.model.prefix_cache import register_cache
+from laprox_patches.scheduler import leak_check, metrics, output, step, weights
 from laprox_patches.seam import register
+from laprox_patches.tokenizer import chat, replies, request
 from laprox_patches.version import check_ports
 
 SEAMS = (

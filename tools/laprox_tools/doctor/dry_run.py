@@ -158,7 +158,7 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
 
     import laprox_kernels as kernels
     from laprox_patches.arguments import check_served
-    from laprox_patches.ranks import planned_ranks
+    from laprox_patches.model.ranks import planned_ranks
     from laprox_sglang.options.check import check_model, faults
     from laprox_sglang.ranks import heads_of_rank
 

@@ -7,7 +7,7 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.attached import attach_reserved, config_of
-from laprox_patches.ranks import ranks_here
+from laprox_patches.model.ranks import ranks_here
 from laprox_patches.seam import Seam
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.ports import Pool, PoolConfigurator

@@ -8,7 +8,7 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import Unsupported
 from laprox_patches.attached import config_of, reserved_of
-from laprox_patches.ranks import ranks_here
+from laprox_patches.model.ranks import ranks_here
 from laprox_patches.seam import Seam, install
 from laprox_patches.version import SERVED
 from laprox_sglang.attention.backend import with_laprox

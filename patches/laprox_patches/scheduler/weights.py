@@ -3,8 +3,8 @@
 from sglang.srt.constants import GPU_MEMORY_TYPE_WEIGHTS
 from sglang.srt.plugins.hook_registry import HookType
 
+from laprox_patches.scheduler.step import runtime_of
 from laprox_patches.seam import Seam
-from laprox_patches.step import runtime_of
 from laprox_sglang.ports import Runner, WeightUpdater
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.serving.workload import Workload
+from benchmarks.serving.load.workload import Workload
 
 K = 1024
 # In small: at most so many sessions, and a part of every length.

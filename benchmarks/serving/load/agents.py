@@ -10,8 +10,8 @@ import random
 
 import numpy
 
-from benchmarks.serving.traces import LEAST_STEPS, cut
-from benchmarks.serving.workload import Session, Step
+from benchmarks.serving.load.traces import LEAST_STEPS, cut
+from benchmarks.serving.load.workload import Session, Step
 
 # Distributions by their values at these shares; between them they are straight in the logarithm.
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

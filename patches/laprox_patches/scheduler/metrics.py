@@ -9,8 +9,8 @@ from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 from sglang.srt.runtime_context import get_parallel
 
+from laprox_patches.scheduler.step import runtime
 from laprox_patches.seam import Seam
-from laprox_patches.step import runtime
 from laprox_sglang.ports import Batch, InternalState, Parallel, Scheduler
 from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Publisher, Start

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.workload import BLOCK, Session, Step
+from benchmarks.serving.load.workload import BLOCK, Session, Step
 
 MOONCAKE_BLOCK = 512
 # A session of which less is left under the limit says little of sessions.

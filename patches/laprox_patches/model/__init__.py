@@ -1,0 +1,1 @@
+"""Hooks where a model runner is made: KV pool, prefix cache, attention backend, graphs, ranks."""

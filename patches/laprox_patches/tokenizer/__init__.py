@@ -1,0 +1,1 @@
+"""Hooks in the process that takes requests and makes replies."""
