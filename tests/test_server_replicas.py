@@ -4,6 +4,7 @@ Its streams are incremental, and its KV events are published: no other server of
 """
 
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -66,7 +67,9 @@ def replicas() -> Iterator[Replicas]:
     publisher = json.dumps({"publisher": "zmq", "endpoint": kv_events, "bind": True})
     flags = ("--enable-laprox", "--laprox-budget", "0.1", "--dp-size", str(REPLICAS), "--enable-metrics")
     flags = (*flags, "--laprox-events", events, "--kv-events-config", publisher)
-    with Server(*flags, "--incremental-streaming-output") as server:
+    # SGLang wants a memory node for each rank on a CPU, unless it is told which cores a rank takes.
+    cores = "0|1" if (os.cpu_count() or 1) > 1 else "0|0"
+    with Server(*flags, "--incremental-streaming-output", SGLANG_CPU_OMP_THREADS_BIND=cores) as server:
         found = Replicas(server, events, kv_events)
         yield found
         found.close()
@@ -86,7 +89,7 @@ def heard(subscriber: zmq.Socket[bytes]) -> list[bytes]:
 def test_every_replica_prunes_and_says_so(
     replicas: Replicas, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = replicas.server
+    server, before = replicas.server, replicas.idle()
     asked = [
         {"ids": ids, "tokens": TOKENS, "routed_dp_rank": number % REPLICAS, "rid": f"{seed}-{number}"}
         for number, ids in enumerate(prompts(random.Random(seed)))
@@ -99,7 +102,9 @@ def test_every_replica_prunes_and_says_so(
         request["routed_dp_rank"] for request in asked
     ]
     assert all(facts(reply)["pruned"] for reply in replies)
-    assert replies[-1]["output_ids"] == replies[-2]["output_ids"] and facts(replies[-1]) == facts(replies[-2])
+    twins = [facts(reply) | {"cached_tokens": None} for reply in replies[-2:]]
+    # What of it was cached depends on who else asked that replica.
+    assert replies[-1]["output_ids"] == replies[-2]["output_ids"] and twins[0] == twins[1]
 
     served = Counter(request["routed_dp_rank"] for request in asked)
     assert [said["pruned"] for said in states] == [said["requests"] for said in states] == [5, 4]
@@ -117,11 +122,12 @@ def test_every_replica_prunes_and_says_so(
         for kind in (Pruned, Released):
             assert {event.rid for event in events if isinstance(event, kind)} == rids
 
-    # KV events: what they say is held is the replica's tree.
-    for said, subscriber in zip(states, replicas.kv_events, strict=True):
+    # KV events: what they say is held is what the replica's tree has gained.
+    for said, earlier, subscriber in zip(states, before, replicas.kv_events, strict=True):
         batches = [msgspec.msgpack.decode(data, type=KVEventBatch) for data in heard(subscriber)]
         stored = [event for batch in batches for event in batch.events if isinstance(event, BlockStored)]
-        assert sum(len(event.block_hashes) for event in stored) == said["evictable_slots"] > 1000
+        gained = said["evictable_slots"] - earlier["evictable_slots"]
+        assert sum(len(event.block_hashes) for event in stored) == gained > 1000
         assert {batch.attn_dp_rank for batch in batches} == {replicas.kv_events.index(subscriber)}
 
     # Metrics by replica.
