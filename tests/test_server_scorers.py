@@ -59,7 +59,8 @@ def test_it_keeps_what_the_method_says(server, folder, length, slots, start, see
     scores = torch.empty((len(captured.keys), heads, dropped))
     scorer, pooling, allocation = config.method
     assert scorer is find(NAME)
-    rank(captured.prompts(config.window, start, sinks, slots), scorer, pooling, scores)
+    with torch.no_grad():
+        rank(captured.prompts(config.window, start, sinks, slots), scorer, pooling, scores)
     kept, cu_cells = keep(scores.clone(), slots, allocation, config.window + sinks)
 
     served = [set(positions) for layer in kept_positions(said) for positions in layer]
