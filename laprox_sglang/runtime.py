@@ -7,6 +7,7 @@ import torch
 
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.cache.tree import LaproxCache, Opened
 from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.ports import Req
@@ -15,9 +16,10 @@ from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
-from laprox_sglang.views.room import Cache, Opened
+from laprox_sglang.views.stages import Stages
 from laprox_sglang.views.state import Outcome, RequestState
 from laprox_sglang.views.window import Part, Window
+from laprox_sglang.warmup import check_kernels, check_scorer, compile_kernels
 
 
 class Chunk(NamedTuple):
@@ -63,27 +65,33 @@ class Runtime:
         stream: ForwardStream,
         ranks: Ranks,
     ) -> None:
-        """As ``Pruner``, and raises as it does.
-
-        Args:
-            stream: where views are made.
         """
+        Args:
+            layers, ranks: as of ``Scoring``.
+            req_to_token, longest: as of ``Pruner``.
+            dtype: of the queries.
+            stream: where views are made.
+
+        Raises:
+            BadScorer, Unsupported: as of ``warmup``.
+        """
+        queries = check_kernels(config, layers, pool.keys, pool.values, dtype)
+        check_scorer(config, layers[0], pool.keys.device)
         self.config = config
         self.pool = pool
         self.report = Reporter()
         self.layers = {layer.module.layer_id: layer for layer in layers}
         self._head_dim = layers[0].head_dim
         self.decode = DecodeBatch(req_to_token, len(layers), layers[0].kv_heads)
-        self.pruner = Pruner(config, layers, pool.keys, pool.values, req_to_token, longest, dtype, ranks)
+        self.pruner = Pruner(config, layers, pool.keys, pool.values, req_to_token, longest, ranks)
         if pool.keys.is_cuda:
-            shape = (1, layers[0].query_heads, self._head_dim)
-            queries = torch.zeros(shape, dtype=dtype, device=pool.keys.device)
-            self.decode.compile(queries, pool.keys, pool.values)
+            compile_kernels(config, self.pruner, self.decode, pool.keys, pool.values, queries)
+            self.pruner.stages = Stages(cuda=True)
         self._window = Window(len(layers), config.longest_window)
         self._stream = stream
         self._last: list[Chunk] = []
 
-    def begin_prefill(self, chunks: list[Chunk], cache: Cache) -> None:
+    def begin_prefill(self, chunks: list[Chunk], cache: LaproxCache) -> None:
         """Prepares a prefill whose batch holds the tokens of ``chunks`` in turn.
 
         Complete prompts enter the tree before they are computed: prompts of one batch see each other, and
@@ -114,7 +122,7 @@ class Runtime:
         """
         self._window.save(self.layers[layer_id].index, queries)
 
-    def finish_prefill(self, cache: Cache, reserve: int) -> bool:
+    def finish_prefill(self, cache: LaproxCache, reserve: int) -> bool:
         """Makes the views of the prompts that the forward pass, just launched, completes.
 
         Args:
@@ -137,7 +145,7 @@ class Runtime:
                     self._make_view(chunk, room, cache)
         return any(isinstance(room, Opened) for room in opened)
 
-    def _make_view(self, chunk: Chunk, room: Opened, cache: Cache) -> None:
+    def _make_view(self, chunk: Chunk, room: Opened, cache: LaproxCache) -> None:
         state, plan = chunk.state, chunk.plan
         assert state.queries is not None
         self._stream.keep(room.slots)

@@ -88,7 +88,7 @@ class Prompt:
         """What a rank with these heads keeps."""
         layers, keys, values, queries = self.part(heads)
         table = torch.arange(TOKENS + 1, dtype=torch.int32).roll(-1).view(1, -1)
-        pruner = Pruner(config, layers, keys, values, table, TOKENS, torch.float32, ranks)
+        pruner = Pruner(config, layers, keys, values, table, TOKENS, ranks)
         slots = torch.arange(1, PLAN.slots + 1)
         return pruner.make_view(PLAN, 0, queries, slots, True, True)
 

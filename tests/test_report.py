@@ -153,9 +153,11 @@ def test_counters_never_go_back(metrics_of, seed, overlap) -> None:
     scheduler = Scheduler(150, overlap=overlap)
     metrics, draw = metrics_of(scheduler), random.Random(seed)
     # A view of a prompt that somebody else holds whole frees nothing, and takes slots.
-    scheduler.arrive(PROMPT, 20, enabled=False)
-    scheduler.step()
-    scheduler.arrive(PROMPT, 20)
+    for options in ({"enabled": False}, {}):
+        scheduler.arrive(PROMPT, 20, **options)
+        # Nobody is aborted or retracted before that has happened.
+        for _ in range(3):
+            scheduler.step()
     for _ in range(300):
         if draw.random() < 0.2 and len(scheduler.waiting_queue) < 3:
             ids = PROMPT[: draw.randint(4, 40)] if draw.random() < 0.5 else draw.choices(range(4), k=30)

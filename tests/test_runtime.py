@@ -38,6 +38,7 @@ from laprox_sglang.scorers import SCORERS
 from laprox_sglang.served_model import find_layers
 from laprox_sglang.views.state import view_of
 from laprox_sglang.views.view import HostCopy
+from laprox_sglang.warmup import compile_kernels
 from test_memory_properties import check
 
 PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
@@ -127,7 +128,9 @@ def kept_alone(tokens=PROMPT, config=CONFIG, **options) -> tuple[list[int], list
 )
 def test_what_a_gpu_compiles_at_the_start_runs(config):
     scheduler = Scheduler(100, config=config)
-    scheduler.laprox.pruner.compile(torch.zeros((LAYERS, config.window, QUERY_HEADS, DIM)))
+    laprox, pool = scheduler.laprox, scheduler.pool
+    queries = torch.zeros((LAYERS, config.window, QUERY_HEADS, DIM))
+    compile_kernels(config, laprox.pruner, laprox.decode, pool.keys, pool.values, queries)
     prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
     prefill(scheduler)
     assert [kept(req) for req in prompts] == [kept_alone(config=config)] * 2

@@ -5,7 +5,7 @@ view in slots of its own, and keeps its lock up to the column where the view beg
 stands for stays in the tree as ordinary, evictable cache.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
@@ -16,7 +16,6 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.ports import Key, Kv, Match, MatchParams, Node, Req
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
-from laprox_sglang.views.room import Opened
 from laprox_sglang.views.state import RequestState, plan_of, state_of, view_of
 from laprox_sglang.views.view import View
 
@@ -26,6 +25,20 @@ else:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 Ranges = list[tuple[int, int]]
+
+
+class Opened(NamedTuple):
+    """Room for a view: the lock on what it stands for has been given up.
+
+    Attributes:
+        slots: int64 ``[m]``.
+        staged: they may be among those that the view is packed from.
+        freed: slots that others can have now and could not before.
+    """
+
+    slots: torch.Tensor
+    staged: bool
+    freed: int
 
 
 class LaproxCache(UnifiedRadixCache):

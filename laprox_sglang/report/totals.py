@@ -1,7 +1,7 @@
 """What a server has done: the one source of ``/server_info`` and of ``/metrics``."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from laprox_sglang.report.facts import Facts
@@ -106,27 +106,13 @@ class Totals:
             self.erased_tokens += round(erased * said["slots_before"])
 
     def to_dict(self) -> dict[str, object]:
-        requests = self.finished.total()
-        pruned = self.finished["pruned"]
-        return {
+        requests, pruned = self.finished.total(), self.finished["pruned"]
+        numbers = {each.name: getattr(self, each.name) for each in fields(self) if each.type is int}
+        return numbers | {
             "requests": requests,
             "pruned": pruned,
             "pruned_share": pruned / requests if requests else 0.0,
             "unpruned": {reason: n for reason, n in self.finished.items() if n and reason != "pruned"},
-            "prunes": self.prunes,
-            "staged": self.staged,
-            "slots_freed": self.slots_freed,
-            "slots_taken": self.slots_taken,
-            "slots_held": self.slots_held,
             "released": dict(self.released),
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "kept_tokens": self.kept_tokens,
             "kept_cells": [self.kept_cells[layer] for layer in sorted(self.kept_cells)],
-            "scored_cells": self.scored_cells,
-            "viewed_tokens": self.viewed_tokens,
-            "erased_tokens": self.erased_tokens,
-            "views": self.views,
-            "view_slots": self.view_slots,
-            "spared_slots": self.spared_slots,
         }

@@ -1,7 +1,6 @@
 """From the queries of a prompt's window to a view: score, select, pack."""
 
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 
@@ -20,7 +19,8 @@ class Pruner:
     """Makes views, one after the other, in one buffer of scores. Nothing here waits for the device.
 
     Attributes:
-        stages: what that takes.
+        longest: tokens of the longest prompt.
+        stages: what each stage of that takes.
     """
 
     def __init__(
@@ -31,7 +31,6 @@ class Pruner:
         values: torch.Tensor,
         req_to_token: torch.Tensor,
         longest: int,
-        dtype: torch.dtype,
         ranks: Ranks,
     ) -> None:
         """
@@ -39,14 +38,9 @@ class Pruner:
             layers, ranks: as of ``Scoring``.
             keys, values: ``[slots, L, H, D]``, the whole KV pool.
             req_to_token: int32 ``[rows, context]``, slot of each logical column of a request's row.
-            longest: tokens of the longest prompt.
-            dtype: of the queries.
-
-        Raises:
-            BadScorer: as of ``Scoring``.
-            Unsupported: no kernel serves this pool or window on this device.
+            longest: as the attribute.
         """
-        self._config = config
+        self.longest = longest
         self._keys, self._values = keys, values
         self._req_to_token = req_to_token
         self._layers, self._heads = keys.shape[1:3]
@@ -54,34 +48,11 @@ class Pruner:
         self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
-        window = (self._layers, config.longest_window, layers[0].query_heads, keys.shape[3])
-        queries = torch.zeros(window, dtype=dtype, device=keys.device)
-        kernels.check_serving(keys, values, queries)
         self.stages = Stages(keys.is_cuda)
-        if keys.is_cuda:
-            self.compile(queries)
-            self.stages = Stages(keys.is_cuda)
 
     def load_weights(self) -> None:
         """Makes what is derived of the weights anew, after an update."""
         self._scoring.load_weights()
-
-    def compile(self, queries: torch.Tensor) -> None:
-        """Runs all that prunes a prompt, for every kind of length: later ones find it compiled.
-
-        What it writes into the pool is never read: no slot has been given out yet.
-        """
-        cells = self._layers * self._heads
-        longest = min(len(self._keys) - 1, self._scores.numel() // cells)
-        compete = cells if self._allocation.scope == "model" else self._heads
-        for tokens in kernels.lengths_of_every_kind(compete, self._config.min_tokens, longest):
-            row = torch.arange(1, tokens + 1, device=queries.device)
-            # Triton compiles anew for a number of kept cells that is a multiple of 16: try one of either
-            # kind.
-            kinds = product(self._config.windows, (1, min(16, tokens)), (False, True), (False, True))
-            for window, slots, staged, positions in kinds:
-                plan = Plan(0, tokens, slots, 0, window, None)
-                self._pack(queries, plan, row, row[:slots], staged, positions)
 
     def make_view(
         self,
@@ -103,12 +74,12 @@ class Pruner:
         """
         columns = self._req_to_token[row_index]
         row = columns[: plan.end].long()
-        kept, cu_cells, kept_positions = self._pack(queries, plan, row, slots, staged, positions)
+        kept, cu_cells, kept_positions = self.pack(queries, plan, row, slots, staged, positions)
         columns[plan.start : plan.start + plan.slots] = slots.int()
         columns[plan.start + plan.slots : plan.end] = 0
         return View.of(plan, slots, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
 
-    def _pack(
+    def pack(
         self,
         queries: torch.Tensor,
         plan: Plan,

@@ -10,7 +10,6 @@ from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import gram_matrices, output_weights
 from laprox_sglang.ranks import Ranks
-from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan
@@ -32,9 +31,6 @@ class Scoring:
             layers: of the model, all of one shape.
             keys, values: ``[slots, L, H, D]``, the whole KV pool.
             ranks: those that share the heads of these layers.
-
-        Raises:
-            BadScorer: what the configuration names does not score a prompt.
         """
         self._layers = layers
         self._keys, self._values = keys, values
@@ -42,8 +38,6 @@ class Scoring:
         self._scale = layers[0].scaling
         self._gram = gram_matrices(layers)
         self._method = config.method
-        if not self._method.fused:
-            self._try_out(config)
 
     def load_weights(self) -> None:
         """Computes the Gram matrices anew, after a weight update."""
@@ -85,21 +79,3 @@ class Scoring:
                 partial(output_weights, layer),
                 plan.inside,
             )
-
-    def _try_out(self, config: Config) -> None:
-        """A scorer of somebody else fails here, and not at the first prompt."""
-        length, device = config.min_tokens, self._keys.device
-        heads, dim = self._keys.shape[2:]
-        # A generator of its own, so that the global one, which samples tokens later, stays as it was.
-        generator = torch.Generator(device).manual_seed(0)
-        queries = torch.randn(
-            (config.longest_window, self._layers[0].query_heads, dim), generator=generator, device=device
-        )
-        keys, values = torch.randn((2, length, heads, dim), generator=generator, device=device)
-        weights = partial(output_weights, self._layers[0])
-        for window in config.windows:
-            prompt = Prompt(
-                0, queries[-window:], keys, values, self._gram[0], self._scale, 0, config.sink_tokens,
-                window + config.sink_tokens, weights,
-            )  # fmt: skip
-            try_out(config.scorer, self._method.scorer, prompt)

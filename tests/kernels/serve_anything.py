@@ -22,6 +22,7 @@ from laprox_sglang.ranks import ONE_RANK
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.view import View
+from laprox_sglang.warmup import compile_kernels
 
 seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-2])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
@@ -58,10 +59,9 @@ laprox_kernels.check_serving = lambda *given: None
 
 # Long prompts take several launches.
 score.SCORE_BYTES = 2 * 4 * HEADS * GROUP * LONGEST // 3
-pruner = Pruner(CONFIG, layers, keys, values, table, LONGEST, DTYPE, ONE_RANK)
-pruner.compile(queries)
+pruner = Pruner(CONFIG, layers, keys, values, table, LONGEST, ONE_RANK)
 batch = DecodeBatch(table, LAYERS, HEADS)
-batch.compile(torch.zeros((1, HEADS * GROUP, DIM), dtype=DTYPE), keys, values)
+compile_kernels(CONFIG, pruner, batch, keys, values, queries)
 print(len(new()))
 
 for _ in range(150):
