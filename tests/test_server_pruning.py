@@ -44,7 +44,8 @@ def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int,
     )
 
 
-# At 1,024 tokens and 5 % some answers are lost, 3 to 4 in 100. The prompts are the same in every run: fresh ones scatter by 1.5 points, and would fail a run now and then.
+# At 1,024 tokens and 5 % some answers are lost, 3 to 4 in 100. The prompts are the same in every run: fresh
+# ones scatter by 1.5 points, and would fail a run now and then.
 QUALITY_SEED = 0
 AT_ONCE = 4
 
