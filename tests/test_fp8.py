@@ -38,7 +38,7 @@ def test_what_is_kept_is_what_would_be_kept_of_the_numbers(scorer, allocator, se
     kept = []
     for pool in ((keys, values), divided):
         table = torch.arange(TOKENS + 1, dtype=torch.int32).roll(-1)[None]
-        pruner = Pruner(config, layers, *pool, table, TOKENS, torch.float32, ONE_RANK)
+        pruner = Pruner(config, layers, *pool, table, TOKENS, ONE_RANK)
         view = pruner.make_view(PLAN, 0, queries, torch.arange(1, SLOTS + 1), True, True)
         assert view.positions is not None
         kept.append((view.positions.tolist(), view.cu_cells.tolist()))
