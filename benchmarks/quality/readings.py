@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED
 from benchmarks.quality.methods.choice import Chooser, allocator
 from benchmarks.quality.methods.judge import outcome, outcomes, simulate
 from benchmarks.quality.methods.quantized import FOUR_BITS, FP8, four_bits, fp8
 from benchmarks.quality.methods.reader import everything
 from benchmarks.quality.record import transcript
-from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Reading, all_kv
+from benchmarks.quality.record.documents import (
+    FIRST,
+    IN_FP8,
+    LATER,
+    OVER_PRUNED,
+    UNKNOWN,
+    Reading,
+    all_kv,
+)
 from benchmarks.quality.record.results_file import Measured
 from benchmarks.quality.served import Reply, ask, compare
 from benchmarks.quality.subject import Subject
@@ -71,8 +81,13 @@ def replay(
     budget: float | None,
     reply: Reply,
     graded: bool,
+    kv: str = "",
 ) -> None:
-    """Reads what the server kept of a prompt, and compares it with what the reference keeps of it."""
+    """Reads what the server kept of a prompt, and compares it with what the reference keeps of it.
+
+    Args:
+        kv: what the server's KV is, behind the name of the method.
+    """
     # A prompt that was left whole reads all KV at that budget.
     kept = [reply.cells] if reply.cells is not None else []
     found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[-1]
@@ -83,7 +98,21 @@ def replay(
         measured.count({"answers": 1, "answers_equal": exact == found.exact})
         found = found._replace(exact=exact)
     reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
-    measured.outcomes[reading] = found
+    measured.outcomes[reading._replace(method=reading.method + kv)] = found
+
+
+def in_fp8(subject: Subject, case: Case, graded: bool) -> Measured:
+    """The same prompt through a server and through one with fp8 KV, whole and with views."""
+    model, measured = subject.model, Measured({})
+    for server, kv_dtype, kv in (
+        (subject.server, None, ""),
+        (subject.fp8_server, torch.float8_e4m3fn, IN_FP8),
+    ):
+        chooser = Chooser(model, model.prefill(case.prompt, kv_dtype=kv_dtype))
+        for budget in (None, *BUDGETS):
+            reply = ask(server, case.prompt, len(case.answer), budget)
+            replay(measured, subject.served, chooser, case.answer, FIRST, budget, reply, graded, kv)
+    return measured
 
 
 def rounded(subject: Subject, case: Case, graded: bool) -> Measured:

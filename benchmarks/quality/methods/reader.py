@@ -35,6 +35,7 @@ class Prefix:
         keys, values: ``[H, n, D]`` of every layer, keys after RoPE.
         queries: ``[Hq, ≤ 64, D]`` of every layer, the last ones, after RoPE.
         logprobs: float32 ``[vocabulary]`` of the token behind it.
+        kv_dtype: K and V are rounded to it, those of what follows too; None leaves them as they are.
     """
 
     ids: list[int]
@@ -42,6 +43,7 @@ class Prefix:
     values: list[torch.Tensor]
     queries: list[torch.Tensor]
     logprobs: torch.Tensor
+    kv_dtype: torch.dtype | None = None
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Whole:
     """Attention of a prompt, or of what is appended to ``before``: causal, over everything. Saves its KV."""
 
     before: Prefix | None
+    kv_dtype: torch.dtype | None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     queries: list[torch.Tensor] = field(default_factory=list)
@@ -85,6 +88,10 @@ class Chosen:
     prefix: Prefix
     kept: torch.Tensor
 
+    @property
+    def kv_dtype(self) -> torch.dtype | None:
+        return self.prefix.kv_dtype
+
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
@@ -115,6 +122,9 @@ def attend(
     """What transformers calls in every layer."""
     layer = module.layer_idx
     assert isinstance(layer, int)
+    if chosen.kv_dtype is not None:
+        # As a server has it that attends to what it has written.
+        key, value = (x.to(chosen.kv_dtype).to(x.dtype) for x in (key, value))
     return chosen.attend(layer, query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
@@ -159,13 +169,19 @@ class Model:
         ]
         self.gram = [weights @ weights.mT for weights in self.output]
 
-    def prefill(self, ids: list[int], before: Prefix | None = None) -> Prefix:
-        """Computes a prompt, or ``ids`` behind one that is computed, over all of its KV."""
-        attention = Whole(before)
+    def prefill(
+        self, ids: list[int], before: Prefix | None = None, kv_dtype: torch.dtype | None = None
+    ) -> Prefix:
+        """Computes a prompt, or ``ids`` behind one that is computed, over all of its KV.
+
+        Args:
+            kv_dtype: as of ``Prefix``.
+        """
+        attention = Whole(before, kv_dtype)
         start = len(before.ids) if before is not None else 0
         logprobs = self._forward(torch.tensor([ids]), start, attention, last=1)[0, 0]
         ids = [*(before.ids if before is not None else []), *ids]
-        return Prefix(ids, attention.keys, attention.values, attention.queries, logprobs)
+        return Prefix(ids, attention.keys, attention.values, attention.queries, logprobs, kv_dtype)
 
     def follow(self, prefix: Prefix, ids: list[int], kept: torch.Tensor) -> Iterator[torch.Tensor]:
         """Computes ``ids`` behind a prompt for every choice of its cells.

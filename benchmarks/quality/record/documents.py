@@ -16,6 +16,8 @@ from benchmarks.quality.record.intervals import Difference, difference, differen
 FIRST, LATER = "first", "later"
 OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
+# Behind a method's name: its server keeps KV in fp8.
+IN_FP8 = ", fp8 KV"
 # Where answers can be exact nothing is paired by those in SUMMED: only their sums are held.
 NUMBERS, SUMMED = ("logprob", "kl", "erased"), ("kl", "erased")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record.documents import FIRST, LATER, Row, find, joined, lengths
+from benchmarks.quality.record.documents import FIRST, IN_FP8, LATER, Row, find, joined, lengths
 
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "kl": 3}
@@ -20,7 +20,7 @@ class Group:
 
     @property
     def whole(self) -> Row:
-        return next(row for row in self.rows if row.budget == 1)
+        return next(row for row in self.rows if row.key == row.key_of_whole)
 
     @property
     def budgets(self) -> list[float]:
@@ -70,6 +70,25 @@ class Group:
         if self.whole.graded and all_kv:
             lines.insert(0, ("all KV", *[self.cell("", 1)] * len(self.budgets)))
         return table((title, *map(share, self.budgets)), lines, right=len(self.budgets))
+
+    def fp8_table(self) -> str:
+        """What a server says over KV in 16 bits and in fp8, and what a view loses of either."""
+        budgets = (1.0, *self.budgets)
+        names = [("all KV", SERVED), ("all KV" + IN_FP8, SERVED + IN_FP8)]
+        sides = [
+            [find(self.rows, method=whole if budget == 1 else view, budget=budget) for budget in budgets]
+            for whole, view in names
+        ]
+        lines = [
+            (title, *("" if row is None else f"{row.percent:.0f}" for row in side))
+            for title, side in zip(("16 bits", "fp8"), sides, strict=True)
+        ]
+        lines += [
+            (f"view - all KV, {title}", "", *(difference(row, side[0]) for row in side[1:]))
+            for title, side in zip(("16 bits", "fp8"), sides, strict=True)
+        ]
+        lines.append(("fp8 - 16 bits", *(difference(b, a) for a, b in zip(*sides, strict=True))))
+        return table(("kept:", *map(kept, budgets)), lines, right=len(budgets))
 
     def differences(self, other: str, ours: str = SERVED) -> list[str]:
         """LaProx less another method."""

@@ -5,8 +5,9 @@ from typing import Any
 
 from benchmarks.harness.markdown import origin, table, wrapped
 from benchmarks.quality.methods import RIVALS, SERVED, SET_AS_WE_ARE
-from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Row
+from benchmarks.quality.record.documents import FIRST, IN_FP8, LATER, OVER_PRUNED, UNKNOWN, Row
 from benchmarks.quality.record.groups import (
+    Group,
     all_lengths,
     difference,
     find_all,
@@ -36,8 +37,8 @@ def of_run(results: Results) -> str:
     found = []
     for group in all_lengths(results.rows):
         whole = group.whole
-        found += [f"**{whole.task}**, {whole.model}, turn: {whole.turn}. {group.about}", group.table()]
-        if whole.turn == FIRST:
+        found += [f"**{whole.task}**, {whole.model}, turn: {whole.turn}. {group.about}", shown(group)]
+        if whole.turn == FIRST and not fp8_too(group):
             base = SERVED if SERVED in group.methods else group.methods[0]
             rivals = [
                 (f"{base} - {name}", *group.differences(name, base)) for name in group.methods if name != base
@@ -109,7 +110,7 @@ def other_tasks(results: Results) -> str:
         whole = group.whole
         if whole.turn != FIRST or whole.task == NEEDLES:
             continue
-        found += [f"**{whole.task}**, {whole.model}. {group.about}", group.table()]
+        found += [f"**{whole.task}**, {whole.model}. {group.about}", shown(group)]
         if not whole.graded:
             rivals = [
                 (f"LaProx - {name}", *group.differences(name))
@@ -118,6 +119,14 @@ def other_tasks(results: Results) -> str:
             ]
             found += ["Paired differences:", kept_table(group.budgets, rivals)]
     return "\n\n".join(found)
+
+
+def fp8_too(group: Group) -> bool:
+    return SERVED + IN_FP8 in group.methods and group.whole.graded
+
+
+def shown(group: Group) -> str:
+    return group.fp8_table() if fp8_too(group) else group.table()
 
 
 def needles_parts(parts: Parts) -> list[dict[str, Any]]:
