@@ -58,8 +58,8 @@ def transformers_layers(model: torch.nn.Module, attention: Mapping[int, Layer]) 
     }
     if missing := sorted(set(attention) - set(parents)):
         raise UnsupportedModel(
-            f"it runs on SGLang's Transformers backend, and LaProx finds no module with the output projection "
-            f"of layer {missing[0]} ({', '.join(OUTPUT_PROJECTIONS)})"
+            f"it runs on SGLang's Transformers backend, and LaProx finds no module with the output "
+            f"projection of layer {missing[0]} ({', '.join(OUTPUT_PROJECTIONS)})"
         )
     layers = []
     for index, (number, module) in enumerate(sorted(attention.items())):

@@ -1,4 +1,4 @@
-"""A model that SGLang has no class of its own for: it runs as Hugging Face's modules around SGLang's layers."""
+"""A model that SGLang has no class of its own for: Hugging Face's modules around SGLang's layers."""
 
 import random
 
