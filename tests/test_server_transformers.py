@@ -17,6 +17,6 @@ CHUNK = 700
 def test_pruned_prompts_are_answered_as_by_the_oracle(seed: int, figures: list[str]) -> None:
     flags = ("--enable-laprox", "--laprox-budget", "1.0", "--chunked-prefill-size", str(CHUNK), *RETURN_KEPT)
     with Server(*flags, "--model-impl", "transformers") as server:
-        cases = oracle_cases(random.Random(seed), CHUNK)
-        figures.append(check_oracle(server, Model(MODEL_PATH), cases, minimum=20))
+        cases = oracle_cases(random.Random(seed), CHUNK)[::4]
+        figures.append(check_oracle(server, Model(MODEL_PATH), cases, minimum=5))
         assert "Using Transformers backend" in server.launch.log.read_text()
