@@ -37,7 +37,7 @@ class Tolerance(NamedTuple):
 
 EXACT = Tolerance(3e-4, 1e-3, 0.999)
 # Numbers that differ in rounding alone may come out as two neighbours of e4m3, a sixteenth apart.
-IN_FP8 = Tolerance(3e-2, 0.3, 0.99)
+IN_FP8 = Tolerance(3e-3, 0.1, 0.995)
 
 
 @dataclass(frozen=True)
