@@ -7,6 +7,7 @@ from benchmarks.quality.methods.choice import Chooser, allocator
 from benchmarks.quality.methods.judge import outcome, outcomes, simulate
 from benchmarks.quality.methods.quantized import FOUR_BITS, FP8, four_bits, fp8
 from benchmarks.quality.methods.reader import everything
+from benchmarks.quality.methods.variants import Variant
 from benchmarks.quality.record import transcript
 from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Reading, all_kv
 from benchmarks.quality.record.results_file import Measured
@@ -22,12 +23,12 @@ Read = Callable[[Subject, Case, bool], Measured]
 def first_turn(subject: Subject, case: Case, graded: bool) -> Measured:
     """A prompt that ends in its question: through the server, and by the other methods."""
     model, count = subject.model, len(case.answer)
-    replies = {budget: ask(subject.server, case.prompt, count, budget) for budget in (None, *BUDGETS)}
+    replies = ask(subject.server, dict.fromkeys((None, *BUDGETS), case.prompt), count)
     chooser = Chooser(model, model.prefill(case.prompt))
     measured = Measured(simulate(model, chooser.prefix, [], case.answer, FIRST, BASELINES, BUDGETS))
     for budget, reply in replies.items():
         replay(measured, subject.served, chooser, case.answer, FIRST, budget, reply, graded)
-    if case.fact:
+    if case.question:
         measured.shown = transcript.of(subject.tokenizer, case, replies)
     return measured
 
@@ -51,14 +52,15 @@ def later_turn(subject: Subject, case: Case, graded: bool) -> Measured:
 
     measured = Measured(found)
     histories: dict[tuple[int, ...], Chooser] = {}
-    for budget in (None, *BUDGETS):
-        # What the model itself said, right or wrong.
-        said = ask(server, earlier.prompt, len(earlier.answer), budget).ids + earlier.bridge
-        reply = ask(server, earlier.prompt + said, len(case.answer), budget)
-        if tuple(said) not in histories:
-            histories[tuple(said)] = Chooser(model, model.prefill(said, asked))
-        history = histories[tuple(said)]
-        replay(measured, subject.served, history, case.answer, LATER, budget, reply, graded)
+    before = ask(server, dict.fromkeys((None, *BUDGETS), earlier.prompt), len(earlier.answer))
+    # What the model itself said, right or wrong.
+    said = {budget: reply.ids + earlier.bridge for budget, reply in before.items()}
+    prompts = {budget: earlier.prompt + ids for budget, ids in said.items()}
+    for budget, reply in ask(server, prompts, len(case.answer)).items():
+        ids = tuple(said[budget])
+        if ids not in histories:
+            histories[ids] = Chooser(model, model.prefill(said[budget], asked))
+        replay(measured, subject.served, histories[ids], case.answer, LATER, budget, reply, graded)
     return measured
 
 
@@ -101,7 +103,7 @@ def rounded(subject: Subject, case: Case, graded: bool) -> Measured:
 
 
 def simulated(
-    methods: Mapping[str, Config], later: bool, subject: Subject, case: Case, graded: bool
+    methods: Mapping[str, Config | Variant], later: bool, subject: Subject, case: Case, graded: bool
 ) -> Measured:
     """Other settings of the method on one prefill, without a server.
 
@@ -112,5 +114,5 @@ def simulated(
     if later:
         assert case.earlier is not None
         prompt = case.earlier.prompt + case.earlier.answer + case.earlier.bridge
-    prefix = subject.model.prefill(prompt)
+    prefix = subject.model.prefill(prompt, phases=() if later else case.phases)
     return Measured(simulate(subject.model, prefix, [], case.answer, FIRST, methods, BUDGETS))

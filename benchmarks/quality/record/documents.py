@@ -16,6 +16,8 @@ from benchmarks.quality.record.intervals import Difference, difference, differen
 FIRST, LATER = "first", "later"
 OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
+# Ends the name of a task whose methods are given as many bytes as KV in fewer bits.
+EQUAL_BYTES = " at equal bytes"
 # Where answers can be exact nothing is paired by those in SUMMED: only their sums are held.
 NUMBERS, SUMMED = ("logprob", "kl", "erased"), ("kl", "erased")
 
@@ -198,7 +200,7 @@ def joined(rows: Sequence[Row]) -> Row:
     sums = [row.sums for row in rows]
     return replace(
         rows[0],
-        length=" and ".join(map(lengths, rows)),
+        length=" and ".join(dict.fromkeys(map(lengths, rows))),
         exact="".join(row.exact for row in rows),
         numbers={name: [value for row in rows for value in row.numbers[name]] for name in rows[0].numbers},
         sums={name: sum(of[name] for of in sums) for name in rows[0].sums},
