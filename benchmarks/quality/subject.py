@@ -61,9 +61,15 @@ class Subject(ExitStack):
 
     @cached_property
     def longest(self) -> int:
-        """Tokens that it reads."""
-        config = AutoConfig.from_pretrained(self.path).get_text_config()
-        longest: int = config.max_position_embeddings
+        """Tokens that it reads.
+
+        Raises:
+            BadModel: it does not say.
+        """
+        try:
+            longest: int = AutoConfig.from_pretrained(self.path).get_text_config().max_position_embeddings
+        except Exception as error:
+            raise BadModel(f"{self.path} has no configuration that can be read: {shown(error)}") from error
         return longest
 
     @cached_property

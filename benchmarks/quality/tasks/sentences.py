@@ -24,7 +24,7 @@ def squad() -> list[tuple[str, str, str]]:
     """Paragraph, question and answer of people."""
     texts = paragraphs(ENCYCLOPEDIA)
     rows = lzma.decompress((FOLDER / "squad-questions.txt.xz").read_bytes()).decode().splitlines()
-    return [(texts[int(place)], *asked) for place, *asked in (row.split("\t") for row in rows)]
+    return [(texts[int(place)], asked, answer) for place, asked, answer in (row.split("\t") for row in rows)]
 
 
 @cache
