@@ -58,7 +58,9 @@ def stock_logprobs(stock: LlamaForCausalLM, ids: list[int], last: int, hidden: t
 @pytest.fixture
 def gpt2(tmp_path):
     """A model of another build, with the words of the 7M model."""
-    config = GPT2Config(vocab_size=512, n_positions=4096, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=512, n_positions=4096, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL_PATH / name, tmp_path / "gpt2")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
 
-from benchmarks.quality.tasks.chat import Draft, Message, Question, cases
+from benchmarks.quality.tasks.chat import Draft, Message, Question, cases, what
 from benchmarks.quality.tasks.ruler import number
 from benchmarks.quality.tasks.task import Task
 from benchmarks.quality.tasks.words import CITIES, NAMES, WORDS
@@ -47,8 +47,7 @@ def alike(one: Record, other: Record) -> bool:
 
 def field(one: Record) -> Question:
     kind, key = next(iter(one.items()))
-    what = f"{TOOLS[kind]} number of {kind} {key}"
-    return Question("field", f"What is the {what}?", f"The {what} is ", one[TOOLS[kind]])
+    return what("field", f"{TOOLS[kind]} number of {kind} {key}", one[TOOLS[kind]])
 
 
 def call(one: Record) -> Question:

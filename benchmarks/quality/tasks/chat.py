@@ -38,6 +38,11 @@ class Question:
     ended: str = "."
 
 
+def what(kind: str, thing: str, answer: str, verb: str = "is", more: str = "") -> Question:
+    """What the thing is, or are."""
+    return Question(kind, f"What {verb} the {thing}{more}?", f"The {thing} {verb} ", answer)
+
+
 def prose(lines: Sequence[str]) -> list[Message]:
     return [{"role": "user", "content": " ".join(lines)}]
 

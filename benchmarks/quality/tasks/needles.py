@@ -3,7 +3,7 @@
 import random
 from functools import partial
 
-from benchmarks.quality.tasks.chat import Draft, Question, cases
+from benchmarks.quality.tasks.chat import Draft, Question, cases, what
 from benchmarks.quality.tasks.task import Task
 from benchmarks.quality.tasks.words import CITIES, JOBS, NAMES, PLACES, WORDS
 
@@ -22,8 +22,8 @@ def draw_fact(kind: str, draw: random.Random) -> Question:
         word, begun = draw.choice(WORDS), f'The secret password of {place} is "'
         return Question(kind, f"What is the secret password of {place}?", begun, word, '".')
     number = "".join(draw.choices("0123456789", k=DIGITS[kind]))
-    what = {"4 digits": "entry code", "5 digits": "serial number", "7 digits": "phone number"}[kind]
-    return Question(kind, f"What is the {what} of {place}?", f"The {what} of {place} is ", number)
+    named = {"4 digits": "entry code", "5 digits": "serial number", "7 digits": "phone number"}[kind]
+    return what(kind, f"{named} of {place}", number)
 
 
 def draft(draw: random.Random) -> Draft:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
-from benchmarks.quality.tasks.chat import Draft, Message, Question
+from benchmarks.quality.tasks.chat import Draft, Message, Question, what
 from benchmarks.quality.tasks.sentences import squad
 from benchmarks.quality.tasks.words import CITIES, PLACES, WORDS
 
@@ -30,10 +30,7 @@ def multikey(draw: random.Random) -> Draft:
             yield f"the {' '.join(draw.sample(WORDS, 2))} of {draw.choice(CITIES)}", number(draw)
 
     known = dict(islice(facts(), 4))
-    asked = [
-        Question("multi-key", f"What is the entry code of {key}?", f"The entry code of {key} is ", code)
-        for key, code in known.items()
-    ]
+    asked = [what("multi-key", f"entry code of {key}", code) for key, code in known.items()]
     others = (f"The entry code of {key} is {code}." for key, code in facts() if key not in known)
     return Draft([question.begun + question.answer + "." for question in asked], asked, others)
 
@@ -41,13 +38,9 @@ def multikey(draw: random.Random) -> Draft:
 def multivalue(draw: random.Random) -> Draft:
     """All values of one key, in their order."""
     codes = {place: [number(draw) for _ in range(3)] for place in draw.sample(PLACES, 2)}
+    order = ", in the order of the text"
     asked = [
-        Question(
-            "multi-value",
-            f"What are the three entry codes of {place}, in the order of the text?",
-            f"The entry codes of {place} are ",
-            listed(of),
-        )
+        what("multi-value", f"entry codes of {place}", listed(of), "are", order)
         for place, of in codes.items()
     ]
     facts = ([f"One of the entry codes of {place} is {code}." for code in of] for place, of in codes.items())
@@ -56,15 +49,13 @@ def multivalue(draw: random.Random) -> Draft:
 
 def multiquery(draw: random.Random) -> Draft:
     """Three keys at once."""
-    codes = {place: number(draw) for place in draw.sample(PLACES, 6)}
+    places = draw.sample(PLACES, 6)
+    codes = {place: number(draw) for place in places}
     asked = [
-        Question(
-            "multi-query",
-            f"What are the entry codes of {listed(three)}?",
-            f"The entry codes of {listed(three)} are ",
-            listed([codes[place] for place in three]),
+        what(
+            "multi-query", f"entry codes of {listed(three)}", listed([codes[place] for place in three]), "are"
         )
-        for three in (list(codes)[:3], list(codes)[3:])
+        for three in (places[:3], places[3:])
     ]
     return Draft([f"The entry code of {place} is {code}." for place, code in codes.items()], asked)
 
@@ -73,14 +64,10 @@ def variables(draw: random.Random) -> Draft:
     """Names that stand for one number, each by way of the one before."""
     names, values = draw.sample(WORDS, 8), (number(draw), number(draw))
     chains = names[::2], names[1::2]
+    text = "Which four variables have the value {}, in the order of the text?"
     asked = [
-        Question(
-            "variables",
-            f"Which four variables have the value {value}, in the order of the text?",
-            f"The variables {names[0]},",
-            f" {listed(names[1:])}",
-        )
-        for names, value in zip(chains, values, strict=True)
+        Question("variables", text.format(value), f"The variables {first},", f" {listed(others)}")
+        for (first, *others), value in zip(chains, values, strict=True)
     ]
     facts = [f"VAR {first} = {value}." for (first, *_), value in zip(chains, values, strict=True)]
     facts += [f"VAR {name} = VAR {before}." for before, name in zip(names, names[2:], strict=False)]
