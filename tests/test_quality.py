@@ -459,17 +459,20 @@ def test_every_task_has_a_row_and_what_is_ahead_of_us_is_bold(tmp_path):
     part = record.part("rounded:code 4096", "tiny", OPTIONS)
     record.add(part, "code at equal bytes", 4096, True, Measured(fp8))
     for kl in (0.125, 0.25, 0.375):
-        found = {all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)}
-        found[Reading(FIRST, "snapkv", "uniform", 0.1)] = outcome(True, kl - 0.125)
+        found = {all_kv(FIRST): outcome(True)}
+        for budget in BUDGETS:
+            found[Reading(FIRST, "laprox", "layer", budget)] = outcome(True, kl)
+            found[Reading(FIRST, "snapkv", "uniform", budget)] = outcome(True, kl - 0.125)
         record.add(record.part("prose 100", "tiny", OPTIONS), "prose", 100, False, Measured(found))
     text = report.by_task(record)
     rows = [line for line in text.splitlines() if line.startswith("| code | 4,096 | 12 | 100 |")]
     first, later = ([cell.strip() for cell in row.split("|")[5:-1]] for row in rows)
     assert later == [later[0]] * 5 == [cell for cell in first if "*" not in cell] + [later[0]]
     assert first[1].startswith("**0 (") and first[1].endswith("; snapkv 100**")
-    assert "| later - first |" in text and text.count("<details>") == text.count("</details>") == 3
-    assert "| fp8 KV | 0 (" in text and "| snapkv | **0.125 ± 0.311** |" in text
-    assert "KL to all KV over the next tokens of 3 documents" in text
+    assert "| later - first |" in text and text.count("<details>") == text.count("</details>") == 2
+    assert "| fp8 KV | 0 (" in text and "| prose | 100 | 3 | KL |" in text
+    assert "| **0.250 ± 0.311; snapkv 0.125** |" in text
+    assert "| snapkv | **0.125 ± 0.311** |" in report.of_run(record)
 
 
 def test_documents_of_all_tasks_are_pooled_where_all_were_read(tmp_path):

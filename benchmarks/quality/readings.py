@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED
+from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED, judge
 from benchmarks.quality.methods.choice import Chooser, allocator
-from benchmarks.quality.methods.judge import outcome, outcomes, simulate
+from benchmarks.quality.methods.judge import outcomes, simulate
 from benchmarks.quality.methods.quantized import FOUR_BITS, FP8, four_bits, fp8
 from benchmarks.quality.methods.reader import everything
 from benchmarks.quality.methods.variants import Variant
@@ -26,8 +26,7 @@ def first_turn(subject: Subject, case: Case, graded: bool) -> Measured:
     replies = ask(subject.server, dict.fromkeys((None, *BUDGETS), case.prompt), count)
     chooser = Chooser(model, model.prefill(case.prompt))
     measured = Measured(simulate(model, chooser.prefix, [], case.answer, FIRST, BASELINES, BUDGETS))
-    for budget, reply in replies.items():
-        replay(measured, subject.served, chooser, case.answer, FIRST, budget, reply, graded)
+    replay(measured, subject.served, chooser, case.answer, FIRST, replies, graded)
     if case.question:
         measured.shown = transcript.of(subject.tokenizer, case, replies)
     return measured
@@ -51,16 +50,15 @@ def later_turn(subject: Subject, case: Case, graded: bool) -> Measured:
     found |= simulate(model, asked, between, case.answer, OVER_PRUNED, methods, BUDGETS)
 
     measured = Measured(found)
-    histories: dict[tuple[int, ...], Chooser] = {}
     before = ask(server, dict.fromkeys((None, *BUDGETS), earlier.prompt), len(earlier.answer))
     # What the model itself said, right or wrong.
     said = {budget: reply.ids + earlier.bridge for budget, reply in before.items()}
     prompts = {budget: earlier.prompt + ids for budget, ids in said.items()}
-    for budget, reply in ask(server, prompts, len(case.answer)).items():
-        ids = tuple(said[budget])
-        if ids not in histories:
-            histories[ids] = Chooser(model, model.prefill(said[budget], asked))
-        replay(measured, subject.served, histories[ids], case.answer, LATER, budget, reply, graded)
+    replies = ask(server, prompts, len(case.answer))
+    for ids in {tuple(ids): ids for ids in said.values()}.values():
+        alike = {budget: reply for budget, reply in replies.items() if said[budget] == ids}
+        history = Chooser(model, model.prefill(ids, asked))
+        replay(measured, subject.served, history, case.answer, LATER, alike, graded)
     return measured
 
 
@@ -70,22 +68,23 @@ def replay(
     chooser: Chooser,
     answer: list[int],
     turn: str,
-    budget: float | None,
-    reply: Reply,
+    replies: Mapping[float | None, Reply],
     graded: bool,
 ) -> None:
     """Reads what the server kept of a prompt, and compares it with what the reference keeps of it."""
     # A prompt that was left whole reads all KV at that budget.
-    kept = [reply.cells] if reply.cells is not None else []
-    found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[-1]
-    if reply.cells is not None and budget is not None:
-        measured.count(compare(reply.cells, chooser, served, budget))
-    if graded:
-        exact = reply.ids == answer
-        measured.count({"answers": 1, "answers_equal": exact == found.exact})
-        found = found._replace(exact=exact)
-    reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
-    measured.outcomes[reading] = found
+    whole = everything(chooser.model, chooser.prefix)[0]
+    kept = [whole if reply.cells is None else reply.cells for reply in replies.values()]
+    found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[1:]
+    for (budget, reply), outcome in zip(replies.items(), found, strict=True):
+        if reply.cells is not None and budget is not None:
+            measured.count(compare(reply.cells, chooser, served, budget))
+        if graded:
+            exact = reply.ids == answer
+            measured.count({"answers": 1, "answers_equal": exact == outcome.exact})
+            outcome = outcome._replace(exact=exact)
+        reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
+        measured.outcomes[reading] = outcome
 
 
 def rounded(subject: Subject, case: Case, graded: bool) -> Measured:
@@ -98,7 +97,7 @@ def rounded(subject: Subject, case: Case, graded: bool) -> Measured:
     (whole,) = model.follow(prefix, case.answer[:-1], cells)
     for name, round_off, share in (("fp8 KV", fp8, FP8), ("4-bit KV", four_bits, FOUR_BITS)):
         (steps,) = model.follow(round_off(prefix), case.answer[:-1], cells)
-        found[Reading(FIRST, name, "", share)] = outcome(steps, whole, case.answer, 1, cells[0])
+        found[Reading(FIRST, name, "", share)] = judge.outcome(steps, whole, case.answer, 1, cells[0])
     return Measured(found)
 
 

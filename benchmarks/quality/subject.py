@@ -29,7 +29,7 @@ ON_GPU = torch.cuda.is_available()
 # Several runs may share a GPU: a server takes no more of it than its pool asks for.
 SHARED_FLAGS = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "8"]
 # Above the longest prompt with its views at all budgets: none must be left whole for want of room.
-POOL = 131_072 if ON_GPU else 32_768
+POOL = 65_536 if ON_GPU else 32_768
 # A request may not ask for more than its server's budget.
 LARGEST_BUDGET = 0.5
 

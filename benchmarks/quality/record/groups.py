@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from benchmarks.harness.markdown import table
@@ -48,7 +49,7 @@ class Group:
     def cell(self, method: str, budget: float) -> str:
         """A figure with its interval; nothing where there is none."""
         if budget == 1:
-            return f"{self.whole.percent:.0f}"
+            return f"{self.whole.percent:.0f}" if self.whole.graded else "KL"
         row = find(self.rows, method=method, budget=budget)
         if row is None:
             return ""
@@ -74,11 +75,14 @@ class Group:
         return row.minus(ours, "exact").low > 0 if row.graded else row.minus(ours, "kl").high < 0
 
     def beside(self, budget: float) -> str:
-        """LaProx, and who is ahead of it."""
-        others = [row for row in self.rows if row.budget == budget and self.ahead(row)]
-        best = max(others, key=lambda row: row.percent, default=None)
+        """LaProx, and in bold who is ahead of it."""
+        ahead = [row for row in self.rows if row.budget == budget and self.ahead(row)]
         cell = self.cell(SERVED, budget)
-        return cell if best is None else f"**{cell}; {best.method} {best.percent:.0f}**"
+        if not ahead:
+            return cell
+        best = max(ahead, key=lambda row: row.percent if row.graded else -fmean(row.numbers["kl"]))
+        theirs = f"{best.percent:.0f}" if best.graded else f"{fmean(best.numbers['kl']):.3f}"
+        return f"**{cell}; {best.method} {theirs}**"
 
 
 def difference(ours: Row, theirs: Row) -> str:

@@ -66,15 +66,16 @@ def by_task(results: Results) -> str:
         f"{', '.join(sorted({part['chip'] for part in results.parts}))}, {origin(results.parts)}."
         f"{unlike_today(results.parts)}",
         "Exact answers on the server in per cent, and the 95 % interval of the paired difference to all KV "
-        "in points; in **bold** where another method, simulated over the same documents, is ahead of LaProx "
-        "by more than the interval of their difference.",
+        "in points; where an answer cannot be exact KL to all KV over the next tokens (less is better). In "
+        "**bold** where another method, simulated over the same documents, is ahead of LaProx by more than "
+        "the interval of their difference.",
     ]
     rows = []
     for turn, model in product((FIRST, LATER), dict.fromkeys(row.model for row in results.rows)):
         shown = [
             (whole.task, lengths(whole), f"{whole.count:,}", group.cell("", 1), *map(group.beside, BUDGETS))
             for group in every
-            if ((whole := group.whole).model, whole.turn, whole.graded) == (model, turn, True)
+            if ((whole := group.whole).model, whole.turn) == (model, turn)
             # fp8 and 4 bits have budgets of their own.
             and SERVED in group.methods
             and set(group.budgets) >= set(BUDGETS)
@@ -82,9 +83,9 @@ def by_task(results: Results) -> str:
         rows += [(f"**{model}, {TITLES[turn]}**", *[""] * 8), *shown] if shown else []
     found.append(table(("task", "tokens", "documents", "all KV", *map(share, BUDGETS)), rows, right=7))
     found += later_turns(results.rows)
-    others = [group for group in every if not group.whole.graded or group.whole.task.endswith(EQUAL_BYTES)]
-    first = [group for group in (*all_tasks(results.rows), *others) if group.whole.turn == FIRST]
-    return "\n\n".join([*found, *map(folded, first)])
+    equal_bytes = [group for group in every if group.whole.task.endswith(EQUAL_BYTES)]
+    first = [group for group in all_tasks(results.rows) if group.whole.turn == FIRST]
+    return "\n\n".join([*found, *map(folded, [*first, *equal_bytes])])
 
 
 def folded(group: Group) -> str:
