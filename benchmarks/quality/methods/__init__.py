@@ -25,6 +25,7 @@ BASELINES = {
     f"snapkv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="uniform"),
     f"ada-kv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="layer", floor=0.2),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
+    f"criticalkv{SET_AS_WE_ARE}": Config(scorer="criticalkv"),
     "obcache-k": Config(
         scorer="obcache-k", allocator="layer", floor=0.2, pooling="max", pooling_kernel=7, window=16
     ),
