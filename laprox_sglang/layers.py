@@ -34,3 +34,11 @@ class ScoredLayer:
     scaling: float
     window: int | None = None
     sink: str | None = None
+
+    def key_scale(self, pool: torch.dtype) -> float:
+        """Factor of the keys in a KV pool of that dtype: SGLang divides by it where it rounds to fp8."""
+        return 1.0 if pool.itemsize > 1 else self.module.k_scale_float or 1.0
+
+    def value_scale(self, pool: torch.dtype) -> float:
+        """The same of values."""
+        return 1.0 if pool.itemsize > 1 else self.module.v_scale_float or 1.0

@@ -212,7 +212,8 @@ class Pool(Protocol):
     layer_num: int
     head_num: int
     head_dim: int
-    store_dtype: torch.dtype
+    dtype: torch.dtype
+    store_dtype: torch.dtype  # bytes where the numbers are fp8
     device: str
     k_buffer: list[torch.Tensor]
     v_buffer: list[torch.Tensor]
@@ -232,7 +233,13 @@ class Pool(Protocol):
     def get_contiguous_buf_infos(self) -> tuple[list[int], list[int], list[int]]: ...
 
     def set_kv_buffer(
-        self, layer: Layer, loc_info: object, cache_k: torch.Tensor, cache_v: torch.Tensor
+        self,
+        layer: Layer,
+        loc_info: object,
+        cache_k: torch.Tensor,
+        cache_v: torch.Tensor,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
     ) -> None: ...
 
 
@@ -262,6 +269,12 @@ class Layer(Protocol):
     attn_type: object
     use_irope: bool
     xai_temperature_len: int
+    # Of a checkpoint with fp8 KV: on the device, what is written is divided by; on the host, what is read is
+    # times.
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
+    k_scale_float: float | None
+    v_scale_float: float | None
 
 
 @port("sglang.srt.layers.attention.base_attn_backend.AttentionBackend")
@@ -335,6 +348,7 @@ class ModelConfig(ModelShape, Protocol):
     attention_arch: object
     attention_chunk_size: int | None
     has_attention_sinks: bool
+    dtype: torch.dtype
 
 
 # The processes of a server.

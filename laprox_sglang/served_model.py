@@ -1,6 +1,8 @@
 """The layers of a model, found once before anything is served; and the models that are not served."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
@@ -32,12 +34,8 @@ def find_layers(model: torch.nn.Module) -> list[ScoredLayer]:
     Raises:
         UnsupportedModel: they lie where none is found, or have no output projection beside them.
     """
-    # It keeps its attention layers out of the tree of modules.
     if hasattr(model, "attention_instances"):
-        raise UnsupportedModel(
-            "it runs on SGLang's Transformers backend, whose attention layers LaProx does not address; "
-            "models that SGLang has a class of its own for can be served"
-        )
+        return transformers_layers(model, cast("Mapping[int, Layer]", model.attention_instances))
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, RadixAttention)]
     found.sort(key=lambda layer: layer[1].layer_id)
     return [
@@ -46,12 +44,42 @@ def find_layers(model: torch.nn.Module) -> list[ScoredLayer]:
     ]
 
 
+def transformers_layers(model: torch.nn.Module, attention: Mapping[int, Layer]) -> list[ScoredLayer]:
+    """The layers of a model that SGLang has no class of its own for, and runs on its Transformers backend.
+
+    Args:
+        attention: SGLang's layers, which are no modules of the model; Hugging Face's modules know their
+            numbers.
+    """
+    parents = {
+        module.layer_idx: (name, module)
+        for name, module in model.named_modules()
+        if hasattr(module, "layer_idx") and projection_of(module) is not None
+    }
+    if missing := sorted(set(attention) - set(parents)):
+        raise UnsupportedModel(
+            f"it runs on SGLang's Transformers backend, and LaProx finds no module with the output "
+            f"projection of layer {missing[0]} ({', '.join(OUTPUT_PROJECTIONS)})"
+        )
+    layers = []
+    for index, (number, module) in enumerate(sorted(attention.items())):
+        name, parent = parents[number]
+        layer = scored_layer(index, name, module, parent)
+        # SGLang's layer learns it at its first forward pass.
+        layers.append(replace(layer, scaling=getattr(parent, "scaling", None) or layer.scaling))
+    return layers
+
+
+def projection_of(attention: torch.nn.Module) -> torch.nn.Module | None:
+    return next((getattr(attention, name) for name in OUTPUT_PROJECTIONS if hasattr(attention, name)), None)
+
+
 def scored_layer(index: int, name: str, module: Layer, parent: torch.nn.Module) -> ScoredLayer:
     """
     Args:
-        parent: the module that has ``module`` and its output projection.
+        parent: the module that has the output projection of ``module`` and, as a rule, ``module``.
     """
-    projection = next((getattr(parent, p) for p in OUTPUT_PROJECTIONS if hasattr(parent, p)), None)
+    projection = projection_of(parent)
     if projection is None:
         raise UnsupportedModel(f"{name}: no output projection beside it ({', '.join(OUTPUT_PROJECTIONS)})")
     return ScoredLayer(

@@ -16,7 +16,7 @@ from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
 
-from fakes import DIM, HEADS, LAYERS, QUERY_HEADS, Scheduler
+from fakes import DIM, FP8, HEADS, LAYERS, QUERY_HEADS, Scheduler
 
 # Of ``torch.ops.sgl_kernel.fwd``, in its order.
 ARGUMENTS = (
@@ -28,13 +28,18 @@ ARGUMENTS = (
 NEUTRAL = {"window_left": -1, "window_right": -1, "attention_chunk": 0, "softcap": 0.0}
 PLAIN = (
     "k_new v_new qv cu_seqlens_k seqused_q kv_batch_idx leftpad_k rotary_cos rotary_sin seqlens_rotary "
-    "q_descale k_descale v_descale window_left window_right attention_chunk softcap sinks sparse_mask_fine"
+    "q_descale window_left window_right attention_chunk softcap sinks sparse_mask_fine"
 ).split()
 
 
 def fwd(*given):
-    """Causal attention over a paged cache, one sequence after the other: ``(out, None)``."""
+    """Causal attention over a paged cache, one sequence after the other: ``(out, None)``.
+
+    Of fp8 the queries are fp8 as well, and what is read is times the descales ``[B, H]``.
+    """
     a = SimpleNamespace(**dict(zip(ARGUMENTS, given, strict=True)))
+    quantized = a.k.dtype == FP8
+    assert {x.dtype for x in (a.q, a.k, a.v)} == {a.k.dtype} and (a.k_descale is not None) == quantized
     odd = [name for name in PLAIN if getattr(a, name) != NEUTRAL.get(name)]
     assert not odd and a.causal and not a.only_qv, f"not what is stood in for: {odd}"
     check_cache(a.k)
@@ -44,12 +49,15 @@ def fwd(*given):
         assert torch.equal(a.scheduler_metadata, schedule(a.seqused_k)), "made for another batch"
     bounds, lengths = a.cu_seqlens_q.tolist(), a.seqused_k.tolist()
     assert len(bounds) == len(lengths) + 1 and bounds[-1] == len(a.q)
-    out = torch.empty_like(a.q) if a.out is None else a.out
+    out = torch.empty(a.q.shape) if a.out is None else a.out
     for row, length in enumerate(lengths):
-        queries = a.q[bounds[row] : bounds[row + 1]]
+        queries = a.q[bounds[row] : bounds[row + 1]].float()
         assert 0 < len(queries) <= a.max_seqlen_q and length <= a.page_table.shape[1]
         slots = a.page_table[row, :length].long()
-        keys, values = (x[slots, 0].repeat_interleave(QUERY_HEADS // HEADS, 1) for x in (a.k, a.v))
+        keys, values = (x[slots, 0].float() for x in (a.k, a.v))
+        if quantized:
+            keys, values = keys * a.k_descale[row, :, None], values * a.v_descale[row, :, None]
+        keys, values = (x.repeat_interleave(QUERY_HEADS // HEADS, 1) for x in (keys, values))
         weights = torch.einsum("qhd,khd->hqk", queries, keys) * a.softmax_scale
         hidden = torch.ones_like(weights, dtype=torch.bool).triu(length - len(queries) + 1)
         weights = weights.masked_fill(hidden, -torch.inf).softmax(-1)
@@ -137,7 +145,7 @@ def flash_attention(scheduler: Scheduler) -> AttentionBackend:
             token_to_kv_pool=pool,
             kv_index_translator=translator,
             kv_cache_dtype=pool.dtype,
-            kv_cache_dtype_str="auto",
+            kv_cache_dtype_str="fp8_e4m3" if pool.dtype == FP8 else "auto",
             page_size=1,
             device="cpu",
             sliding_window_size=None,

@@ -56,6 +56,9 @@ torch.set_num_threads(1)
 LAYERS, HEADS, QUERY_HEADS, DIM = 2, 2, 4, 4
 CELLS = LAYERS * HEADS
 VOCABULARY = 4
+FP8 = torch.float8_e4m3fn
+# As a checkpoint has them: what is written is divided by them, which e4m3 does not round.
+K_SCALE, V_SCALE = 0.5, 0.25
 CONFIG = Config(budget=0.4, window=3, pooling_kernel=3, min_tokens=8, sink_tokens=2)
 # The cores that SGLang has for its tree, and no tree: ``--disable-radix-cache``.
 TREES = ("rust", "python", "off")
@@ -78,11 +81,12 @@ def stamp(prefix: tuple[int, ...], owner: str = "") -> tuple[torch.Tensor, torch
     """K and V ``[L, H, D]`` and Q ``[L, Hq, D]`` of the last token of ``prefix``.
 
     Exact KV is a function of the tokens alone. KV computed over a pruned context is not, and is
-    stamped with the request that it belongs to: in the tree it would be seen.
+    stamped with the request that it belongs to: in the tree it would be seen. All are numbers of e4m3, so
+    that a pool of fp8 holds them as they are.
     """
     rng = torch.Generator().manual_seed(hash((prefix, len(owner), *map(ord, owner))) % 2**62)
-    k, v = torch.randn((2, LAYERS, HEADS, DIM), generator=rng)
-    return k, v, torch.randn((LAYERS, QUERY_HEADS, DIM), generator=rng)
+    k, v = torch.randn((2, LAYERS, HEADS, DIM), generator=rng).to(FP8).float()
+    return k, v, torch.randn((LAYERS, QUERY_HEADS, DIM), generator=rng).to(FP8).float()
 
 
 def expected_output(view, tokens: tuple[int, ...], owner: str) -> torch.Tensor:
@@ -107,6 +111,8 @@ class Attention(torch.nn.Module):
         options = {"num_heads": QUERY_HEADS, "num_kv_heads": HEADS, "head_dim": DIM} | options
         self.attn = RadixAttention(scaling=DIM**-0.5, layer_id=layer, **options)
         self.o_proj = torch.nn.Linear(QUERY_HEADS * DIM, 8, bias=False)
+        self.attn.k_scale, self.attn.k_scale_float = torch.tensor(K_SCALE), K_SCALE
+        self.attn.v_scale, self.attn.v_scale_float = torch.tensor(V_SCALE), V_SCALE
 
 
 class TinyModel(torch.nn.Module):
@@ -129,7 +135,8 @@ class WritingBackend(AttentionBackend):
         pass
 
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kw):
-        self.pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
+        place = KVWriteLoc(forward_batch.out_cache_loc, None)
+        self.pool.set_kv_buffer(layer, place, k, v, layer.k_scale, layer.v_scale)
         return None
 
     forward_decode = forward_extend
@@ -159,6 +166,7 @@ class Scheduler(stock.Scheduler):
         graphs: decode as graphs are replayed.
         stock: makes the attention backend that LaProx is put in front of.
         kv_events: as with ``--kv-events-config``; ``tree_cache.take_events`` has them.
+        kv_dtype: of the KV pool.
 
     Attributes:
         tree: as given.
@@ -179,18 +187,19 @@ class Scheduler(stock.Scheduler):
         graphs=False,
         stock=WritingBackend,
         kv_events=False,
+        kv_dtype=torch.float32,
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
         self.arrived, self.prefilled, self.decoded, self.no_room = [], [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
-        self._make_memory(size, rows, context, config, tree, stock, kv_events)
+        self._make_memory(size, rows, context, config, tree, stock, kv_events, kv_dtype)
         self._set_options(overlap, context)
         self._make_parts(tree)
 
-    def _make_memory(self, size, rows, context, config, tree, stock, kv_events) -> None:
-        self.pool = LaproxKVPool(size, 1, torch.float32, HEADS, DIM, LAYERS, "cpu", False)
+    def _make_memory(self, size, rows, context, config, tree, stock, kv_events, kv_dtype) -> None:
+        self.pool = LaproxKVPool(size, 1, kv_dtype, HEADS, DIM, LAYERS, "cpu", False)
         self.token_to_kv_pool_allocator = TokenToKVPoolAllocator(size, torch.int64, "cpu", self.pool, False)
         self.req_to_token_pool = ReqToTokenPool(rows, context, "cpu", False)
         self.rows = self.req_to_token_pool.req_to_token
@@ -459,6 +468,12 @@ class Scheduler(stock.Scheduler):
         """A pause that gives all memory back and takes the chunked request as well; then it goes on."""
         self.pause_generation(PauseGenerationReqInput(mode="retract"))
         self._engine_paused = False
+
+    def kv(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V ``[L, H, D]`` that a slot stands for."""
+        scales = (K_SCALE, V_SCALE) if self.pool.dtype == FP8 else (1, 1)
+        k, v = (pool[slot].float() for pool in (self.pool.keys, self.pool.values))
+        return k * scales[0], v * scales[1]
 
     def flush(self) -> None:
         self.last_batch = None

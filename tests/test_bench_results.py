@@ -41,11 +41,12 @@ def test_rows_of_parts_merge_into_one_file(tmp_path):
 
 def test_a_third_server_has_a_ratio_of_its_own(tmp_path):
     path = tmp_path / "serving.json"
-    speeds = {"stock": 100.0, "laprox": 150.0, "stock-fp8": 200.0}
+    speeds = {"stock": 100.0, "laprox": 150.0, "stock-fp8": 200.0, "laprox-fp8": 300.0}
     fill(path, [("f", server, {"output_tok_s": speed}) for server, speed in speeds.items()])
     row = rows_of(path)["f"]
     assert row["ratio"] == {"output_tok_s": 1.5} and row["ratio_fp8"] == {"output_tok_s": 0.75}
-    assert backends(row) == "stock fa3, laprox fa3, stock-fp8 flashinfer"
+    assert row["fp8_ratio"] == {"output_tok_s": 1.5} and row["fp8_ratio_laprox"] == {"output_tok_s": 2.0}
+    assert backends(row) == "stock fa3, laprox fa3, stock-fp8 flashinfer, laprox-fp8 fa3"
 
 
 def test_what_this_commit_has_measured_is_known(tmp_path, monkeypatch):

@@ -248,10 +248,11 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     ServerArgs.add_cli_args(parser)
     flags = servers.flags(name, True, False, tmp_path, backend)
     given, ours = parser.parse_known_args(flags)
-    assert ours == (servers.FLAGS[name] if name.startswith("laprox") else [])
+    assert ours == (servers.FLAGS[name][-3:] if name.startswith("laprox") else [])
     # What has no backend of its own takes the default, unless it is told.
     fp8 = "fp8" in name
-    assert given.attention_backend == ("flashinfer" if fp8 else backend) and given.load_format == "dummy"
+    assert given.attention_backend == (backend or ("flashinfer" if fp8 else None))
+    assert given.load_format == "dummy"
     assert given.kv_cache_dtype == ("fp8_e4m3" if fp8 else "auto")
     assert given.enable_hierarchical_cache == ("host" in name)
     assert "host" not in name or given.hicache_mem_layout == "page_first"

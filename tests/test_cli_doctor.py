@@ -248,13 +248,17 @@ def test_what_was_not_tried_is_refused_by_name_or_warned_of(monkeypatch):
     assert "was not tried with LaProx: its decode kernel" in tried.reason and start.status == "ok"
 
 
-def test_what_no_kernel_serves_is_found_before_weights_are_loaded(monkeypatch):
-    args = resolved()
+@pytest.mark.parametrize(
+    ("kv_cache_dtype", "dtype"), [("auto", torch.float32), ("fp8_e4m3", torch.float8_e4m3fn)]
+)
+def test_what_no_kernel_serves_is_found_before_weights_are_loaded(kv_cache_dtype, dtype, monkeypatch):
+    args = resolved(kv_cache_dtype=kv_cache_dtype)
     declare_resolution(args, "test", device="cuda", attention_backend="triton")
     model = model_config_of(args)
 
     def check_serving(keys, values, queries):
         assert keys.shape[2:] == (2, 64) and queries.shape[1:] == (24, 8, 64)
+        assert keys.dtype == values.dtype == dtype and queries.dtype == torch.float32
         raise kernels.Unsupported("attention: head dim 96 (served: 64, 128)")
 
     zeros = torch.zeros

@@ -32,10 +32,10 @@ RECORDS = {
 }
 
 
-def look(memory=80, context=40_960, load=None, concurrency=None, fraction=None, itemsizes=(2, 2), **options):
+def look(memory=80, context=40_960, load=None, concurrency=None, fraction=None, kv_dtype="auto", **options):
     model, load = read_model(LLAMA_8B, context), load or Load(8192, 512)
     config = Config(**{"budget": 0.05} | options)
-    return compare(model, memory, config, load, itemsizes, concurrency, fraction)
+    return compare(model, memory, config, load, kv_dtype, concurrency, fraction)
 
 
 @pytest.mark.parametrize(("chip", "memory"), [("h100", 80), ("h200", 141)])
@@ -217,10 +217,16 @@ def test_what_is_compared_reads_what_it_says():
     assert slot == 131_072
     assert found.stock.step_bytes == weights + 10 * (8192 + 256) * slot
     assert found.laprox.step_bytes == weights + 10 * (410 + 256) * slot
-    # Stock in 8 bits, which LaProx refuses, reads half.
-    halved = look(concurrency=10, itemsizes=(1, 2))
-    assert halved.stock.step_bytes - weights == (found.stock.step_bytes - weights) // 2
-    assert halved.laprox == found.laprox and halved.stock.slots == pytest.approx(2 * found.stock.slots, abs=1)
+    # In 8 bits both read half, and have room for twice as much.
+    halved = look(concurrency=10, kv_dtype="fp8_e4m3")
+    for half, full in ((halved.stock, found.stock), (halved.laprox, found.laprox)):
+        assert half.step_bytes - weights == (full.step_bytes - weights) // 2
+    assert halved.stock.slots == pytest.approx(2 * found.stock.slots, abs=1)
+    assert halved.laprox.slots == pytest.approx(2 * found.laprox.slots, rel=0.01)
+    assert halved.flags["--kv-cache-dtype"] == "fp8_e4m3" and "--kv-cache-dtype" not in found.flags
+    # What scoring takes is more of its steps.
+    few = Load(8192, 12)
+    assert "scoring" in look(load=few, kv_dtype="fp8_e4m3").conclusions[1] not in look(load=few).conclusions
 
 
 def test_a_context_that_is_not_needed_costs_memory_and_is_said():

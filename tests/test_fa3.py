@@ -15,6 +15,7 @@ from fa3 import fa3_on_a_cpu, flash_attention
 from fakes import (
     CONFIG,
     DIM,
+    FP8,
     HEADS,
     LAYERS,
     QUERY_HEADS,
@@ -30,6 +31,7 @@ PROMPT = [(i * i + i // 3) % 4 for i in range(40)]
 OTHER = PROMPT[::-1]
 EVERY_LOOP = pytest.mark.parametrize("overlap", [False, True], ids=["sync", "overlap"])
 EVERY_STEP = pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
+EVERY_POOL = pytest.mark.parametrize("kv_dtype", [torch.float32, FP8], ids=["float", "fp8"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,10 +82,12 @@ def make(graphs: bool, **options: Any) -> Scheduler:
 
 @EVERY_LOOP
 @EVERY_STEP
+@EVERY_POOL
 @pytest.mark.parametrize("chunk_size", [11, 1024])
-def test_every_token_attends_to_what_its_request_sees(overlap, graphs, chunk_size):
+def test_every_token_attends_to_what_its_request_sees(overlap, graphs, kv_dtype, chunk_size):
     """Batches grow and shrink, with a view and without one; a prompt comes back, and one goes on."""
-    scheduler = make(graphs, overlap=overlap, config=replace(CONFIG, keep_prefix=6))
+    config = replace(CONFIG, keep_prefix=6)
+    scheduler = make(graphs, overlap=overlap, config=config, kv_dtype=kv_dtype)
     for i, new_tokens in enumerate([5, 9, 17]):
         scheduler.arrive([i, *PROMPT], new_tokens, enabled=i < 2)
     seen = run(scheduler, chunk_size)

@@ -18,7 +18,7 @@ from sglang.srt.model_executor.runner_utils.capture_mode import get_capture_atte
 from sglang.srt.runtime_context import get_parallel, override_platform
 from sglang.srt.server_args import ServerArgs
 
-from laprox_kernels import Unsupported, check_serving, lengths_of_every_kind, score_bytes
+from laprox_kernels import Unsupported, check_serving, dispatch, lengths_of_every_kind, score_bytes
 from laprox_kernels.gpu import select
 from laprox_kernels.gpu.support import SCORE_BYTES, power_of_two
 from laprox_patches import arguments, seams
@@ -32,6 +32,7 @@ from laprox_sglang.options.values import ConfigError
 from laprox_sglang.projection import HEADS_AT_ONCE
 from laprox_sglang.views.memory import (
     PREFILL_REQUESTS,
+    Itemsizes,
     graph_rows,
     largest_view,
     most_running,
@@ -50,7 +51,9 @@ LLAMA = SimpleNamespace(
     context_len=32768,
     hidden_size=4096,
     get_num_kv_heads=lambda ranks: 8 // ranks,
+    dtype=torch.bfloat16,
 )
+BF16, FP8 = Itemsizes(2, 2), Itemsizes(1, 2)
 
 
 SLOT = 32 * 8 * 128 * 2 * 2
@@ -66,7 +69,7 @@ def server_args(**changes):
 
 def test_needs_at_the_headline_size():
     """Llama-3.1-8B, 32K, 5 %: what issue and design say by hand."""
-    parts = needs(Config(budget=0.05), LLAMA, 1, server_args(), 2, POOL)
+    parts = needs(Config(budget=0.05), LLAMA, 1, server_args(), BF16, POOL)
     assert parts["packing"] == 1639 * 256 * (2 * 128 * 2 + 16)  # 215 MB of cells, their indices, tokens
     assert parts["scores"] == 4 * 256 * 32768 + SCORE_BYTES
     # Those of the largest graph, and beside them as many as SGLang lets run.
@@ -79,13 +82,29 @@ def test_needs_at_the_headline_size():
     assert parts["window queries"] == (64 + 2) * 32 * 24 * 32 * 128 * 2
     assert sum(parts.values()) < POOL / 70
     # A bound on what runs at once is one on this, too.
-    fewer = needs(Config(budget=0.05), LLAMA, 1, server_args(max_running_requests=64), 2, POOL)
+    fewer = needs(Config(budget=0.05), LLAMA, 1, server_args(max_running_requests=64), BF16, POOL)
     assert sum(fewer.values()) < POOL / 100
     # What no kernel scores goes layer by layer in float32: attention and logits, six tensors like K, W_O.
-    parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, 1, server_args(), 2, POOL)
+    parts = needs(Config(budget=0.05, scorer="snapkv"), LLAMA, 1, server_args(), BF16, POOL)
     attention, keys = 32 * 25 * 32768 * 4, 8 * 128 * 32768 * 4
     assert parts["layer by layer"] == 2 * attention + 6 * keys + 2 * (4096 + 2048) * 4096 * 4
     assert sum(parts.values()) < POOL / 35
+
+
+def test_fp8_halves_what_lies_in_the_pool_and_nothing_of_the_models():
+    """With the pool's bytes for queries or Gram matrices a server would die late, of a full card."""
+    args = server_args(max_running_requests=64)
+    # As many slots.
+    full, half = needs(Config(), LLAMA, 1, args, BF16, POOL), needs(Config(), LLAMA, 1, args, FP8, POOL // 2)
+    assert half["packing"] == full["packing"] - largest_view(Config(), 32768) * 256 * 2 * 128
+    assert half | {"packing": 0} == full | {"packing": 0}
+    # What is set aside for a server is counted of its pool, and of its model.
+    builder = SimpleNamespace(
+        server_args=server_args(_laprox=Config()), model_config=LLAMA, kv_cache_dtype=torch.float8_e4m3fn
+    )
+    with get_parallel().override(attn_tp_size=1):
+        left = memory_pool.leave_room(POOL, builder, 0)
+    assert POOL - left == sum(needs(Config(), LLAMA, 1, server_args(), FP8, POOL).values())
 
 
 def test_buffers_follow_what_the_server_can_run():
@@ -97,9 +116,9 @@ def test_buffers_follow_what_the_server_can_run():
     # Without graphs each step makes what its rows need, and there may be as many as run.
     args.max_running_requests = 9
     assert graph_rows(args) == 0
-    assert needs(Config(), LLAMA, 1, args, 2, POOL)["decode rows"] == 9 * (4 * 32768 + 8 * 262)
+    assert needs(Config(), LLAMA, 1, args, BF16, POOL)["decode rows"] == 9 * (4 * 32768 + 8 * 262)
     # Two slots for each that runs; and no row is longer than the pool.
-    assert needs(Config(), LLAMA, 1, args, 2, 10 * SLOT)["decode rows"] == 5 * (4 * 10 + 8 * 262)
+    assert needs(Config(), LLAMA, 1, args, BF16, 10 * SLOT)["decode rows"] == 5 * (4 * 10 + 8 * 262)
 
 
 @pytest.mark.parametrize("graphs", [0, 3])
@@ -134,7 +153,7 @@ def test_scores_of_a_long_prompt_are_counted():
         num_hidden_layers=28, num_attention_heads=28, head_dim=128, context_len=1_010_000, hidden_size=3584,
         get_num_kv_heads=lambda ranks: 4 // ranks,
     )  # fmt: skip
-    parts = needs(Config(), qwen, 1, server_args(max_running_requests=64), 2, 10**6 * 1_010_000)
+    parts = needs(Config(), qwen, 1, server_args(max_running_requests=64), BF16, 10**6 * 1_010_000)
     assert parts["scores"] == 4 * 28 * 4 * 1_010_000 + 113_120_000
 
 
@@ -158,11 +177,11 @@ def test_a_prompt_is_no_longer_than_the_pool():
     """Whether the memory or a flag limits it."""
     cell = 256 * (2 * 128 * 2 + 16)
     for args, available in ((server_args(max_total_tokens=1000), POOL), (server_args(), 1000 * SLOT)):
-        small = needs(Config(budget=0.02), LLAMA, 1, args, 2, available)
+        small = needs(Config(budget=0.02), LLAMA, 1, args, BF16, available)
         assert small["packing"] == 656 * cell
         assert small["scores"] == 4 * 256 * 1000 + SCORE_BYTES
         # No view has more slots than its prompt.
-        assert needs(Config(budget=0.05), LLAMA, 1, args, 2, available)["packing"] == 1000 * cell
+        assert needs(Config(budget=0.05), LLAMA, 1, args, BF16, available)["packing"] == 1000 * cell
 
 
 def test_no_view_is_larger_than_what_is_packed():
@@ -200,7 +219,7 @@ def test_no_prompt_is_the_first_of_its_kind(cells, shortest, longest):
 def test_the_pool_gets_what_is_left(caplog):
     args = server_args(_laprox=Config(budget=0.05))
     builder = SimpleNamespace(server_args=args, model_config=LLAMA, kv_cache_dtype=torch.bfloat16)
-    total = sum(needs(args._laprox, LLAMA, 1, args, 2, POOL).values())
+    total = sum(needs(args._laprox, LLAMA, 1, args, BF16, POOL).values())
     with caplog.at_level("INFO"), get_parallel().override(attn_tp_size=1):
         assert memory_pool.leave_room(POOL, builder, 0) == POOL - total
     assert f"reserves {total / 1e6:.0f} MB" in caplog.text
@@ -329,6 +348,24 @@ def test_graphs_of_a_backend_that_is_not_ours_stay_as_they_are(monkeypatch):
     assert runner.captured == [(2, None), (1, None)]
 
 
+@pytest.mark.parametrize(("capability", "served"), [((8, 0), False), ((8, 9), True), ((9, 0), True)])
+def test_a_card_that_reads_no_fp8_is_named_before_anything_is_served(capability, served, monkeypatch):
+    """An A100, for which Triton compiles no e4m3."""
+    monkeypatch.setattr(dispatch, "on_gpu", lambda device: True)
+    monkeypatch.setattr(dispatch, "shared_memory", lambda device: dispatch.SHARED_MEMORY)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A1")
+    queries = torch.zeros((2, 8, 4, 64), dtype=torch.bfloat16, device="meta")
+    pool = torch.zeros((4, 2, 2, 64), dtype=torch.float8_e4m3fn, device="meta")
+    if served:
+        check_serving(pool, pool, queries)
+    else:
+        with pytest.raises(Unsupported, match=r"dtype torch\.float8_e4m3fn on A1 .*sm_89"):
+            check_serving(pool, pool, queries)
+    full = pool.to(torch.bfloat16)
+    check_serving(full, full, queries)
+
+
 def test_what_no_kernel_serves_is_named_before_anything_is_served():
     pool = torch.zeros((4, 2, 2, 64), dtype=torch.bfloat16, device="meta")
     with pytest.raises(Unsupported, match="device meta"):
@@ -349,8 +386,9 @@ def test_real_arguments_have_what_the_sizes_are_made_of():
     )
     args.resolve_once()
     view = resolved_view(args)
-    parts = needs(Config(), model_config_of(args), 1, view, 4, POOL)
-    assert needs(Config(scorer="snapkv"), model_config_of(args), 1, view, 4, POOL)["layer by layer"] > 0
+    given = model_config_of(args), 1, view, Itemsizes(4, 4), POOL
+    parts = needs(Config(), *given)
+    assert needs(Config(scorer="snapkv"), *given)["layer by layer"] > 0
     # What was typed stays empty where SGLang chose.
     assert args.chunked_prefill_size is None and view.chunked_prefill_size > 0
     assert windows(Config(), view) > 1

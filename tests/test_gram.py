@@ -176,11 +176,24 @@ def test_sinks_are_refused_where_there_are_any(name):
             scored_layers(model(WithSinks(name, value)))
 
 
-def test_the_transformers_backend_is_named():
+class Foreign(torch.nn.Module):
+    """An attention layer of Hugging Face's: SGLang's own is not among its modules."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.layer_idx, self.scaling = number, 0.3
+        self.o_proj = torch.nn.Linear(QUERY_HEADS * DIM, HIDDEN, bias=False)
+
+
+def test_layers_of_the_transformers_backend_are_found():
     """It has its attention layers in a plain dict, where no module is found."""
     source = inspect.getsource(TransformersBase.__init__)
     assert "self.attention_instances = self._create_attention_instances()" in source
-    net = model(torch.nn.Linear(2, 2))
-    net.attention_instances = {0: Attention(0).attn}
-    with pytest.raises(UnsupportedModel, match="it runs on SGLang's Transformers backend"):
+    net = model(Foreign(1), torch.nn.Linear(2, 2), Foreign(0))
+    net.attention_instances = {number: Attention(number).attn for number in (0, 1)}
+    first, second = scored_layers(net)
+    assert (first.name, second.name) == ("2", "0") and second.module is net.attention_instances[1]
+    assert first.projection is net[2].o_proj and first.scaling == 0.3
+    net.attention_instances[2] = Attention(2).attn
+    with pytest.raises(UnsupportedModel, match="finds no module with the output projection of layer 2"):
         scored_layers(net)

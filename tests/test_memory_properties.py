@@ -14,7 +14,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 
-from fakes import CELLS, CONFIG, DIM, TREES, Scheduler, expected_output, sglang_context, stamp
+from fakes import CELLS, CONFIG, DIM, FP8, TREES, Scheduler, expected_output, sglang_context, stamp
 from laprox_sglang.views.state import view_of
 
 # Long enough to be pruned, and few enough that requests meet in the tree.
@@ -107,7 +107,7 @@ def check_request(scheduler: Scheduler, req, shared: dict[tuple[int, ...], int])
 
 def check_cells(scheduler: Scheduler, slot: int, prefix: tuple[int, ...], owner: str = "") -> None:
     k, v, _ = stamp(prefix, owner)
-    assert torch.equal(scheduler.pool.keys[slot], k) and torch.equal(scheduler.pool.values[slot], v), prefix
+    assert all(map(torch.equal, scheduler.kv(slot), (k, v))), prefix
 
 
 def check_view(scheduler: Scheduler, view, columns: list[int], tokens: tuple[int, ...], spans) -> None:
@@ -122,8 +122,8 @@ def check_view(scheduler: Scheduler, view, columns: list[int], tokens: tuple[int
         for place, position in enumerate(kept, cu_cells[cell]):
             slot = columns[view.start + place // CELLS]
             expected = stamp(tokens[: position + 1])
-            for pool, of_token in zip((scheduler.pool.keys, scheduler.pool.values), expected, strict=False):
-                found = pool[slot].view(CELLS, DIM)[place % CELLS]
+            for held, of_token in zip(scheduler.kv(slot), expected, strict=False):
+                found = held.view(CELLS, DIM)[place % CELLS]
                 assert torch.equal(found, of_token.view(CELLS, DIM)[cell])
 
 
@@ -148,10 +148,13 @@ class Machine(RuleBasedStateMachine):
         size=st.sampled_from([26, 26, 48, 64, 90]),
         budget=st.sampled_from([0.2, 0.5, 9]),
         keep=st.sampled_from([0, 0, 4, 20]),
+        kv_dtype=st.sampled_from([torch.float32, FP8]),
     )
-    def start(self, overlap, graphs, size, budget, keep):
+    def start(self, overlap, graphs, size, budget, keep, kv_dtype=FP8):
         config = replace(CONFIG, budget=budget, keep_prefix=keep)
-        self.scheduler = Scheduler(size, config=config, tree=self.tree, overlap=overlap, graphs=graphs)
+        self.scheduler = Scheduler(
+            size, config=config, tree=self.tree, overlap=overlap, graphs=graphs, kv_dtype=kv_dtype
+        )
         self.prompts = [(0, 1, 2)]
         # Hypothesis may leave a rule out of a run; this one is rare enough as it is.
         self.twins()

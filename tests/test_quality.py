@@ -23,7 +23,7 @@ from benchmarks.quality import __main__ as program
 from benchmarks.quality import smollm2, suite
 from benchmarks.quality.methods import BUDGETS, SETTINGS
 from benchmarks.quality.record import charts, documents, report, transcript
-from benchmarks.quality.record.documents import FIRST, TURNS, Outcome, Reading, Row, all_kv, find
+from benchmarks.quality.record.documents import FIRST, IN_FP8, TURNS, Outcome, Reading, Row, all_kv, find
 from benchmarks.quality.record.groups import all_tasks
 from benchmarks.quality.record.intervals import difference, difference_of_shares
 from benchmarks.quality.record.results_file import Measured, Results, ResultsError, lines
@@ -355,10 +355,12 @@ def test_parts_are_a_reading_a_task_and_a_length(monkeypatch):
     assert parts("needles") == [(f"needles {length}", "needles") for length in (1024, 2048)]
     assert parts("turns:needles/512") == [("turns:needles 512", "needles")]
     assert parts("rounded:needles/512") == [("rounded:needles 512", "needles at equal bytes")]
+    assert parts("fp8:needles/512") == [("fp8:needles 512", "needles in fp8 as well")]
     later = "later needles by window"
     assert parts("turns:needles/512", settings="window") == [(f"{later} 512", later)]
-    with pytest.raises(TaskError, match="do not go together"):
-        parts("rounded:needles", settings="window")
+    for reading in ("rounded", "fp8"):
+        with pytest.raises(TaskError, match="do not go together"):
+            parts(f"{reading}:needles", settings="window")
     monkeypatch.setitem(TASKS, "needles", replace(task, cases=lambda wanted: [Case([1], [2])]))
     with pytest.raises(TaskError, match="no question that can come before"):
         parts("turns:needles/512")
@@ -483,6 +485,26 @@ def test_documents_of_all_tasks_are_pooled_where_all_were_read(tmp_path):
     assert group.methods == ["laprox"] and group.whole.count == 4 and group.cell("laprox", 0.1)[:2] == "75"
     with pytest.raises(ResultsError, match="no model with all turns"):
         report.readme(filled_first(tmp_path / "first.json"))
+
+
+def test_fp8_stands_beside_16_bits_and_its_views_beside_it(tmp_path):
+    record = Results(tmp_path / "quality.json", quick=False)
+    part = record.part("fp8:needles 1024", "tiny", OPTIONS)
+    view = Reading(FIRST, "laprox", "layer, floor 0.2", 0.1)
+    for exact in ("1111", "1110", "1110", "1100"):
+        readings = (all_kv(FIRST), view, all_kv(FIRST), view)
+        found = {
+            reading._replace(method=reading.method + (IN_FP8 if i > 1 else "")): outcome(digit == "1")
+            for i, (reading, digit) in enumerate(zip(readings, exact, strict=True))
+        }
+        record.add(part, "needles in fp8 as well", 1024, True, Measured(found))
+    for text in (report.of_run(record), report.by_task(record)):
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+        cells = {line[0]: line[1:] for line in lines if len(line) == 3}
+        assert cells["kept:"] == ["all KV", "10 %"]
+        assert cells["16 bits"] == ["100", "100"] and cells["fp8"] == ["75", "25"]
+        assert [cells[f"view - all KV, {kv}"][1].split()[0] for kv in ("16 bits", "fp8")] == ["+0.0", "-50.0"]
+        assert [cell.split()[0] for cell in cells["fp8 - 16 bits"]] == ["-25.0", "-75.0"]
 
 
 def filled_first(path) -> Results:

@@ -226,6 +226,44 @@ def test_rounding_loses_little_and_four_bits_more(model, sample):
     assert levels <= 16 and FOUR_BITS == 0.28125
 
 
+def test_a_prompt_in_fp8_is_attended_to_as_it_was_rounded(model, sample):
+    """By the prompt itself, and by what follows it, whose own KV is rounded too."""
+    ids, kv = sample.prompt_ids(), torch.float8_e4m3fn
+    exact, rounded = model.prefill(ids), model.prefill(ids, kv_dtype=kv)
+    for held in rounded.keys + rounded.values:
+        assert torch.equal(held, held.to(kv).float())
+    # Rounding the first layer's changes all that the layers behind it are given.
+    assert torch.equal(exact.keys[0].to(kv).float(), rounded.keys[0])
+    assert not torch.equal(exact.keys[1].to(kv).float(), rounded.keys[1])
+    cells = everything(model, rounded)
+    (followed,) = model.follow(rounded, sample.answer_ids(), cells)
+    behind = model.prefill(sample.answer_ids(), rounded, kv)
+    torch.testing.assert_close(followed[-1], behind.logprobs, atol=1e-4, rtol=0)
+    assert (followed[-1] - model.prefill(sample.answer_ids(), rounded).logprobs).abs().max() > 1e-4
+
+
+def test_fp8_is_read_beside_16_bits(model, sample, monkeypatch):
+    """Of two servers, each with a model that has its KV."""
+    asked = []
+
+    def ask(server, prompt, tokens, budget):
+        asked.append((server, budget))
+        return Reply(sample.answer_ids(), None)
+
+    monkeypatch.setattr(readings, "ask", ask)
+    subject = SimpleNamespace(model=model, served=Config(budget=0.5), server="plain", fp8_server="fp8")
+    case = Case(sample.prompt_ids(), sample.answer_ids())
+    measured = readings.in_fp8(subject, case, True)
+    assert asked == [(server, budget) for server in ("plain", "fp8") for budget in (None, *BUDGETS)]
+    assert {(r.method, r.budget) for r in measured.outcomes} == {
+        (name + kv, budget)
+        for kv in ("", ", fp8 KV")
+        for name, budget in [("all KV", 1.0), *(("laprox", budget) for budget in BUDGETS)]
+    }
+    logprobs = {r.method: outcome.logprob for r, outcome in measured.outcomes.items()}
+    assert logprobs["all KV"] != logprobs["all KV, fp8 KV"] and logprobs["all KV"] == logprobs["laprox"]
+
+
 @pytest.mark.parametrize(
     ("reference", "kept", "floor", "gap"),
     [

@@ -18,7 +18,7 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.ranks import ONE_RANK, Ranks, heads_of_rank
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.served_model import scored_layers
-from laprox_sglang.views.memory import needs
+from laprox_sglang.views.memory import Itemsizes, needs
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.score import Scoring
@@ -169,10 +169,10 @@ def test_every_rank_leaves_the_same_room_and_its_share_alone(on_rank, size):
     for index in range(size):
         with on_rank(size, index):
             left.add(memory_pool.leave_room(POOL // size, builder, 0))
-    parts = needs(args._laprox, model, size, args, 2, POOL // size)
+    parts = needs(args._laprox, model, size, args, Itemsizes(2, 2), POOL // size)
     assert left == {POOL // size - sum(parts.values())}
     assert heads_of_rank(model, size) == (32 // size, max(1, 8 // size))
-    alone = needs(args._laprox, model, 1, args, 2, POOL)
+    alone = needs(args._laprox, model, 1, args, Itemsizes(2, 2), POOL)
     for what in ("Gram matrices", "window queries", "scores"):
         print(f"{what}: {parts[what] / 1e6:.1f} MB on each of {size}, {alone[what] / 1e6:.1f} on one")
     assert parts["window queries"] * size == alone["window queries"]

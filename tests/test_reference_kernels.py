@@ -57,7 +57,8 @@ class ScoreCase:
         """Scores of the second layer, and their sum."""
         out = torch.full((2, self.heads, self.n - self.start), 99.0)
         gram = torch.stack([100 * self.projection.flip(0), self.projection])
-        sums = score(self.all_queries, *self.pool, self.row, self.start, gram @ gram.mT, self.scale,
+        scale = torch.tensor([2.0, self.scale])
+        sums = score(self.all_queries, *self.pool, self.row, self.start, gram @ gram.mT, scale,
                      self.sinks, self.pooling, out)  # fmt: skip
         return out[1].tolist(), float(sums[1])
 
@@ -135,7 +136,7 @@ def test_a_form_that_rounding_pushed_below_zero_counts_as_zero(seed):
     case = ScoreCase(seed)
     out = torch.full((2, case.heads, case.n), 99.0)
     gram = -1e-9 * torch.eye(case.dim).expand(2, case.heads * case.group, -1, -1)
-    score(case.all_queries, *case.pool, case.row, 0, gram, case.scale, 0, case.pooling, out)
+    score(case.all_queries, *case.pool, case.row, 0, gram, torch.full((2,), case.scale), 0, case.pooling, out)
     assert bool((out[..., : case.n - case.window] == 0).all())
 
 

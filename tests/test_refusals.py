@@ -90,11 +90,12 @@ enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
 enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
+quantization_param_path
 kv_cache_dtype page_size enable_deterministic_inference rl_on_policy_target enable_mixed_chunk
 dllm_algorithm enable_mis is_embedding enable_return_routed_experts enable_kv_cache_sharding
 enable_unified_cache_external_linker enable_lean_attention enable_nvidia_megakernel
 """.split()
-NEUTRAL = {"none", "null", "auto", "bf16", "bfloat16"}
+NEUTRAL = {"none", "null", "auto", "bf16", "bfloat16", "fp8_e4m3"}
 
 
 def flags() -> dict[str, argparse.Action]:
@@ -261,7 +262,8 @@ def test_sizes_of_one_or_unset_pass(size):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("kv_cache_dtype", "bfloat16"), ("kv_cache_dtype", "bf16"), ("kv_canary", "none"),
+    [("kv_cache_dtype", "fp8_e4m3"), ("kv_cache_dtype", "bfloat16"), ("kv_cache_dtype", "bf16"),
+     ("kv_canary", "none"),
      ("elastic_ep_backend", "none"), ("enable_lora", False), ("lora_paths", [])],
 )  # fmt: skip
 def test_neutral_values_pass(name, value):
@@ -274,7 +276,7 @@ QUANTIZED_CACHES = set(FLAGS["--kv-cache-dtype"].choices) - NEUTRAL - {"fp16", "
 
 
 @pytest.mark.parametrize("dtype", sorted(QUANTIZED_CACHES | {"fp4_e2m1"}))
-def test_every_quantized_cache_is_refused(dtype):
+def test_every_other_quantized_cache_is_refused(dtype):
     given = {"kv_cache_dtype": dtype}
     arguments = resolved(declared=given) if dtype in UNRESOLVED_CACHES else resolved(**given)
     assert refused(arguments).startswith("--kv-cache-dtype ")

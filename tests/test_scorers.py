@@ -13,7 +13,7 @@ from laprox_sglang.scorers.allocators import ALLOCATORS, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import compare_layers, rank
-from laprox_sglang.views.memory import needs
+from laprox_sglang.views.memory import Itemsizes, needs
 from memory import Peak
 from scorer_cases import Case, random_case
 
@@ -60,7 +60,8 @@ def test_laprox_layer_by_layer_is_the_kernel(kind, width, seed):
         case = random_case(seed + variant)
         expected = case.unwritten()
         pooling = Pooling(kind, width)
-        given = case.queries, *case.pool, case.row, case.start, case.gram, case.scale, case.sinks
+        scale = torch.full((len(case.queries),), case.scale)
+        given = case.queries, *case.pool, case.row, case.start, case.gram, scale, case.sinks
         expected_sums = kernels.score(*given, pooling, expected)
         out = case.unwritten()
         sums = rank(case.layers(), SCORERS["laprox"], pooling, out)
@@ -211,7 +212,7 @@ def test_the_memory_of_a_scorer_is_set_aside(name, q_heads, heads, dim, window):
         max_running_requests=1, max_total_tokens=None, max_prefill_tokens=n, chunked_prefill_size=n,
         prefill_max_requests=1,
     )  # fmt: skip
-    reserved = needs(config, model, 1, args, 2, 2**40)["layer by layer"]
+    reserved = needs(config, model, 1, args, Itemsizes(2, 2), 2**40)["layer by layer"]
     print(f"{name}: {used.peak / 1e6:.1f} MB of {reserved / 1e6:.1f}")
     assert n * heads * dim * 8 < used.peak <= reserved
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.kv_cache_dtype import configure_kv_cache_dtype
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.models.granite import GraniteAttention
 from sglang.srt.models.granitemoe import GraniteMoeAttention
 from sglang.srt.runtime_context import get_context, get_parallel
@@ -103,26 +103,44 @@ def built(configurator: Any) -> type:
     return memory_pool.build_pool(lambda self, **kwargs: kwargs["mha_pool_class"], configurator, **given)
 
 
-def test_a_checkpoint_that_quantizes_its_kv_is_refused():
+@pytest.mark.parametrize("algorithm", ["FP8", None])
+def test_a_checkpoint_that_quantizes_its_kv_is_served(algorithm):
     """No flag says so: SGLang takes it from the checkpoint where the flag says auto."""
-    dtypes = []
-    for algorithm in ("FP8", None):
-        model: Any = SimpleNamespace(quant_config=SimpleNamespace(kv_cache_quant_algo=algorithm))
-        _, dtype = configure_kv_cache_dtype(
-            server_args_kv_cache_dtype="auto", model=model, model_dtype=torch.bfloat16, is_draft_worker=False,
-            is_dflash=False, speculative_draft_attention_backend="",
-        )  # fmt: skip
-        dtypes.append(dtype)
-    assert built(configurator(dtypes[1])) is LaproxKVPool
-    with pytest.raises(SystemExit, match="give --kv-cache-dtype bfloat16") as error:
-        built(configurator(dtypes[0]))
-    assert str(error.value).startswith("laprox: --model-path some/model keeps its KV as torch.float8_e4m3fn")
+    model: Any = SimpleNamespace(quant_config=SimpleNamespace(kv_cache_quant_algo=algorithm))
+    _, dtype = configure_kv_cache_dtype(
+        server_args_kv_cache_dtype="auto", model=model, model_dtype=torch.bfloat16, is_draft_worker=False,
+        is_dflash=False, speculative_draft_attention_backend="",
+    )  # fmt: skip
+    assert dtype == (torch.bfloat16 if algorithm is None else torch.float8_e4m3fn)
+    assert built(configurator(dtype)) is LaproxKVPool
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float4_e2m1fn_x2])
+def test_another_quantized_kv_is_refused_whoever_asks_for_it(dtype):
+    with pytest.raises(SystemExit, match="give --kv-cache-dtype fp8_e4m3 or bfloat16") as error:
+        built(configurator(dtype))
+    assert str(error.value).startswith(f"laprox: --model-path some/model keeps its KV as {dtype}, and of ")
     assert "\n" not in str(error.value)
+
+
+def test_a_pool_of_fp8_is_numbers_over_sglangs_bytes():
+    """They are divided by a checkpoint's scales where they are written, and by no others."""
+    made = LaproxKVPool(9, 1, torch.float8_e4m3fn, 2, 4, 3, "cpu", False)
+    assert made.keys.dtype == made.values.dtype == torch.float8_e4m3fn and made.slot_bytes == 2 * 3 * 2 * 4
+    layer: Any = SimpleNamespace(layer_id=1)
+    k, v = torch.tensor([8.0, 0.1]).view(2, 1, 1, 1).expand(2, 2, 2, 4).clone()
+    scale = torch.tensor(0.25)
+    made.set_kv_buffer(layer, KVWriteLoc(torch.tensor([5, 7]), None), k, v, scale, None)
+    assert made.keys[[5, 7], 1].float().unique().tolist() == [32]
+    assert made.values[[5, 7], 1].float().unique().tolist() == [0.1015625]
+    assert made.keys.view(torch.uint8).count_nonzero() == 2 * 2 * 4
+    for held, buffer in ((made.keys, made.get_key_buffer(1)), (made.values, made.get_value_buffer(1))):
+        assert buffer.dtype == held.dtype and buffer.data_ptr() == held[:, 1].data_ptr()
 
 
 def test_a_draft_worker_is_stocks(monkeypatch):
     """Whatever its KV is kept as."""
-    assert built(configurator(torch.float8_e4m3fn, draft=True)) is MHATokenToKVPool
+    assert built(configurator(torch.float8_e5m2, draft=True)) is MHATokenToKVPool
     monkeypatch.setattr(attention_backend, "install", lambda: None)
     stock = Stock()
     assert attention_backend.wrap(stock, SimpleNamespace(is_draft_worker=True), None) is stock

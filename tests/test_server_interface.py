@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 import sglang as sgl
+import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.client import facts, generation
@@ -18,12 +19,13 @@ from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
 from laprox_tools.needle import MODEL_PATH, Task
-from prompts import OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
+from prompts import IN_FP8, OPTED_OUT, ask_stock, check_identity, check_oracle, oracle_cases
 from server import PYTHON_CORE, Server
 
 pytestmark = pytest.mark.full
 
 CHUNK = 640
+KV_DTYPE = "fp8_e4m3"
 FACTS = {
     "pruned",
     "reason",
@@ -44,8 +46,10 @@ FACTS = {
 
 @pytest.fixture(scope="module")
 def server(seed: int) -> Iterator[Server]:
-    ask_stock(seed)
+    """Over fp8 KV: all that is told of a view is the same."""
+    ask_stock(seed, KV_DTYPE)
     flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
+    flags = (*flags, "--kv-cache-dtype", KV_DTYPE)
     with Server("--enable-laprox", "--laprox-budget", "1", *flags, *RETURN_KEPT, **PYTHON_CORE) as server:
         yield server
 
@@ -62,12 +66,13 @@ def prompt(seed: int) -> list[int]:
 
 
 def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> None:
-    check_identity(server, ask_stock(seed))
+    check_identity(server, ask_stock(seed, KV_DTYPE))
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
+    cases = oracle_cases(random.Random(seed), CHUNK)[-8:]
     figures.append(
-        check_oracle(server, Model(MODEL_PATH), oracle_cases(random.Random(seed), CHUNK)[-8:], minimum=8)
+        "fp8 KV, " + check_oracle(server, Model(MODEL_PATH), cases, 8, torch.float8_e4m3fn, IN_FP8)
     )
 
 

@@ -157,18 +157,18 @@ class Soak:
             assert self.server.laprox()["available_slots"] == POOL
 
 
-@pytest.mark.parametrize("core", ["python", "rust"])
-def test_soak(seed: int, figures: list[str], core: str) -> None:
+@pytest.mark.parametrize(("core", "kv_dtype"), [("python", "auto"), ("rust", "fp8_e4m3")])
+def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str) -> None:
     environment = RETRACT | {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": core}
-    with Server(*FLAGS, tokens=POOL, **environment) as server:
+    with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, tokens=POOL, **environment) as server:
         soak = Soak(server, seed)
         for number in range(ROUNDS):
             soak.run_round(number)
         totals = server.laprox()
     released, unpruned = totals["released"], totals["unpruned"]
     figures.append(
-        f"soak, {core} core: {dict(soak.seen)}, prunes {totals['prunes']}, staged {totals['staged']}, "
-        f"left whole {unpruned}, {released}"
+        f"soak, {core} core, {kv_dtype} KV: {dict(soak.seen)}, prunes {totals['prunes']}, "
+        f"staged {totals['staged']}, left whole {unpruned}, {released}"
     )
     assert soak.seen["sent"] >= 150
     assert totals["pruned"] >= 0.5 * soak.seen["sent"]

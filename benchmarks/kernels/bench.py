@@ -10,7 +10,9 @@ from triton.testing import do_bench
 from laprox_kernels import Rows
 
 LAYERS, Q_HEADS, HEADS, DIM, DTYPE = 32, 32, 8, 128, torch.bfloat16
-CELLS, CELL_BYTES, SCALE = LAYERS * HEADS, DIM * 2, DIM**-0.5
+CELLS, SCALE = LAYERS * HEADS, DIM**-0.5
+# Dtypes of the pool, by what stands behind a case.
+POOLS = {"": DTYPE, ", fp8": torch.float8_e4m3fn}
 
 
 class Bench:
@@ -70,11 +72,17 @@ class Bench:
         print(self.rows[-1], file=sys.stderr, flush=True)
 
 
-def random_pool(slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+def random_pool(slots: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     keys, values = (
-        torch.empty(slots, LAYERS, HEADS, DIM, dtype=DTYPE, device="cuda").normal_() for _ in range(2)
+        torch.empty(slots, LAYERS, HEADS, DIM, dtype=DTYPE, device="cuda").normal_().to(dtype)
+        for _ in range(2)
     )
     return keys, values
+
+
+def cell_bytes(pool: torch.Tensor) -> int:
+    """Of K or V of a cell."""
+    return DIM * pool.element_size()
 
 
 def packed_rows(batch: int, average: int, spread: float) -> Rows:

@@ -9,6 +9,7 @@ PART is a task, of all its lengths or of one, in the first turn or read otherwis
 needles, needles/1024    facts in prose: the first turn on the server, and by all methods
 turns:needles            a later question: on the server, over pruned KV, pruned before any question
 rounded:needles          fp8 and 4-bit KV beside pruning at the same bytes
+fp8:needles              a second server with fp8 KV beside the first, whole and with views
 multikey multivalue multiquery variables words questions    what RULER asks, 4K to 16K tokens
 code, agents             a function of a module; any of twelve pages of JSON, 8K to 28K tokens
 prose                    how far the distribution of the next tokens moves (KL)

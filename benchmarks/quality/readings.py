@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED, judge
 from benchmarks.quality.methods.choice import Chooser, allocator
 from benchmarks.quality.methods.judge import outcomes, simulate
@@ -9,7 +11,15 @@ from benchmarks.quality.methods.quantized import FOUR_BITS, FP8, four_bits, fp8
 from benchmarks.quality.methods.reader import everything
 from benchmarks.quality.methods.variants import Variant
 from benchmarks.quality.record import transcript
-from benchmarks.quality.record.documents import FIRST, LATER, OVER_PRUNED, UNKNOWN, Reading, all_kv
+from benchmarks.quality.record.documents import (
+    FIRST,
+    IN_FP8,
+    LATER,
+    OVER_PRUNED,
+    UNKNOWN,
+    Reading,
+    all_kv,
+)
 from benchmarks.quality.record.results_file import Measured
 from benchmarks.quality.served import Reply, ask, compare
 from benchmarks.quality.subject import Subject
@@ -70,8 +80,13 @@ def replay(
     turn: str,
     replies: Mapping[float | None, Reply],
     graded: bool,
+    kv: str = "",
 ) -> None:
-    """Reads what the server kept of a prompt, and compares it with what the reference keeps of it."""
+    """Reads what the server kept of a prompt, and compares it with what the reference keeps of it.
+
+    Args:
+        kv: what the server's KV is, behind the name of the method.
+    """
     # A prompt that was left whole reads all KV at that budget.
     whole = everything(chooser.model, chooser.prefix)[0]
     kept = [whole if reply.cells is None else reply.cells for reply in replies.values()]
@@ -84,7 +99,20 @@ def replay(
             measured.count({"answers": 1, "answers_equal": exact == outcome.exact})
             outcome = outcome._replace(exact=exact)
         reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
-        measured.outcomes[reading] = outcome
+        measured.outcomes[reading._replace(method=reading.method + kv)] = outcome
+
+
+def in_fp8(subject: Subject, case: Case, graded: bool) -> Measured:
+    """The same prompt through a server and through one with fp8 KV, whole and with views."""
+    model, measured = subject.model, Measured({})
+    for server, kv_dtype, kv in (
+        (subject.server, None, ""),
+        (subject.fp8_server, torch.float8_e4m3fn, IN_FP8),
+    ):
+        chooser = Chooser(model, model.prefill(case.prompt, kv_dtype=kv_dtype))
+        replies = ask(server, dict.fromkeys((None, *BUDGETS), case.prompt), len(case.answer))
+        replay(measured, subject.served, chooser, case.answer, FIRST, replies, graded, kv)
+    return measured
 
 
 def rounded(subject: Subject, case: Case, graded: bool) -> Measured:

@@ -92,6 +92,14 @@ class Subject(ExitStack):
             BadModel: its weights are not read here.
             ServerError: it does not come up.
         """
+        return self._serve()
+
+    @cached_property
+    def fp8_server(self) -> Server:
+        """The same with KV in fp8. Raises as ``server`` does."""
+        return self._serve("--kv-cache-dtype", "fp8_e4m3")
+
+    def _serve(self, *more: str) -> Server:
         # Loaded before: what is wrong with it is known in seconds, and a server takes a minute.
         _ = self.model
         waiting = self._progress.add_task(f"{self.name}: server starts", total=None)
@@ -99,7 +107,7 @@ class Subject(ExitStack):
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else CPU_FLAGS
         laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET), *RETURN_KEPT]
         model = ["--model-path", self.path, "--max-total-tokens", str(POOL)]
-        launch = Launch(self.name, [*model, *flags, *laprox], log, ON_GPU, GPU_START_SECONDS)
+        launch = Launch(self.name, [*model, *flags, *laprox, *more], log, ON_GPU, GPU_START_SECONDS)
         (server,) = self.enter_context(serve_all([launch]))
         self._progress.remove_task(waiting)
         return server

@@ -9,16 +9,18 @@ from pathlib import Path
 from rich.progress import Progress
 
 from benchmarks.quality.methods import SETTINGS
-from benchmarks.quality.readings import Read, first_turn, later_turn, rounded, simulated
-from benchmarks.quality.record.documents import EQUAL_BYTES
+from benchmarks.quality.readings import Read, first_turn, in_fp8, later_turn, rounded, simulated
+from benchmarks.quality.record.documents import EQUAL_BYTES, FP8_TOO
 from benchmarks.quality.record.results_file import Results
 from benchmarks.quality.subject import ON_GPU, Subject
 from benchmarks.quality.tasks import TASKS, find
 from benchmarks.quality.tasks.published import FORMS
 from benchmarks.quality.tasks.task import Case, Task, TaskError, Wanted
 
-TURNS, ROUNDED = "turns", "rounded"
-READINGS: dict[str, Read] = {"": first_turn, TURNS: later_turn, ROUNDED: rounded}
+TURNS, ROUNDED, FP8 = "turns", "rounded", "fp8"
+READINGS: dict[str, Read] = {"": first_turn, TURNS: later_turn, ROUNDED: rounded, FP8: in_fp8}
+# Those in which KV is not what it is in the others, behind the names of their tasks.
+OTHER_KV = {ROUNDED: EQUAL_BYTES, FP8: FP8_TOO}
 # Where none are asked for.
 SHORT = ("needles/1024", "needles/2048", "turns:needles/1024", "turns:needles/2048", "prose")
 ALL = (*SHORT, "rounded:needles/2048", "passcodes")
@@ -89,11 +91,11 @@ def parts_of(name: str, size: Size, subject: Subject, needle7m: Subject) -> list
     if task is None or reading not in READINGS:
         raise TaskError(
             f"no part {name!r}; there are {', '.join(TASKS)}, {FORMS}; with a length behind them "
-            f"(needles/1024), and read otherwise: {TURNS}:needles, {ROUNDED}:needles"
+            f"(needles/1024), and read otherwise: {TURNS}:needles, {ROUNDED}:needles, {FP8}:needles"
         )
-    if reading == ROUNDED and size.settings:
+    if reading in OTHER_KV and size.settings:
         raise TaskError(f"{name} and --settings do not go together: settings are of what is kept")
-    read, shown = READINGS[reading], f"{rest}{EQUAL_BYTES}" if reading == ROUNDED else rest
+    read, shown = READINGS[reading], rest + OTHER_KV.get(reading, "")
     if size.settings:
         later = reading == TURNS
         read = partial(simulated, SETTINGS[size.settings], later)

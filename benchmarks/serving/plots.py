@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import pictures
-from benchmarks.serving.load.workload import FP8, LAPROX, SERVERS, STOCK
+from benchmarks.serving.load.workload import FP8, LAPROX, LAPROX_FP8, SERVERS, STOCK
 from benchmarks.serving.record import backends, by_workload
 
 COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
 COLOURS |= {"stock-host": "#4d5258", "stock-fp8-host": "#7a4f10", "laprox-20": "#7fb2ff"}
+COLOURS |= {LAPROX_FP8: "#1a7f37", "laprox-fp8-host": "#0b4a1e"}
 NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %", FP8: "stock SGLang, fp8 KV"}
 NAMES |= {"stock-host": "stock, host tier", "stock-fp8-host": "stock, fp8 KV, host tier"}
-NAMES |= {"laprox-20": "LaProx, 20 %"}
+NAMES |= {"laprox-20": "LaProx, 20 %", LAPROX_FP8: "LaProx, 5 %, fp8 KV"}
+NAMES |= {"laprox-fp8-host": "LaProx, 5 %, fp8 KV, host tier"}
 # Of a curve's points; what is a dictionary gives one of its values.
 PANELS = (
     ("output_tok_s", "", "output tokens / s"),
@@ -61,7 +63,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         axes[1][0].set_ylabel("requests at once")
         # Outside: in some column a line runs through every corner.
         fullest = max(axes[0], key=lambda axis: len(axis.get_lines()))
-        figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=len(SERVERS))
+        figure.legend(*fullest.get_legend_handles_labels(), loc="lower left", ncols=6)
         figure.tight_layout(rect=(0, 0.03, 1, 1))
         drawn.append(save(figure, path, "slots", f"KV slots over time. {subtitle}"))
 
@@ -74,9 +76,9 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         of_curve.sort(key=lambda row: row["load"]["at"])
         for axis, panel in zip(axes, PANELS, strict=True):
             draw_panel(axis, of_curve, panel)
-        # Six names in a row are wider than the panels want to be: no tight layout.
+        # Names in a row are wider than the panels want to be: no tight layout.
         figure.subplots_adjust(left=0.04, right=0.99, top=0.83, bottom=0.24, wspace=0.22)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(COLOURS))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=6)
         title = f"{of_curve[0]['what'].rsplit(',', 1)[0]}. {subtitle}. Hollow: too short; x: failed"
         drawn.append(save(figure, path, name, title))
     return drawn

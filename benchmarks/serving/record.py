@@ -9,11 +9,13 @@ from typing import Any, Protocol
 from benchmarks.harness.files import RecordError, begun, replacing
 from benchmarks.harness.provenance import made_by, same_origin
 from benchmarks.serving.figures import ratio
-from benchmarks.serving.load.workload import FP8, LAPROX, SERVERS, STOCK
+from benchmarks.serving.load.workload import FP8, LAPROX, LAPROX_FP8, SERVERS, STOCK
 from benchmarks.serving.tally import Tally
 
 # Key of a row's LaProx / other, by the other.
 RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}
+# The same of LaProx with fp8 KV.
+FP8_RATIOS = {FP8: "fp8_ratio", LAPROX: "fp8_ratio_laprox"}
 # A row without a backend of its own ran on what each server takes by default. Rows of before there was a
 # choice say nothing, and ran on this one.
 DEFAULT, BEFORE = "default", "flashinfer"
@@ -124,11 +126,11 @@ class Record:
 
 def compare(row: dict[str, Any]) -> None:
     """Writes what LaProx is beside the others into a row."""
-    laprox = row.get(LAPROX)
-    for other, key in RATIOS.items():
-        row.pop(key, None)
-        if laprox and row.get(other) and sglang_of(row[other]) == sglang_of(laprox):
-            row[key] = ratio(row[other], laprox)
+    for ours, keys in ((row.get(LAPROX), RATIOS), (row.get(LAPROX_FP8), FP8_RATIOS)):
+        for other, key in keys.items():
+            row.pop(key, None)
+            if ours and row.get(other) and sglang_of(row[other]) == sglang_of(ours):
+                row[key] = ratio(row[other], ours)
 
 
 def sglang_of(side: dict[str, Any]) -> Any:

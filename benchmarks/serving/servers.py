@@ -12,9 +12,9 @@ from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, S
 from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
-# The usual alternative: half the bytes of every cell. Its backend is named because the fa3 at hand has no
-# kernels for fp8.
-FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3", "--attention-backend", "flashinfer"]
+# The usual alternative: half the bytes of every cell. Its backend is named, unless another is asked for: the
+# fa3 of the older kernels has none for fp8.
+FP8_FLAGS, FP8_BACKEND = ["--kv-cache-dtype", "fp8_e4m3"], "flashinfer"
 # As large as SGLang finds that the host's memory allows.
 HOST_FLAGS = [
     *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel")
@@ -27,6 +27,8 @@ FLAGS = {
     "stock-fp8": FP8_FLAGS,
     "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
     "laprox": LAPROX_FLAGS["0.05"],
+    "laprox-fp8": [*FP8_FLAGS, *LAPROX_FLAGS["0.05"]],
+    "laprox-fp8-host": [*FP8_FLAGS, *HOST_FLAGS, *LAPROX_FLAGS["0.05"]],
     "laprox-20": LAPROX_FLAGS["0.2"],
 }
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
@@ -102,7 +104,7 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
 
     Args:
         model: folder of the 8B shapes with a word for every token id (``write_model``).
-        backend: attention backend that servers with no choice of their own are told to take.
+        backend: attention backend that they are told to take; on a GPU fp8 KV has one of its own.
     """
     found = ["--model-path", str(model if on_gpu else MODEL_PATH), *COMMON_FLAGS, *FLAGS[server]]
     found += [*GPU_FLAGS, *LLAMA_FLAGS] if on_gpu else [*CPU_FLAGS, "--decode-log-interval", "4"]
@@ -110,7 +112,9 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
         found += ["--max-total-tokens", str(QUICK_SLOTS)]
         if on_gpu:
             found += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
-    if backend is not None and not (on_gpu and "--attention-backend" in found):
+    if backend is None and on_gpu and FP8_FLAGS[0] in found:
+        backend = FP8_BACKEND
+    if backend is not None:
         found += ["--attention-backend", backend]
     return found
 

@@ -8,7 +8,14 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 
 from laprox_kernels import reference
-from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, check, check_whole_pool, shared_memory
+from laprox_kernels.gpu.support import (
+    FP8,
+    MAX_WINDOW,
+    Unsupported,
+    check,
+    check_whole_pool,
+    shared_memory,
+)
 from laprox_kernels.rows import Rows
 
 P = ParamSpec("P")
@@ -16,6 +23,8 @@ T = TypeVar("T")
 
 # What a block of sm_80 has: scoring a window of 64 takes nearly all. sm_86, sm_89 and sm_120 have less.
 SHARED_MEMORY = 163 * 1024
+# From here on Triton reads e4m3.
+FP8_CAPABILITY = (8, 9)
 
 
 @cache
@@ -47,6 +56,9 @@ def check_serving(keys: torch.Tensor, values: torch.Tensor, queries: torch.Tenso
         raise Unsupported(
             f"device {name}, {shared} bytes of shared memory a block (served: from {SHARED_MEMORY} on)"
         )
+    if keys.dtype == FP8 and torch.cuda.get_device_capability(keys.device) < FP8_CAPABILITY:
+        name = torch.cuda.get_device_name(keys.device)
+        raise Unsupported(f"dtype {keys.dtype} on {name} (served: NVIDIA from sm_89 on)")
     check("attention", keys, queries)
     check_whole_pool("attention", keys, values)
     if queries.shape[1] > MAX_WINDOW:
@@ -107,10 +119,11 @@ def decode(
     rows: Rows,
     scale: float,
     plan: torch.Tensor | None = None,
+    value_scale: float = 1.0,
 ) -> torch.Tensor:
     """See ``reference.decode``; ``plan`` is ``plan_decode`` of these rows, or None."""
     if not on_gpu(keys.device):
-        return reference.decode(queries, keys, values, layer, rows, scale)
+        return reference.decode(queries, keys, values, layer, rows, scale, value_scale)
     from laprox_kernels.gpu.decode import decode as version
 
-    return version(queries, keys, values, layer, rows, scale, plan)
+    return version(queries, keys, values, layer, rows, scale, plan, value_scale)

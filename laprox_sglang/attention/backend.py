@@ -93,12 +93,15 @@ class LaproxAttention(AttentionBackend):
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **kw)
         check_plain(kw)
         if save_kv_cache and k is not None:
-            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
+            place = KVWriteLoc(forward_batch.out_cache_loc, None)
+            pool.set_kv_buffer(layer, place, k, v, layer.k_scale, layer.v_scale)
         scored = self.laprox.layers[layer.layer_id]
         queries = q.reshape(-1, scored.query_heads, scored.head_dim)
+        scale = scored.scaling * scored.key_scale(pool.dtype)
         output = kernels.decode(
-            queries, pool.keys, pool.values, scored.index, decode.rows, scored.scaling, decode.plan
-        )
+            queries, pool.keys, pool.values, scored.index, decode.rows, scale, decode.plan,
+            scored.value_scale(pool.dtype),
+        )  # fmt: skip
         return output.reshape(q.shape[0], -1)
 
 

@@ -20,7 +20,8 @@ class LaproxKVPool(MHATokenToKVPool):
     seen flat, cell (slot, l, h) is row ``(slot·L + l)·H + h``.
 
     Attributes:
-        keys, values: ``[slots, L, H, D]``, contiguous; slot 0 takes the writes of padding.
+        keys, values: ``[slots, L, H, D]``, contiguous; slot 0 takes the writes of padding. They are numbers,
+            of fp8 too; SGLang's own buffers are of bytes then, as torch writes no fp8 by index.
     """
 
     keys: torch.Tensor
@@ -32,10 +33,10 @@ class LaproxKVPool(MHATokenToKVPool):
             self.memory_saver_adapter.region(GPU_MEMORY_TYPE_KV_CACHE),
             torch.cuda.use_mem_pool(self.custom_mem_pool) if self.enable_custom_mem_pool else nullcontext(),
         ):
-            self.keys = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
-            self.values = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
-        self.k_buffer = list(self.keys.unbind(1))
-        self.v_buffer = list(self.values.unbind(1))
+            keys = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
+            values = torch.zeros(shape, dtype=self.store_dtype, device=self.device)
+        self.k_buffer, self.v_buffer = list(keys.unbind(1)), list(values.unbind(1))
+        self.keys, self.values = keys.view(self.dtype), values.view(self.dtype)
 
     @property
     def slot_bytes(self) -> int:

@@ -67,6 +67,10 @@ OTHER_POOL = "LaProx needs its own layout of the KV pool"
 CONTEXT_PARALLEL = "the KV of a prompt is spread over ranks, and scores need all of it"
 UNCHECKED = "options of requests would go unchecked, and a bad one would stop the server"
 WHOLE_ROWS = "it reads whole rows of slots"
+OTHER_QUANTIZED = (
+    "of quantized KV only fp8_e4m3 is read: fp8_e5m2 is as large and less exact, and mxfp8 and 4-bit KV keep "
+    "scales beside their cells, which packing would have to move along"
+)
 DRAFTS = "verifying drafts reads and rolls back KV of whole prompts"
 
 REFUSALS = (
@@ -113,8 +117,13 @@ REFUSALS = (
     Refusal("--enable-pdmux", given("enable_pdmux"), "it runs prefill in parts that are not scored"),
     Refusal(
         "--kv-cache-dtype",
-        given("kv_cache_dtype", "auto", "bf16", "bfloat16", "fp16", "float16"),
-        "quantized KV is not scored yet; use auto",
+        given("kv_cache_dtype", "auto", "bf16", "bfloat16", "fp16", "float16", "fp8_e4m3"),
+        OTHER_QUANTIZED,
+    ),
+    Refusal(
+        "--quantization-param-path",
+        given("quantization_param_path"),
+        "SGLang divides what it caches by these scales, and no attention backend multiplies with them",
     ),
     Refusal("--page-size", above_one("page_size"), "a view takes single slots; use 1"),
     Refusal(

@@ -13,6 +13,13 @@ EXAMPLE_PROMPT, EXAMPLE_ANSWER = 8192, 1 / 16
 # (benchmarks/results/kernels-prune-h100.json).
 SHORT_ANSWER = 8
 
+
+def faster_steps(itemsize: int) -> int:
+    """How many times as fast a decode step reads KV of so many bytes a number as KV of 16 bits. fp8 is
+    counted so, as it is scored no faster: what scoring takes is more of its steps."""
+    return 2 if itemsize == 1 else 1
+
+
 REASONS = {
     "short": "they have fewer tokens behind the dense prefix than --laprox-min-tokens",
     "within_budget": "the budget grants them all that they have",
@@ -71,19 +78,21 @@ def plan_of_load(config: Config, load: Load) -> Plan:
     return make_plan(config, Options(), load.prompt, load.output)
 
 
-def expectation(config: Config, slots: int, context: int) -> str:
+def expectation(config: Config, slots: int, context: int, itemsize: int) -> str:
     """One line for the start of a server: what a view saves in its pool, and when that pays.
 
     Args:
         slots: size of the KV pool.
         context: tokens of the longest request.
+        itemsize: bytes of a number in the pool.
     """
     prompt = min(EXAMPLE_PROMPT, context // 2, slots // 4)
     load = Load(prompt, output=max(2, int(prompt * EXAMPLE_ANSWER)))
     plan = plan_of_load(config, load)
+    shortest = SHORT_ANSWER * faster_steps(itemsize)
     pays = (
         "It pays where running prompts fill the pool, or long prompts get long answers; not for prompts "
-        f"below {config.min_tokens} tokens, answers below about {SHORT_ANSWER}, or short decoding in a pool "
+        f"below {config.min_tokens} tokens, answers below about {shortest}, or short decoding in a pool "
         "that is never full."
     )
     if not plan.pruned:

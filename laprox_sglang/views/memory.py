@@ -1,5 +1,7 @@
 """Memory that LaProx needs beside the KV pool, for the worst that a server can be asked to run."""
 
+from typing import NamedTuple
+
 from laprox_kernels import score_bytes
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
@@ -13,6 +15,18 @@ from laprox_sglang.views.view import SPAN
 PREFILL_REQUESTS = 64
 # SGLang's bounds of the requests that run at once, where no flag sets one.
 FEWEST_RUNNING, MOST_RUNNING = 2048, 4096
+
+
+class Itemsizes(NamedTuple):
+    """Bytes of a number.
+
+    Attributes:
+        pool: in the KV pool.
+        model: in the model, whose queries and Gram matrices fp8 KV leaves as they are.
+    """
+
+    pool: int
+    model: int
 
 
 def graph_rows(args: ServerArgs) -> int:
@@ -54,7 +68,7 @@ def slot_bytes(model: ModelShape, ranks: int, itemsize: int) -> int:
 
 
 def needs(
-    config: Config, model: ModelShape, ranks: int, args: ServerArgs, itemsize: int, available: int
+    config: Config, model: ModelShape, ranks: int, args: ServerArgs, itemsizes: Itemsizes, available: int
 ) -> dict[str, int]:
     """Bytes by purpose, on every rank the same: the KV pools must be of one size.
 
@@ -62,13 +76,12 @@ def needs(
         model: SGLang's ``ModelConfig``.
         ranks: how many share the heads of a layer.
         args: a resolved view of SGLang's ``ServerArgs``.
-        itemsize: bytes of one number in the KV pool.
         available: bytes that the KV pool could have at most, on the rank with the least.
     """
     layers, dim, context = model.num_hidden_layers, model.head_dim, model.context_len
     heads, kv_heads = heads_of_rank(model, ranks)
     cells = layers * kv_heads
-    slots = available // slot_bytes(model, ranks, itemsize)
+    slots = available // slot_bytes(model, ranks, itemsizes.pool)
     slots = min(slots, args.max_total_tokens or slots)
     longest = min(context, slots)
     window = config.longest_window
@@ -81,12 +94,12 @@ def needs(
         "scores": 4 * cells * longest + score_bytes(heads, kv_heads, longest),
         "decode rows": rows,
         # After a weight update they are made anew, from a part of W_O at a time.
-        "Gram matrices": (4 + itemsize) * layers * heads * dim**2
+        "Gram matrices": (4 + itemsizes.model) * layers * heads * dim**2
         + reading_bytes(heads, dim, model.hidden_size),
         # The last window is laid out anew to be scored.
-        "window queries": (windows(config, args) + 1) * layers * window * heads * dim * itemsize,
+        "window queries": (windows(config, args) + 1) * layers * window * heads * dim * itemsizes.model,
         # The saved K and V of the kept cells, their indices, and their tokens.
-        "packing": kept * (2 * dim * itemsize + 16),
+        "packing": kept * (2 * dim * itemsizes.pool + 16),
     }
     if not config.method.fused:
         # Of one layer in float32: logits and attention; K, V and what is made of them; W_O, and a block of

@@ -35,13 +35,19 @@ class Scoring:
         self._layers = layers
         self._keys, self._values = keys, values
         self._ranks = ranks
-        self._scale = layers[0].scaling
         self._gram = gram_matrices(layers)
+        self._scale = torch.empty(len(layers), dtype=torch.float32, device=keys.device)
+        self._read_scales()
         self._method = config.method
 
     def load_weights(self) -> None:
         """Computes the Gram matrices anew, after a weight update."""
         gram_matrices(self._layers, self._gram)
+        self._read_scales()
+
+    def _read_scales(self) -> None:
+        scales = [layer.scaling * layer.key_scale(self._keys.dtype) for layer in self._layers]
+        self._scale.copy_(torch.tensor(scales))
 
     def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
         """Writes what decides on the cells behind ``plan.start``, comparable as far as they compete.
@@ -65,12 +71,13 @@ class Scoring:
             compare_layers(out, sums, slice(plan.sinks, plan.length - plan.window))
 
     def _prompts(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
+        dtype = self._keys.dtype
         for layer in self._layers:
             yield Prompt(
                 layer.index,
                 queries[layer.index].float(),
-                self._keys[:, layer.index][row].float(),
-                self._values[:, layer.index][row].float(),
+                self._keys[:, layer.index][row].float().mul_(layer.key_scale(dtype)),
+                self._values[:, layer.index][row].float().mul_(layer.value_scale(dtype)),
                 self._gram[layer.index],
                 layer.scaling,
                 plan.start,

@@ -30,14 +30,15 @@ def compile_only(kernel, arguments, keywords):
         shared[name] = max(shared.get(name, 0), made.metadata.shared)
 
 
-def run(dtype, heads, group, dim, window):
-    keys, values = torch.zeros((2, 600, 2, heads, dim), dtype=dtype)
+def run(dtype, heads, group, dim, window, pool=None):
+    keys, values = torch.zeros((2, 600, 2, heads, dim), dtype=pool or dtype)
     slots = torch.arange(1, 513)
     queries = torch.zeros((2, window, heads * group, dim), dtype=dtype)
     gram = torch.zeros((2, heads * group, dim, dim))
     scores = torch.zeros((2, heads, 512))
     for kind in POOLINGS:
-        score.score(queries, keys, values, slots, 0, gram, 0.1, 4, (kind, Config().pooling_kernel), scores)
+        pooling = kind, Config().pooling_kernel
+        score.score(queries, keys, values, slots, 0, gram, torch.ones(2), 4, pooling, scores)
     cu_cells = torch.zeros(2 * heads + 1).long()
     for out in (None, torch.zeros_like(scores)):
         floor.floor(scores, 32, out=out)
@@ -68,5 +69,7 @@ if __name__ == "__main__":
     del targets[0]
     decode._dependent = lambda device: True
     run(torch.bfloat16, 8, 4, 128, 64)
+    # Triton reads e4m3 from sm_89 on.
+    run(torch.bfloat16, 8, 4, 128, 64, torch.float8_e4m3fn)
     for (name, arch), size in sorted(shared.items()):
         print(name, arch, size)

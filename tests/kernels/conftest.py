@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
     # Threads cost more than they give: the interpreter's tensors are blocks of a few numbers.
     torch.set_num_threads(1)
 
-POISON = {torch.int32: -(2**30), torch.int64: -(2**40)}
+POISON = {torch.uint8: 0x7F, torch.int16: 0x7FFF, torch.int32: -(2**30), torch.int64: -(2**40)}
 
 
 @pytest.fixture(autouse=True)

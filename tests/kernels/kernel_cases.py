@@ -1,5 +1,6 @@
 """Inputs and float64 oracles for the kernel tests, written without the code they check."""
 
+from itertools import product
 from math import inf, nan
 
 import torch
@@ -10,7 +11,24 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 # The interpreter's bfloat16 product is wrong; a GPU's float32 is not served.
 DTYPES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
-TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
+FP8 = torch.float8_e4m3fn
+# Of a pool; over fp8 the output has the queries' bfloat16.
+POOLS = [*DTYPES, FP8]
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5, FP8: 4e-3}
+# An axis for ``paired``, by which a case has two dtypes in the interpreter.
+TURNS = range(1 if GPU else 2)
+
+
+def paired(*axes):
+    """Every case of these axes with each dtype of a pool; in the interpreter with one of them in turn."""
+    cases = list(product(*axes))
+    if GPU:
+        return [(*case, dtype) for case in cases for dtype in POOLS]
+    return [(*case, POOLS[i % len(POOLS)]) for i, case in enumerate(cases)]
+
+
+def queries_dtype(pool):
+    return torch.bfloat16 if pool == FP8 else pool
 
 
 def error(out, expected):
@@ -25,7 +43,21 @@ def randint(low, high):
 
 
 def random_pool(slots, layers, heads, dim, dtype):
-    return tuple(torch.randn(slots, layers, heads, dim, device=DEVICE, dtype=dtype) for _ in range(2))
+    drawn = torch.float32 if dtype == FP8 else dtype
+    return tuple(
+        torch.randn(slots, layers, heads, dim, device=DEVICE, dtype=drawn).to(dtype) for _ in range(2)
+    )
+
+
+def random_bits(slots, layers, heads, dim, dtype):
+    """A pool of any content, NaN and infinities of all kinds among it."""
+    shape = slots, layers, heads, dim * dtype.itemsize
+    return tuple(torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE).view(dtype) for _ in range(2))
+
+
+def bits(pool):
+    """The same memory as bytes, which compare as they are."""
+    return pool.view(torch.uint8)
 
 
 def segment_counts(kind, cells, slots):
@@ -141,7 +173,7 @@ def score_oracle(queries, keys, values, row, start, output, scale, sinks, poolin
     layers = []
     for layer in range(len(queries)):
         given = queries[layer], keys[:, layer], values[:, layer], row, start, output[layer]
-        layers.append(score_layer_oracle(*given, scale, sinks, pooling))
+        layers.append(score_layer_oracle(*given, scale[layer], sinks, pooling))
     return torch.stack(layers)
 
 
@@ -156,7 +188,7 @@ def score_layer_oracle(queries, keys, values, row, start, output, scale, sinks, 
     for head in range(heads):
         k, v = keys[row, head].double(), values[row[candidates], head].double()
         for member in range(head * group, (head + 1) * group):
-            logits = queries[:, member].double() @ k.T * scale
+            logits = queries[:, member].double() @ k.T * float(scale)
             logits[position > torch.arange(n - window, n, device=row.device)[:, None]] = float("-inf")
             columns, projected = logits.softmax(dim=-1)[:, candidates], v @ output[member].double()
             raw[head] += columns.norm(dim=0) * projected.norm(dim=1) / group

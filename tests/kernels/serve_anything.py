@@ -2,11 +2,12 @@
 
 The first line is the number of kernels compiled at the start, every further one what a request was the
 first to need. A process of its own: the interpreter must be off. The arguments are the seed, layers, KV
-heads, query heads of each, tokens of the longest prompt, allocator and floor.
+heads, query heads of each, tokens of the longest prompt, allocator, floor and dtype of the pool.
 """
 
 import random
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,16 +25,17 @@ from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.view import View
 from laprox_sglang.warmup import compile_kernels
 
-seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-2])
+seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-3])
+ALLOCATOR, FLOOR, POOL = sys.argv[-3], float(sys.argv[-2]), getattr(torch, sys.argv[-1])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
 # There is no model: its layers come from here, and SGLang need not be imported.
-no_module: Any = None
+no_module: Any = SimpleNamespace(k_scale_float=0.5, v_scale_float=None)
 projection = torch.nn.Linear(HEADS * GROUP * DIM, 8, bias=False, dtype=DTYPE)
 layers = [
     ScoredLayer(str(index), no_module, projection, index, HEADS * GROUP, HEADS, DIM, DIM**-0.5)
     for index in range(LAYERS)
 ]
-CONFIG = Config(budget=0.1, min_tokens=100, allocator=sys.argv[-2], floor=float(sys.argv[-1]))
+CONFIG = Config(budget=0.1, min_tokens=100, allocator=ALLOCATOR, floor=FLOOR)
 rng = random.Random(seed)
 variants: set[tuple] = set()
 reached: set[tuple] = set()
@@ -52,7 +54,7 @@ def new() -> set[tuple]:
     return found
 
 
-keys, values = torch.empty((2, LONGEST + 1, LAYERS, HEADS, DIM), dtype=DTYPE)
+keys, values = torch.empty((2, LONGEST + 1, LAYERS, HEADS, DIM), dtype=POOL)
 table = torch.zeros((70, CONTEXT), dtype=torch.int32)
 queries = torch.zeros((LAYERS, CONFIG.longest_window, HEADS * GROUP, DIM), dtype=DTYPE)
 laprox_kernels.check_serving = lambda *given: None

@@ -40,7 +40,11 @@ def test_every_kernel_compiles_and_fits_into_the_shared_memory_asked_for():
 # Layers, KV heads, query heads of each: one head alone, an odd number of cells, whole groups.
 @pytest.mark.parametrize(
     ("shape", "method"),
-    [((3, 2, 4), ("model", 0.3)), ((5, 1, 3), ("layer", 0.2)), ((2, 8, 8), ("model", 0))],
+    [
+        ((3, 2, 4), ("model", 0.3, "bfloat16")),
+        ((5, 1, 3), ("layer", 0.2, "float8_e4m3fn")),
+        ((2, 8, 8), ("model", 0, "bfloat16")),
+    ],
     ids=str,
 )
 def test_no_request_compiles_a_kernel(shape, method, seed):

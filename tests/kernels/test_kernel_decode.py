@@ -5,10 +5,14 @@ import torch
 from kernel_cases import (
     DEVICE,
     DTYPES,
+    FP8,
     GPU,
     TOLERANCE,
+    TURNS,
     decode_oracle,
     error,
+    paired,
+    queries_dtype,
     randint,
     random_pool,
     random_rows,
@@ -41,23 +45,24 @@ def case(name, shape, dtype):
     need = sum(spec[0] + sum(slots for _, slots in spec[1:]) for spec in ROWS[name])
     keys, values = random_pool(need + 5, layers, heads, dim, dtype)
     rows, _ = random_rows(ROWS[name], need + 5, layers * heads)
-    queries = torch.randn(len(ROWS[name]), heads * group, dim, device=DEVICE, dtype=dtype)
+    shape = len(ROWS[name]), heads * group, dim
+    queries = torch.randn(shape, device=DEVICE, dtype=queries_dtype(dtype))
     return queries, keys, values, rows
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ROWS)
-def test_equals_float64(seed, name, shape, dtype):
+@pytest.mark.parametrize(("name", "shape", "_", "dtype"), paired(ROWS, SHAPES, TURNS))
+def test_equals_float64(seed, name, shape, _, dtype):
     queries, keys, values, rows = case(name, shape, dtype)
     layer, scale = randint(0, shape[0] - 1), shape[3] ** -0.5
-    expected = decode_oracle(queries, keys, values, layer, rows, scale)
-    out = decode(queries, keys, values, layer, rows, scale)
-    assert error(out, expected) <= TOLERANCE[dtype]
-    assert error(reference.decode(queries, keys, values, layer, rows, scale), expected) <= TOLERANCE[dtype]
+    value_scale = randint(1, 300) / 100
+    expected = decode_oracle(queries, keys, values, layer, rows, scale) * value_scale
+    given = queries, keys, values, layer, rows, scale
+    out = decode(*given, value_scale=value_scale)
+    assert out.dtype == queries.dtype and error(out, expected) <= TOLERANCE[dtype]
+    assert error(reference.decode(*given, value_scale), expected) <= TOLERANCE[dtype]
     planned = plan(rows, *shape[:2])
     for _ in range(2):
-        assert torch.equal(out, decode(queries, keys, values, layer, rows, scale, planned))
+        assert torch.equal(out, decode(*given, planned, value_scale))
 
 
 @pytest.mark.parametrize("group", range(1, 9) if GPU else (1, 3))
@@ -73,6 +78,17 @@ def test_one_key_only(seed):
     queries = torch.randn(1, 4, 64, device=DEVICE, dtype=DTYPES[1])
     expected = values[rows.slots[0, 0], 0].repeat_interleave(2, dim=0)
     assert torch.equal(decode(queries, keys, values, 0, rows, 1.0)[0], expected)
+
+
+def test_every_number_of_fp8_is_read_as_it_is(seed):
+    """A slot of 256 numbers: all that there are, 0 for the two that are none."""
+    numbers = torch.arange(256, dtype=torch.uint8, device=DEVICE).view(FP8)
+    numbers = numbers.float().nan_to_num(0).to(FP8).view(1, 2, 2, 64)
+    rows, _ = random_rows([[1]], 1, 4)
+    queries = torch.randn(1, 4, 64, device=DEVICE, dtype=torch.bfloat16)
+    for layer in range(2):
+        expected = numbers[0, layer].bfloat16().repeat_interleave(2, dim=0)
+        assert torch.equal(decode(queries, numbers, numbers, layer, rows, 1.0)[0], expected)
 
 
 def test_queries_may_be_strided_and_the_batch_empty(seed):

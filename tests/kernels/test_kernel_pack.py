@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, DTYPES, GPU, random_pool
+from kernel_cases import DEVICE, DTYPES, GPU, POOLS, bits, paired, random_bits, random_pool
 
 import laprox_kernels
 from laprox_kernels import reference
@@ -43,14 +43,14 @@ def place(where, row, kept, slots, others):
     return torch.cat([row, others])[torch.randperm(len(row) + len(others), device=row.device)[:slots]]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
-@pytest.mark.parametrize("kind", ["random", "first", "last", "one head"])
+KINDS, SHARES = ["random", "first", "last", "one head"], [0.05, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(("share", "kind", "shape", "dtype"), paired(SHARES, KINDS, SHAPES))
 def test_moves_cells_and_nothing_else(seed, kind, share, shape, dtype):
     layers, heads, dim = shape
     cells, slots = layers * heads, max(1, int(LENGTH * share))
-    keys, values = random_pool(2 * LENGTH + 9, layers, heads, dim, dtype)
+    keys, values = random_bits(2 * LENGTH + 9, layers, heads, dim, dtype)
     every = torch.randperm(2 * LENGTH + 9, device=DEVICE)
     # As in a server: behind a prefix, wherever in memory that is.
     row, others = every[: LENGTH + 1][1:], every[LENGTH + 1 :]
@@ -58,29 +58,29 @@ def test_moves_cells_and_nothing_else(seed, kind, share, shape, dtype):
     for where in ("apart", "front", "reversed", "most read", "anywhere"):
         view = place(where, row, kept, slots, others)
         expected = []
-        for pool in (keys, values):
-            by_cell = pool[row].permute(1, 2, 0, 3).reshape(cells * LENGTH, dim)[kept]
-            expected.append(pool.index_copy(0, view, by_cell.view(slots, layers, heads, dim)))
+        for pool in map(bits, (keys, values)):
+            by_cell = pool[row].permute(1, 2, 0, 3).reshape(cells * LENGTH, -1)[kept]
+            expected.append(pool.index_copy(0, view, by_cell.view(slots, layers, heads, -1)))
         # What is apart may be staged too: the first of several requests to be packed does not know.
         for staged in (False, True) if where == "apart" else (True,):
             for version in VERSIONS.values():
                 pools = keys.clone(), values.clone()
                 positions = torch.full_like(kept, -1, dtype=torch.int32)
                 version(*pools, row, kept, view, staged, positions)
-                assert torch.equal(pools[0], expected[0]) and torch.equal(pools[1], expected[1])
+                assert all(map(torch.equal, map(bits, pools), expected))
                 assert torch.equal(positions.long(), kept % LENGTH)
                 pools = keys.clone(), values.clone()
                 version(*pools, row, kept, view, staged)
-                assert torch.equal(pools[0], expected[0]) and torch.equal(pools[1], expected[1])
+                assert all(map(torch.equal, map(bits, pools), expected))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", POOLS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("where", ["apart", "among"])
 def test_cells_from_anywhere_in_the_pool(seed, where, shape, dtype):
     layers, heads, dim = shape
     cells, slots = layers * heads, LENGTH // 3
-    pools = random_pool(2 * LENGTH, layers, heads, dim, dtype)
+    pools = random_bits(2 * LENGTH, layers, heads, dim, dtype)
     every = torch.randperm(2 * LENGTH, device=DEVICE)
     view, others = every[:slots], every[slots:]
     # In any order, of any layer and head: one cell may even be wanted twice.
@@ -88,13 +88,14 @@ def test_cells_from_anywhere_in_the_pool(seed, where, shape, dtype):
     if where == "apart":
         source = others[torch.randint(0, len(others), source.shape, device=DEVICE)] * cells + source % cells
     expected = [
-        pool.index_copy(0, view, pool.view(-1, dim)[source].view(slots, layers, heads, dim)) for pool in pools
+        pool.index_copy(0, view, pool.flatten(0, 2)[source].view(slots, layers, heads, -1))
+        for pool in map(bits, pools)
     ]
     for staged in (False, True) if where == "apart" else (True,):
         for version in (*VERSIONS.values(), laprox_kernels.pack):
             got = pools[0].clone(), pools[1].clone()
             version(*got, None, source, view, staged)
-            assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+            assert all(map(torch.equal, map(bits, got), expected))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, DTYPES, GPU, TOLERANCE, error, random_pool, score_oracle
+from kernel_cases import (
+    DEVICE,
+    DTYPES,
+    FP8,
+    GPU,
+    POOLS,
+    TOLERANCE,
+    TURNS,
+    error,
+    paired,
+    queries_dtype,
+    random_pool,
+    score_oracle,
+)
 
 from laprox_kernels import reference
 from laprox_kernels.gpu import score as module
@@ -10,6 +23,8 @@ from laprox_kernels.gpu import support
 from laprox_kernels.gpu.score import score
 from laprox_kernels.gpu.support import Unsupported, score_bytes
 from laprox_sglang.options.server import Config
+from laprox_sglang.scorers.allocators import ALLOCATORS, keep
+from laprox_sglang.scorers.rank import compare_layers
 
 AVERAGE, PARABOLA = ("average", 15), ("parabola", 17)
 assert Config().method.pooling in (AVERAGE, PARABOLA), "the default has to be among the cases"
@@ -26,6 +41,8 @@ if GPU:
         (3, 8, 1, 64, 32, 4_097, 1, 0, ("parabola", 7)), (2, 8, 4, 128, 32, 33, 0, 0, AVERAGE),
     ]  # fmt: skip
 SMALL = (3, 2, 2, 64, 8)
+# Of the logits, in each layer of its own, as keys of fp8 are scaled.
+SCALE = torch.tensor([0.1, 0.03, 0.2], device=DEVICE)
 POOLINGS = (AVERAGE, PARABOLA)
 
 
@@ -34,7 +51,8 @@ def inputs(layers, heads, group, dim, window, n, dtype):
     hidden = heads * group * dim
     keys, values = random_pool(n + 7, layers, heads, dim, dtype)
     row = torch.randperm(n + 7, device=DEVICE)[:n]
-    queries = torch.randn(layers, window, heads * group, dim, device=DEVICE, dtype=dtype) * 2
+    shape = layers, window, heads * group, dim
+    queries = torch.randn(shape, device=DEVICE, dtype=queries_dtype(dtype)) * 2
     size = torch.logspace(-2, 2, layers, device=DEVICE).view(-1, 1, 1, 1) / hidden**0.5
     output = torch.randn(layers, heads * group, dim, hidden, device=DEVICE) * size
     return queries, keys, values, row, output
@@ -49,12 +67,11 @@ def unwritten(layers, heads, length):
     return torch.full((layers, heads, length), float("nan"), device=DEVICE)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_equals_the_definition(seed, case, dtype):
+@pytest.mark.parametrize(("case", "_", "dtype"), paired(CASES, TURNS), ids=str)
+def test_equals_the_definition(seed, case, _, dtype):
     layers, heads, group, dim, window, n, start, sinks, pooling = case
     queries, keys, values, row, output = inputs(layers, heads, group, dim, window, n, dtype)
-    scale = dim**-0.5
+    scale = SCALE[:layers] * 8 * dim**-0.5
     expected = score_oracle(queries, keys, values, row, start, output, scale, sinks, pooling)
     gram = gram_of(output)
     candidates = slice(sinks, n - start - window)
@@ -72,9 +89,8 @@ def test_equals_the_definition(seed, case, dtype):
             assert torch.equal(out, again) and torch.equal(sums, sums_again)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_however_many_layers_a_launch_serves(seed, pooling, dtype, monkeypatch):
+@pytest.mark.parametrize(("pooling", "_", "dtype"), paired(POOLINGS, TURNS))
+def test_however_many_layers_a_launch_serves(seed, pooling, _, dtype, monkeypatch):
     """One layer alone is the same to the bit; more are to rounding: they share the splits of a launch."""
     n, count = 90, 90 - 8 - 4
     queries, keys, values, row, output = inputs(*SMALL, n, dtype)
@@ -91,13 +107,13 @@ def test_however_many_layers_a_launch_serves(seed, pooling, dtype, monkeypatch):
         launches.clear()
         monkeypatch.setattr(module, "SCORE_BYTES", at_once * 4 * 2 * count + 3)
         outs[at_once] = unwritten(3, 2, n)
-        sums[at_once] = score(queries, keys, values, row, 0, gram, 0.1, 4, pooling, outs[at_once])
+        sums[at_once] = score(queries, keys, values, row, 0, gram, SCALE, 4, pooling, outs[at_once])
         assert launches == expected
     for layer in range(3):
         one = slice(layer, layer + 1)
         pool = keys[:, one].contiguous(), values[:, one].contiguous()
         alone = unwritten(1, 2, n)
-        sum_alone = score(queries[one], *pool, row, 0, gram[one], 0.1, 4, pooling, alone)
+        sum_alone = score(queries[one], *pool, row, 0, gram[one], SCALE[one], 4, pooling, alone)
         assert torch.equal(alone[0], outs[1][layer]) and sum_alone[0] == sums[1][layer]
     assert torch.equal(outs[3], outs[40]) and torch.equal(sums[3], sums[40])
     for at_once in (2, 3):
@@ -124,7 +140,7 @@ def test_contributions_take_no_more_than_is_said(bound, group, monkeypatch):
             return launch
 
     monkeypatch.setattr(module, "pool_kernel", Counted())
-    score(queries, keys, values, row, 0, gram_of(output), 0.1, 4, AVERAGE, unwritten(layers, heads, n))
+    score(queries, keys, values, row, 0, gram_of(output), SCALE, 4, AVERAGE, unwritten(layers, heads, n))
     most = score_bytes(heads * group, heads, n)
     print(f"{max(taken)} of {most} bytes, {len(taken)} launches")
     assert max(taken) <= most
@@ -133,7 +149,7 @@ def test_contributions_take_no_more_than_is_said(bound, group, monkeypatch):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", POOLS)
 def test_the_size_of_a_projection_is_the_size_of_its_scores_and_of_their_sum(seed, pooling, dtype):
     """Powers of two: what the size of a layer's projection may change otherwise is nothing but rounding."""
     n = 90
@@ -144,11 +160,39 @@ def test_the_size_of_a_projection_is_the_size_of_its_scores_and_of_their_sum(see
         # Far beyond what float16 holds, one way and the other.
         size = torch.tensor([2.0**-power, 1.0, 2.0**power], device=DEVICE).view(3, 1, 1)
         out = unwritten(3, 2, n)
-        sums = score(queries, keys, values, row, 0, gram * size[..., None], 0.1, 4, pooling, out)
+        sums = score(queries, keys, values, row, 0, gram * size[..., None], SCALE, 4, pooling, out)
         summed = out[:, :, 4:82].double().sum((1, 2)).float()
         torch.testing.assert_close(sums, summed, rtol=1e-5, atol=0)
         outs.append(out / size.sqrt())
     torch.testing.assert_close(*outs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("version", [score, reference.score], ids=["triton", "reference"])
+def test_a_factor_of_a_layers_values_decides_nothing(seed, version):
+    """A checkpoint's v_scale, of which scoring is not told: a power of two here, so that fp8 rounds alike."""
+    n = 90
+    queries, keys, values, row, output = inputs(*SMALL, n, FP8)
+    # No number of the pool may become one that e4m3 rounds.
+    values = values.float().sign().mul(4).to(FP8)
+    factor = torch.tensor([0.25, 1.0, 8.0], device=DEVICE)
+    divided = (values.float() / factor.view(-1, 1, 1)).to(FP8)
+    given = row, 0, gram_of(output), SCALE, 4, PARABOLA
+    found = []
+    for pool in (values, divided):
+        out = unwritten(3, 2, n)
+        sums = version(queries, keys, pool, *given, out)
+        found.append((out, sums))
+    (out, sums), (scaled, scaled_sums) = found
+    # It was not for nothing: the scores themselves are others.
+    torch.testing.assert_close(scaled * factor.view(-1, 1, 1), out, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scaled_sums * factor, sums, rtol=1e-6, atol=0)
+    for allocation in ALLOCATORS.values():
+        kept = []
+        for scores, total in found:
+            compared = scores.clone()
+            compare_layers(compared, total, slice(4, n - 8))
+            kept.append(keep(compared, 30, allocation, 12))
+        assert all(map(torch.equal, *kept)), allocation
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -157,12 +201,12 @@ def test_all_protected_and_worthless_values(seed, pooling):
     gram = gram_of(output)
     for version in (score, reference.score):
         out = unwritten(3, 2, 9)
-        sums = version(queries, keys, values, row, 91, gram, 0.1, 4, pooling, out)
+        sums = version(queries, keys, values, row, 91, gram, SCALE, 4, pooling, out)
         assert out.isinf().all() and (sums == 0).all()
     values[:, 1] = 0
     for version in (score, reference.score):
         out = unwritten(3, 2, 100)
-        sums = version(queries, keys, values, row, 0, gram, 0.1, 4, pooling, out)
+        sums = version(queries, keys, values, row, 0, gram, SCALE, 4, pooling, out)
         assert (out[1, :, 4:92] == 0).all() and sums[1] == 0
         assert (out[::2, :, 4:92] > 0).all() and (sums[::2] > 0).all()
 
@@ -176,7 +220,7 @@ def test_nan_stays_where_it_is_and_shows_in_the_sum_of_its_layer(seed, pooling):
     near[2, 1, 50 - reach : 51 + reach] = True
     for version in (score, reference.score):
         out = torch.zeros((3, 2, 100), device=DEVICE)
-        sums = version(queries, keys, values, row, 0, gram_of(output), 0.1, 4, pooling, out)
+        sums = version(queries, keys, values, row, 0, gram_of(output), SCALE, 4, pooling, out)
         assert torch.equal(out.isnan(), near)
         assert sums.isnan().tolist() == [False, False, True]
 
@@ -184,7 +228,7 @@ def test_nan_stays_where_it_is_and_shows_in_the_sum_of_its_layer(seed, pooling):
 def test_what_is_not_served_is_named(seed):
     queries, keys, values, row, output = inputs(*SMALL, 100, DTYPES[1])
     gram, out = gram_of(output), torch.zeros((3, 2, 100), device=DEVICE)
-    given = (row, 0, gram, 0.1, 4)
+    given = (row, 0, gram, SCALE, 4)
     with pytest.raises(Unsupported, match="window 96"):
         score(queries.repeat(1, 12, 1, 1), keys, values, *given, AVERAGE, out)
     for pooling in (("average", 6), ("max", 7)):
@@ -193,7 +237,12 @@ def test_what_is_not_served_is_named(seed):
         with pytest.raises(Unsupported, match=f"pooling {pooling[0]} over {pooling[1]}"):
             reference.score(queries, keys, values, *given, pooling, out)
     with pytest.raises(Unsupported, match="gram"):
-        score(queries, keys, values, row, 0, gram[0], 0.1, 4, AVERAGE, out)
+        score(queries, keys, values, row, 0, gram[0], SCALE, 4, AVERAGE, out)
+    for scale in (SCALE[:2], SCALE.double(), SCALE.repeat(2)[::2]):
+        with pytest.raises(Unsupported, match="scale"):
+            score(queries, keys, values, row, 0, gram, scale, 4, AVERAGE, out)
+    with pytest.raises(Unsupported, match=r"queries torch\.float32"):
+        score(queries.float(), keys.to(FP8), values.to(FP8), *given, AVERAGE, out)
     with pytest.raises(Unsupported, match="out"):
         score(queries, keys, values, *given, AVERAGE, out[0])
     with pytest.raises(Unsupported, match="contiguous False"):
@@ -208,7 +257,8 @@ if GPU:
         assert keys.numel() > 2**31
         row = row[:40_000].clone()
         gram = torch.eye(128, device=DEVICE).expand(32, 32, 128, 128)
-        given = (queries, keys, values, row, 0, gram, 128**-0.5, 4, AVERAGE)
+        scale = torch.full((32,), 128**-0.5, device=DEVICE)
+        given = (queries, keys, values, row, 0, gram, scale, 4, AVERAGE)
         out, expected = unwritten(32, 8, 40_000), unwritten(32, 8, 40_000)
         score(*given, out)
         reference.score(*given, expected)

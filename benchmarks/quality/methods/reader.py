@@ -37,6 +37,7 @@ class Prefix:
         queries: ``[Hq, ≤ 64, D]`` of every layer, the last ones, after RoPE.
         phases: the same, 24 of them, before other positions.
         logprobs: float32 ``[vocabulary]`` of the token behind it.
+        kv_dtype: K and V are rounded to it, those of what follows too; None leaves them as they are.
     """
 
     ids: list[int]
@@ -45,6 +46,7 @@ class Prefix:
     queries: list[torch.Tensor]
     logprobs: torch.Tensor
     phases: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    kv_dtype: torch.dtype | None = None
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Whole:
 
     before: Prefix | None
     ends: Sequence[int] = ()
+    kv_dtype: torch.dtype | None = None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     queries: list[torch.Tensor] = field(default_factory=list)
@@ -94,6 +97,10 @@ class Chosen:
     kept: torch.Tensor
     corrected: torch.Tensor
 
+    @property
+    def kv_dtype(self) -> torch.dtype | None:
+        return self.prefix.kv_dtype
+
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
@@ -132,6 +139,9 @@ def attend(
     """What transformers calls in every layer."""
     layer = module.layer_idx
     assert isinstance(layer, int)
+    if chosen.kv_dtype is not None:
+        # As a server has it that attends to what it has written.
+        key, value = (x.to(chosen.kv_dtype).to(x.dtype) for x in (key, value))
     return chosen.attend(layer, query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
@@ -176,18 +186,25 @@ class Model:
         ]
         self.gram = [weights @ weights.mT for weights in self.output]
 
-    def prefill(self, ids: list[int], before: Prefix | None = None, phases: Sequence[int] = ()) -> Prefix:
+    def prefill(
+        self,
+        ids: list[int],
+        before: Prefix | None = None,
+        phases: Sequence[int] = (),
+        kv_dtype: torch.dtype | None = None,
+    ) -> Prefix:
         """Computes a prompt, or ``ids`` behind one that is computed, over all of its KV.
 
         Args:
             phases: positions of ``ids`` before which queries are saved as well.
+            kv_dtype: as of ``Prefix``.
         """
-        attention = Whole(before, phases)
+        attention = Whole(before, phases, kv_dtype)
         start = len(before.ids) if before is not None else 0
         logprobs = self._forward(torch.tensor([ids]), start, attention, last=1)[0, 0]
         ids = [*(before.ids if before is not None else []), *ids]
         saved = attention.keys, attention.values, attention.queries
-        return Prefix(ids, *saved, logprobs, attention.phases)
+        return Prefix(ids, *saved, logprobs, attention.phases, kv_dtype)
 
     def follow(
         self, prefix: Prefix, ids: list[int], kept: torch.Tensor, corrected: Sequence[bool] = ()

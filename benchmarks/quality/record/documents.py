@@ -16,8 +16,10 @@ from benchmarks.quality.record.intervals import Difference, difference, differen
 FIRST, LATER = "first", "later"
 OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
-# Ends the name of a task whose methods are given as many bytes as KV in fewer bits.
-EQUAL_BYTES = " at equal bytes"
+# Behind a method's name: its server keeps KV in fp8.
+IN_FP8 = ", fp8 KV"
+# Behind the name of a task: in how many bits KV is, whose rows are no others' then.
+EQUAL_BYTES, FP8_TOO = " at equal bytes", " in fp8 as well"
 # Where answers can be exact nothing is paired by those in SUMMED: only their sums are held.
 NUMBERS, SUMMED = ("logprob", "kl", "erased"), ("kl", "erased")
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record.documents import EQUAL_BYTES, FIRST, LATER, Reading, Row, find, joined, lengths
+from benchmarks.quality.record.documents import (
+    EQUAL_BYTES,
+    FIRST,
+    FP8_TOO,
+    IN_FP8,
+    LATER,
+    Reading,
+    Row,
+    find,
+    joined,
+    lengths,
+)
 
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "kl": 3}
@@ -21,7 +32,7 @@ class Group:
 
     @property
     def whole(self) -> Row:
-        return next(row for row in self.rows if row.budget == 1)
+        return next(row for row in self.rows if row.key == row.key_of_whole)
 
     @property
     def budgets(self) -> list[float]:
@@ -84,9 +95,30 @@ class Group:
         theirs = f"{best.percent:.0f}" if best.graded else f"{fmean(best.numbers['kl']):.3f}"
         return f"**{cell}; {best.method} {theirs}**"
 
+    def fp8_table(self) -> str:
+        """What a server says over KV in 16 bits and in fp8, and what a view loses of either."""
+        budgets = (1.0, *self.budgets)
+        names = [("all KV", SERVED), ("all KV" + IN_FP8, SERVED + IN_FP8)]
+        sides = [
+            [find(self.rows, method=whole if budget == 1 else view, budget=budget) for budget in budgets]
+            for whole, view in names
+        ]
+        lines = [
+            (title, *("" if row is None else f"{row.percent:.0f}" for row in side))
+            for title, side in zip(("16 bits", "fp8"), sides, strict=True)
+        ]
+        lines += [
+            (f"view - all KV, {title}", "", *(difference(row, side[0]) for row in side[1:]))
+            for title, side in zip(("16 bits", "fp8"), sides, strict=True)
+        ]
+        lines.append(("fp8 - 16 bits", *(difference(b, a) for a, b in zip(*sides, strict=True))))
+        return table(("kept:", *map(kept, budgets)), lines, right=len(budgets))
 
-def difference(ours: Row, theirs: Row) -> str:
+
+def difference(ours: Row | None, theirs: Row | None) -> str:
     """A paired difference as it is written."""
+    if ours is None or theirs is None:
+        return ""
     figure = "exact" if ours.graded else "kl"
     found, digits = ours.minus(theirs, figure), DIGITS[figure]
     return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f}…{found.high:+.{digits}f})"
@@ -107,7 +139,7 @@ def all_lengths(rows: Sequence[Row]) -> list[Group]:
 
 def all_tasks(rows: Sequence[Row]) -> list[Group]:
     """By turn and model: the documents of all tasks whose answers can be exact."""
-    graded = [row for row in rows if row.graded and not row.task.endswith(EQUAL_BYTES)]
+    graded = [row for row in rows if row.graded and not row.task.endswith((EQUAL_BYTES, FP8_TOO))]
     found = pooled(graded, lambda row: (row.turn, row.model))
     return [Group([replace(row, task="all tasks") for row in group.rows]) for group in found]
 

@@ -6,7 +6,17 @@ from typing import Any
 
 from benchmarks.harness.markdown import origin, table, wrapped
 from benchmarks.quality.methods import BUDGETS, SERVED
-from benchmarks.quality.record.documents import EQUAL_BYTES, FIRST, LATER, OVER_PRUNED, UNKNOWN, Row, lengths
+from benchmarks.quality.record.documents import (
+    EQUAL_BYTES,
+    FIRST,
+    FP8_TOO,
+    IN_FP8,
+    LATER,
+    OVER_PRUNED,
+    UNKNOWN,
+    Row,
+    lengths,
+)
 from benchmarks.quality.record.groups import (
     Group,
     all_lengths,
@@ -31,7 +41,7 @@ TITLES = {
 
 def of_run(results: Results) -> str:
     """All that a file holds."""
-    found = [text for group in all_lengths(results.rows) for text in (about(group), group.table())]
+    found = [text for group in all_lengths(results.rows) for text in (about(group), shown(group))]
     return "\n\n".join([*found, *later_turns(results.rows), *map(replayed, results.parts)])
 
 
@@ -71,26 +81,30 @@ def by_task(results: Results) -> str:
         "the interval of their difference.",
     ]
     rows = []
+    other_kv = [group for group in every if group.whole.task.endswith((EQUAL_BYTES, FP8_TOO))]
     for turn, model in product((FIRST, LATER), dict.fromkeys(row.model for row in results.rows)):
-        shown = [
+        found_here = [
             (whole.task, lengths(whole), f"{whole.count:,}", group.cell("", 1), *map(group.beside, BUDGETS))
             for group in every
             if ((whole := group.whole).model, whole.turn) == (model, turn)
-            # fp8 and 4 bits have budgets of their own.
             and SERVED in group.methods
-            and set(group.budgets) >= set(BUDGETS)
+            and group not in other_kv
         ]
-        rows += [(f"**{model}, {TITLES[turn]}**", *[""] * 8), *shown] if shown else []
+        rows += [(f"**{model}, {TITLES[turn]}**", *[""] * 8), *found_here] if found_here else []
     found.append(table(("task", "tokens", "documents", "all KV", *map(share, BUDGETS)), rows, right=7))
     found += later_turns(results.rows)
-    equal_bytes = [group for group in every if group.whole.task.endswith(EQUAL_BYTES)]
     first = [group for group in all_tasks(results.rows) if group.whole.turn == FIRST]
-    return "\n\n".join([*found, *map(folded, [*first, *equal_bytes])])
+    return "\n\n".join([*found, *map(folded, [*first, *other_kv])])
+
+
+def shown(group: Group) -> str:
+    in_fp8_too = SERVED + IN_FP8 in group.methods and group.whole.graded
+    return group.fp8_table() if in_fp8_too else group.table()
 
 
 def folded(group: Group) -> str:
     title = f"{group.whole.task}, {group.whole.model}: {TITLES[group.whole.turn]}"
-    return f"<details><summary>{title}</summary>\n\n{group.about}\n\n{group.table()}\n\n</details>"
+    return f"<details><summary>{title}</summary>\n\n{group.about}\n\n{shown(group)}\n\n</details>"
 
 
 def about(group: Group) -> str:

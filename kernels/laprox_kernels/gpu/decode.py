@@ -21,6 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from laprox_kernels.gpu.support import (
     check,
     check_whole_pool,
+    dot_dtype,
     last_contiguous,
     last_contiguous_rows,
     multiprocessors,
@@ -35,6 +36,7 @@ STAGES = 3
 MERGE_WARPS = 1  # sums over pieces need no barrier
 UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
+TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 @triton.jit(do_not_specialize=["ends_layer", "dense_stride", "cu_row", "cu_segment", "first_layer", "units"])
@@ -110,10 +112,10 @@ def _decode_kernel(
     out, queries, keys, values, pieces, weights, ends,
     slots, dense, segment_start, cu_cells,
     slots_row, dense_stride, start_row, cu_row, cu_segment, q_row, q_head,
-    layer, units, scale,
+    layer, units, scale, value_scale,
     CELLS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNIT_BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     counter = tl.arange(0, UNIT_BLOCK)
@@ -157,7 +159,7 @@ def _decode_kernel(
             q = tl.load(
                 queries + row * q_row + group[:, None] * q_head + channel[None, :],
                 mask=(member < GROUP)[:, None], other=0.0,
-            )  # fmt: skip
+            ).to(DOT)  # fmt: skip
             top = tl.full((BLOCK_M,), -float("inf"), tl.float32)
             sums = tl.zeros((BLOCK_M,), tl.float32)
             output = tl.zeros((BLOCK_M, DIM), tl.float32)
@@ -170,7 +172,7 @@ def _decode_kernel(
                 inside = tl.where(packed, place % CELLS, layer * HEADS + head)
                 offset = (slot * CELLS + inside) * DIM
                 k = tl.load(keys + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+                logits = tl.dot(q, tl.trans(k.to(DOT)), input_precision=PRECISION) * scale
                 logits = tl.where(used[None, :], logits, -float("inf"))
                 higher = tl.maximum(top, tl.max(logits, 1))
                 shrink = tl.exp2(top - higher)
@@ -178,10 +180,10 @@ def _decode_kernel(
                 sums = sums * shrink + tl.sum(share_of, 1)
                 v = tl.load(values + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
                 output = tl.dot(
-                    share_of.to(v.dtype), v, output * shrink[:, None], input_precision=PRECISION
+                    share_of.to(DOT), v.to(DOT), output * shrink[:, None], input_precision=PRECISION
                 )  # fmt: skip
                 top = higher
-            output = output / sums[:, None]
+            output = output / sums[:, None] * value_scale
             own = (member < GROUP)[:, None]
             if (until - tile == end - begin) & _alone(ends, unit, end - begin, PARTS):
                 target = (row * HEADS * GROUP + group) * DIM
@@ -299,6 +301,7 @@ def decode(
     rows: Rows,
     scale: float,
     ends: torch.Tensor | None = None,
+    value_scale: float = 1.0,
 ) -> torch.Tensor:
     """``reference.decode`` on the GPU; fixed grid, reads every length on the device.
 
@@ -320,16 +323,16 @@ def decode(
     programs = most_programs(queries.device, batch * heads)
     pieces = torch.empty((programs + units, group, dim), dtype=torch.float32, device=queries.device)
     weights = torch.empty((programs + units, group), dtype=torch.float32, device=queries.device)
-    queries = last_contiguous(queries)
+    queries, dot = last_contiguous(queries), dot_dtype(keys.dtype)
     dependent = _dependent(queries.device)
     _decode_kernel[(programs,)](
         out, queries, keys, values, pieces, weights, ends,
         rows.slots, rows.dense, rows.segment_start, rows.cu_cells,
         rows.slots.stride(0), rows.dense.stride(0), rows.segment_start.stride(0), *rows.cu_cells.stride()[:2],
-        *queries.stride()[:2], layer, units, scale * LOG2E,
+        *queries.stride()[:2], layer, units, scale * LOG2E, value_scale,
         CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
-        BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, PRECISION=precision(keys.dtype), STAGES=STAGES,
-        DEPENDENT=dependent, num_warps=WARPS,
+        BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, DOT=TYPES[dot], PRECISION=precision(dot),
+        STAGES=STAGES, DEPENDENT=dependent, num_warps=WARPS,
     )  # fmt: skip
     _merge_kernel[(batch * heads, group)](
         out, pieces, weights, ends, units, programs,

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from laprox_kernels.gpu.support import Unsupported, check, check_whole_pool
+from laprox_kernels.reference.pack import words
 
 BLOCK = 32
 WARPS = 4
@@ -79,6 +80,7 @@ def pack(
     """``reference.pack`` on the GPU."""
     check("pack", keys)
     check_whole_pool("pack", keys, values)
+    keys, values = words(keys), words(values)
     cells, dim = keys.shape[1] * keys.shape[2], keys.shape[3]
     number = kept.numel()
     length = len(keys) if slots is None else slots.numel()

@@ -15,6 +15,7 @@ from laprox_kernels.gpu.support import (
     Unsupported,
     check,
     check_whole_pool,
+    dot_dtype,
     layer_bytes,
     members_of,
     multiprocessors,
@@ -27,7 +28,6 @@ ROWS_BLOCK, ROWS_WARPS, ROWS_STAGES = 128, 8, 3
 BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
 POOL_BLOCK = 1024
 MAX_SPLITS = 64
-LOG2E = 1.4426950408889634
 
 
 def score(
@@ -37,7 +37,7 @@ def score(
     row: torch.Tensor,
     start: int,
     gram: torch.Tensor,
-    scale: float,
+    scale: torch.Tensor,
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
@@ -58,6 +58,8 @@ def score(
     expected = (layers, q_heads, dim, dim)
     if tuple(gram.shape) != expected:
         raise Unsupported(f"score: gram {list(gram.shape)} (served: {list(expected)})")
+    if tuple(scale.shape) != (layers,) or scale.dtype != torch.float32 or not scale.is_contiguous():
+        raise Unsupported(f"score: scale {list(scale.shape)}, {scale.dtype} (served: float32 {[layers]})")
     if tuple(out.shape) != (layers, heads, length) or not out.is_contiguous():
         raise Unsupported(f"score: out {list(out.shape)} (served: contiguous {[layers, heads, length]})")
     count = max(0, length - window - sinks)
@@ -68,8 +70,8 @@ def score(
     for first in range(0, layers, at_once):
         part = slice(first, first + at_once)
         score_layers(
-            queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part], scale,
-            sinks, pooling, out[part], sums[part], members, parts,
+            queries[part], keys[:, part], values[:, part], row, start + sinks, count, gram[part],
+            scale[part], sinks, pooling, out[part], sums[part], members, parts,
         )  # fmt: skip
     return sums
 
@@ -82,7 +84,7 @@ def score_layers(
     first: int,
     count: int,
     gram: torch.Tensor,
-    scale: float,
+    scale: torch.Tensor,
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
@@ -101,9 +103,10 @@ def score_layers(
     layers, window, q_heads, dim = queries.shape
     n, heads, length = row.numel(), keys.shape[2], out.shape[2]
     group, all_heads = q_heads // heads, layers * heads
-    device, dtype = queries.device, keys.dtype
+    device, dtype = queries.device, dot_dtype(keys.dtype)
     # [W, L·Hq, D]: as the pool has it, heads of all layers side by side.
-    queries = queries.transpose(0, 1).contiguous().view(window, layers * q_heads, dim)
+    laid_out = torch.empty((window, layers, q_heads, dim), dtype=dtype, device=device)
+    queries = laid_out.copy_(queries.transpose(0, 1)).view(window, layers * q_heads, dim)
     padded = max(16, power_of_two(window))
     rows = group * padded
     block_m = min(128, power_of_two(rows))
@@ -134,8 +137,8 @@ def score_layers(
     if count:
         sizes = {"GROUP": group, "WINDOW": padded, "DIM": dim, "PRECISION": precision(dtype)}
         rows_kernel[(splits, all_heads, m_blocks)](
-            queries, keys, row, partials[0], partials[1], n, window, stretch,
-            *queries.stride()[:2], *strides, scale * LOG2E,
+            queries, keys, row, scale, partials[0], partials[1], n, window, stretch,
+            *queries.stride()[:2], *strides, HEADS=heads,
             BLOCK_M=block_m, BLOCK_N=ROWS_BLOCK, STAGES=ROWS_STAGES, num_warps=ROWS_WARPS, **sizes,
         )  # fmt: skip
         normaliser_kernel[(triton.cdiv(all_heads * rows, 64),)](
@@ -143,8 +146,8 @@ def score_layers(
             SPLITS=MAX_SPLITS, BLOCK=64,
         )  # fmt: skip
         contribution_kernel[(blocks, all_heads, parts)](
-            queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
-            first, count, window, *queries.stride()[:2], *strides, *strides, scale * LOG2E,
+            queries, keys, values, row, scale, gram, gram_scale, normalisers, contributions, totals,
+            first, count, window, *queries.stride()[:2], *strides, *strides,
             HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](

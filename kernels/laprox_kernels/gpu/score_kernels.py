@@ -10,15 +10,18 @@ window), the window padded to a power of two.
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
 
-@triton.jit(do_not_specialize=["positions", "stretch"])
+
+@triton.jit(do_not_specialize=["positions", "stretch"], do_not_specialize_on_alignment=["scales"])
 def rows_kernel(
-    queries, keys, row, tops, sums_out, positions, window, stretch, q_place, q_head, k_slot, k_head, scale,
-    GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+    queries, keys, row, scales, tops, sums_out, positions, window, stretch, q_place, q_head, k_slot, k_head,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     split = tl.program_id(0)
     head = tl.program_id(1)
+    scale = tl.load(scales + head // HEADS) * LOG2E
     index = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     channel = tl.arange(0, DIM)
     lane = tl.arange(0, BLOCK_N)
@@ -37,7 +40,7 @@ def rows_kernel(
     whole = first + (seen - first) // BLOCK_N * BLOCK_N
     for at in tl.range(first, whole, BLOCK_N, num_stages=STAGES):
         slot = tl.load(row + at + lane)
-        k = tl.load(keys + (slot * k_slot + head * k_head)[:, None] + channel[None, :])
+        k = tl.load(keys + (slot * k_slot + head * k_head)[:, None] + channel[None, :]).to(q.dtype)
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         higher = tl.maximum(top, tl.max(logits, 1) * scale)
         sums = sums * tl.exp2(top - higher) + tl.sum(tl.exp2(logits * scale - higher[:, None]), 1)
@@ -48,7 +51,7 @@ def rows_kernel(
         k = tl.load(
             keys + (slot * k_slot + head * k_head)[:, None] + channel[None, :],
             mask=(position < stop)[:, None], other=0.0,
-        )  # fmt: skip
+        ).to(q.dtype)  # fmt: skip
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         visible = (position < stop)[None, :] & (position[None, :] <= last[:, None])
         logits = tl.where(visible, logits, -float("inf"))
@@ -103,10 +106,10 @@ def _share(candidate, count, POOLING: tl.constexpr, PARABOLA: tl.constexpr):
     return 1.0 - (left + right).to(tl.float32) / POOLING
 
 
-@triton.jit(do_not_specialize=["first_position", "count"])
+@triton.jit(do_not_specialize=["first_position", "count"], do_not_specialize_on_alignment=["scales"])
 def contribution_kernel(
-    queries, keys, values, row, gram, gram_scale, normalisers, contributions, totals,
-    first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head, scale,
+    queries, keys, values, row, scales, gram, gram_scale, normalisers, contributions, totals,
+    first_position, count, window, q_place, q_head, k_slot, k_head, v_slot, v_head,
     HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr, WINDOW: tl.constexpr, DIM: tl.constexpr,
     BLOCK_N: tl.constexpr, POOLING: tl.constexpr, PARABOLA: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
@@ -119,6 +122,7 @@ def contribution_kernel(
     place = tl.arange(0, WINDOW)
     square = channel[:, None] * DIM + channel[None, :]
     factor = tl.load(gram_scale + head // HEADS)
+    scale = tl.load(scales + head // HEADS) * LOG2E
     first_q = head * GROUP + part * MEMBERS
     q_block = queries + place[:, None] * q_place + channel[None, :]
     in_window = (place < window)[:, None]
@@ -137,8 +141,8 @@ def contribution_kernel(
         slot = tl.load(row + first_position + candidate, mask=used, other=0)
         k_offset = (slot * k_slot + head * k_head)[:, None] + channel[None, :]
         v_offset = (slot * v_slot + head * v_head)[:, None] + channel[None, :]
-        k = tl.load(keys + k_offset, mask=used[:, None], other=0.0)
-        v = tl.load(values + v_offset, mask=used[:, None], other=0.0)
+        k = tl.load(keys + k_offset, mask=used[:, None], other=0.0).to(q0.dtype)
+        v = tl.load(values + v_offset, mask=used[:, None], other=0.0).to(q0.dtype)
         value = v.to(tl.float32)
         attention = _attention(q0, k, normalisers, first_q, window, scale, WINDOW, PRECISION)
         form = tl.sum(tl.dot(v, g0, input_precision=PRECISION) * value, 1) * factor

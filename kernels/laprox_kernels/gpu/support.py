@@ -13,6 +13,8 @@ from laprox_kernels.rows import Rows
 HEAD_DIMS = (64, 128)
 GROUPS = (1, 2, 3, 4, 5, 6, 7, 8)
 DTYPES = (torch.bfloat16, torch.float16)
+# Of a pool only; queries keep the model's dtype.
+FP8 = torch.float8_e4m3fn
 MAX_WINDOW = 64
 MEMBERS = 2  # query heads that one program scores, where a KV head has an even number of them
 # Contributions of as many layers are made in one launch as fit in here; of one layer at least.
@@ -26,8 +28,8 @@ class Unsupported(ValueError):
 def check(kernel: str, pool: torch.Tensor, queries: torch.Tensor | None = None) -> None:
     """Raises ``Unsupported`` unless ``kernel`` serves this pool ``[…, H, D]`` and queries ``[…, Hq, D]``."""
     heads, dim = pool.shape[-2:]
-    if pool.device.type == "cuda" and pool.dtype not in DTYPES:
-        raise Unsupported(f"{kernel}: dtype {pool.dtype} on a GPU (served: bfloat16, float16)")
+    if pool.device.type == "cuda" and pool.dtype not in (*DTYPES, FP8):
+        raise Unsupported(f"{kernel}: dtype {pool.dtype} on a GPU (served: bfloat16, float16, float8_e4m3fn)")
     if dim not in HEAD_DIMS:
         raise Unsupported(f"{kernel}: head dim {dim} (served: 64, 128)")
     if pool.stride(-1) != 1:
@@ -37,10 +39,11 @@ def check(kernel: str, pool: torch.Tensor, queries: torch.Tensor | None = None) 
     q_heads = queries.shape[-2]
     if q_heads % heads or q_heads // heads not in GROUPS:
         raise Unsupported(f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 8)")
-    if queries.shape[-1] != dim or queries.dtype != pool.dtype:
+    served = DTYPES if pool.dtype == FP8 else (pool.dtype,)
+    if queries.shape[-1] != dim or queries.dtype not in served:
         raise Unsupported(
-            f"{kernel}: queries {queries.dtype}, head dim {queries.shape[-1]}, "
-            f"over a pool {pool.dtype}, head dim {dim} (served: the same)"
+            f"{kernel}: queries {queries.dtype}, head dim {queries.shape[-1]}, over a pool {pool.dtype}, "
+            f"head dim {dim} (served: the same; over float8_e4m3fn queries bfloat16, float16)"
         )
     if queries.device != pool.device:
         raise Unsupported(f"{kernel}: queries on {queries.device} over a pool on {pool.device}")
@@ -83,6 +86,15 @@ def last_contiguous_rows(rows: Rows) -> Rows:
         last_contiguous(rows.segment_start),
         last_contiguous(rows.cu_cells),
     )
+
+
+def dot_dtype(pool: torch.dtype) -> torch.dtype:
+    """What tiles of a pool, queries and weights are multiplied as.
+
+    fp8 as float16, which holds every number of e4m3, and all that matters of bfloat16: a product of fp8 would
+    round queries and weights, and no faster, since at 16 rows Triton makes one of float16 of it.
+    """
+    return torch.float16 if pool == FP8 else pool
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -35,7 +35,13 @@ def cell_index(rows: Rows, layer: int, layers: int, heads: int) -> tuple[torch.T
 
 
 def decode(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: int, rows: Rows, scale: float
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    layer: int,
+    rows: Rows,
+    scale: float,
+    value_scale: float = 1.0,
 ) -> torch.Tensor:
     """Attention output ``[B, Hq, D]`` of one token per row, in the dtype of the queries.
 
@@ -45,7 +51,8 @@ def decode(
             already in it and named by ``rows``.
         layer: index of the layer in the pool.
         rows: what each row attends to; every (row, head) has at least one key.
-        scale: factor of the attention logits.
+        scale: factor of the attention logits, that of the pool's keys among it.
+        value_scale: factor of the pool's values.
     """
     batch, q_heads, dim = queries.shape
     layers, heads = keys.shape[1:3]
@@ -56,4 +63,5 @@ def decode(
     q = queries.float().view(batch, heads, q_heads // heads, dim)
     logits = torch.einsum("bhgd,bhnd->bhgn", q, k) * scale
     weights = logits.masked_fill_(~used[:, :, None], float("-inf")).softmax(dim=-1)
-    return torch.einsum("bhgn,bhnd->bhgd", weights, v).reshape(batch, q_heads, dim).to(queries.dtype)
+    out = torch.einsum("bhgn,bhnd->bhgd", weights, v) * value_scale
+    return out.reshape(batch, q_heads, dim).to(queries.dtype)

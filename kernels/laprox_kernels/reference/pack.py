@@ -2,6 +2,14 @@
 
 import torch
 
+# Integers as wide as a number of a pool.
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def words(pool: torch.Tensor) -> torch.Tensor:
+    """The same memory in integers: cells are moved bit by bit, and torch writes no fp8 by index."""
+    return pool.view(WORDS[pool.element_size()])
+
 
 def pack(
     keys: torch.Tensor,
@@ -39,7 +47,7 @@ def pack(
     index = torch.arange(kept.numel(), device=kept.device)
     target = view[index // cells] * cells + index % cells
     for pool in (keys, values):
-        flat = pool.view(-1, pool.shape[-1])
+        flat = words(pool).view(-1, pool.shape[-1])
         # Gathered whole before anything is written: right whether staged or not.
         flat[target] = flat[source]
     if slots is not None and positions is not None:

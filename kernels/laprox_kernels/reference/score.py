@@ -12,7 +12,7 @@ def score(
     row: torch.Tensor,
     start: int,
     gram: torch.Tensor,
-    scale: float,
+    scale: torch.Tensor,
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,
@@ -30,7 +30,8 @@ def score(
         row: int64 ``[n]``, slot of every position of the request.
         start: first position s that is scored; P = n - s.
         gram: float32 ``[L, Hq, D, D]``, ``W_O W_Oᵀ`` of each query head.
-        scale: factor of the attention logits.
+        scale: float32 ``[L]``, factor of the attention logits, that of the pool's keys among it. A factor of
+            a layer's values is one of its scores and of their sum: it decides nothing, and is left out.
         sinks: number of positions protected from ``start`` on.
         pooling: kind and width, as of ``pooling.weights``; beyond the candidates there is nothing, which
             counts as 0.
@@ -42,8 +43,8 @@ def score(
     return torch.stack(
         [
             score_layer(
-                queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale, sinks,
-                pooling, out[layer],
+                queries[layer], keys[:, layer], values[:, layer], row, start, gram[layer], scale[layer],
+                sinks, pooling, out[layer],
             )
             for layer in range(len(queries))
         ]
@@ -57,7 +58,7 @@ def score_layer(
     row: torch.Tensor,
     start: int,
     gram: torch.Tensor,
-    scale: float,
+    scale: torch.Tensor,
     sinks: int,
     pooling: tuple[str, int],
     out: torch.Tensor,

@@ -62,11 +62,11 @@ def forward_stream(runner: Runner) -> ForwardStream:
 
 
 def start_line(config: Config, runner: Runner, backend: AttentionBackend) -> str:
-    slots, reserved = runner.token_to_kv_pool.size, reserved_of(runner.server_args)
+    pool, reserved = runner.token_to_kv_pool, reserved_of(runner.server_args)
     return (
         f"LaProx {version('laprox-sglang')} is on: SGLang {SERVED}, {type(backend).__name__}, {config}, "
-        f"{reserved / 1e6:,.0f} MB reserved beside a pool of {slots:,} slots. "
-        + expectation(config, slots, runner.model_config.context_len)
+        f"{reserved / 1e6:,.0f} MB reserved beside a pool of {pool.size:,} slots. "
+        + expectation(config, pool.size, runner.model_config.context_len, pool.dtype.itemsize)
     )
 
 

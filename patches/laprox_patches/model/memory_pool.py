@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+import torch
 from sglang.srt.arg_groups.overrides import resolved_view
 from sglang.srt.plugins.hook_registry import HookType
 
@@ -10,8 +11,9 @@ from laprox_patches.attached import attach_reserved, config_of
 from laprox_patches.model.ranks import ranks_here
 from laprox_patches.seam import Seam
 from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.options.refusals import OTHER_QUANTIZED
 from laprox_sglang.ports import Pool, PoolConfigurator
-from laprox_sglang.views.memory import needs
+from laprox_sglang.views.memory import Itemsizes, needs
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +21,12 @@ logger = logging.getLogger(__name__)
 def build_pool(original: Callable[..., Pool], self: PoolConfigurator, **kwargs: object) -> Pool:
     if self.is_draft_worker:
         return original(self, **kwargs)
-    # With --kv-cache-dtype auto the checkpoint may ask for it.
-    if self.kv_cache_dtype.itemsize < 2:
+    # With --kv-cache-dtype auto it is the checkpoint's, which no flag says.
+    if self.kv_cache_dtype.itemsize < 2 and self.kv_cache_dtype != torch.float8_e4m3fn:
         # Not an Exception: SGLang would log a traceback of it.
         raise SystemExit(
             f"laprox: --model-path {self.server_args.model_path} keeps its KV as {self.kv_cache_dtype}, and "
-            "quantized KV is not scored yet: give --kv-cache-dtype bfloat16"
+            f"{OTHER_QUANTIZED}: give --kv-cache-dtype fp8_e4m3 or bfloat16"
         )
     return original(self, **kwargs | {"mha_pool_class": LaproxKVPool})
 
@@ -32,8 +34,8 @@ def build_pool(original: Callable[..., Pool], self: PoolConfigurator, **kwargs: 
 def leave_room(available: int, self: PoolConfigurator, pre_model_load_memory: int) -> int:
     config, args = config_of(self.server_args), resolved_view(self.server_args)
     assert config is not None
-    itemsize = self.kv_cache_dtype.itemsize
-    parts = needs(config, self.model_config, ranks_here().size, args, itemsize, available)
+    itemsizes = Itemsizes(self.kv_cache_dtype.itemsize, self.model_config.dtype.itemsize)
+    parts = needs(config, self.model_config, ranks_here().size, args, itemsizes, available)
     total = sum(parts.values())
     attach_reserved(self.server_args, total)
     listed = ", ".join(f"{what} {size / 1e6:.0f}" for what, size in parts.items())

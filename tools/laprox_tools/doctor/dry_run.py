@@ -170,10 +170,11 @@ def refused(config: Config, args: Any, model: Any) -> Iterator[str]:
             yield str(error)
     if args.device != "cuda":
         return
-    shape: dict[str, Any] = {"dtype": model.dtype, "device": "cuda"}
+    kv_dtype = torch.float8_e4m3fn if args.kv_cache_dtype == "fp8_e4m3" else model.dtype
     heads = heads_of_rank(model, planned_ranks(args))
-    pool = torch.zeros((1, 1, heads.kv, model.head_dim), **shape)
-    queries = torch.zeros((1, config.longest_window, heads.query, model.head_dim), **shape)
+    pool = torch.zeros((1, 1, heads.kv, model.head_dim), dtype=kv_dtype, device="cuda")
+    shape = (1, config.longest_window, heads.query, model.head_dim)
+    queries = torch.zeros(shape, dtype=model.dtype, device="cuda")
     try:
         kernels.check_serving(pool, pool, queries)
     except kernels.Unsupported as error:

@@ -1,6 +1,6 @@
 """When LaProx pays, in words, and the flags to start it with."""
 
-from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load
+from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load, faster_steps
 from laprox_tools.plan.estimate import Estimate
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction
 
@@ -19,9 +19,19 @@ def does_not_fit(laprox: Estimate, hold: Hold) -> str:
 
 
 def when_it_pays(
-    reason: str | None, load: Load, stock: Estimate, laprox: Estimate, compared: int, concurrency: int | None
+    reason: str | None,
+    load: Load,
+    stock: Estimate,
+    laprox: Estimate,
+    compared: int,
+    concurrency: int | None,
+    itemsize: int,
 ) -> list[str]:
-    """When LaProx pays for such requests, one line a reason."""
+    """When LaProx pays for such requests, one line a reason.
+
+    Args:
+        itemsize: bytes of a number in the KV pools.
+    """
     if reason is not None:
         return [f"Does not pay: such prompts stay whole, for {REASONS[reason]}."]
     lines = []
@@ -36,9 +46,11 @@ def when_it_pays(
         lines.append(f"No gain by room: the pool holds all {concurrency:,} requests whole as well.")
     reads = f"a decode step of {compared:,} reads {laprox.step_bytes / 1e9:.1f} GB"
     ratio = stock.step_bytes / laprox.step_bytes
-    if load.output < SHORT_ANSWER:
+    faster = faster_steps(itemsize)
+    steps = SCORING_STEPS * faster
+    if load.output < SHORT_ANSWER * faster:
         lines.append(
-            f"No gain by speed: scoring a prompt takes about as long as {SCORING_STEPS} decode steps over "
+            f"No gain by speed: scoring a prompt takes about as long as {steps} decode steps over "
             f"it, and answers have {load.output} tokens."
         )
     elif ratio >= FASTER:
@@ -50,11 +62,12 @@ def when_it_pays(
     return lines
 
 
-def flags_to_set(memory: float, running: int, fraction: float | None) -> dict[str, str]:
+def flags_to_set(memory: float, running: int, kv_dtype: str, fraction: float | None) -> dict[str, str]:
     """Flags of the server with LaProx, for ``running`` requests at once."""
     rows = min(running, 2 * defaults(memory).graph_rows)
     return {
         "--max-running-requests": str(running),
         "--cuda-graph-max-bs-decode": str(rows),
         "--mem-fraction-static": f"{fraction or laprox_static_fraction(memory, rows):g}",
+        **({"--kv-cache-dtype": kv_dtype} if kv_dtype != "auto" else {}),
     }

@@ -9,18 +9,16 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import parse_budget, parse_tokens
 from laprox_sglang.views.capacity import Load
 from laprox_tools import CommandError
-from laprox_tools.plan.comparison import Comparison, compare
+from laprox_tools.plan.comparison import KV_ITEMSIZES, Comparison, compare
 from laprox_tools.plan.estimate import Estimate
 from laprox_tools.plan.model_config import Model, read_model
 
-ITEMSIZES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
-# LaProx refuses quantized KV.
-LAPROX_ITEMSIZE = 2
 PROMPT, OUTPUT = 8192, 512
 FLAG_NOTES = {
     "--max-running-requests": "with more, the pool runs short and SGLang takes requests back",
     "--cuda-graph-max-bs-decode": "larger batches decode without a graph; LaProx captures each size twice",
     "--mem-fraction-static": "SGLang's default less the second kind of graphs, or as given",
+    "--kv-cache-dtype": "as given, for both servers",
 }
 
 
@@ -35,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", default=str(Config().budget), help="--laprox-budget (default %(default)s)")
     add("--keep-prefix", default="0", help="tokens that stay dense: --laprox-keep-prefix (default 0)")
     add("--concurrency", type=whole_number, help="requests that come at once (default: all that fit)")
-    add("--kv-dtype", choices=ITEMSIZES, default="auto", help="--kv-cache-dtype of stock (default auto)")
+    add("--kv-dtype", choices=KV_ITEMSIZES, default="auto", help="--kv-cache-dtype of both (default auto)")
     add("--mem-fraction-static", type=fraction, help="of both servers (default: SGLang's for the card)")
     add("--json", action="store_true", help="print JSON")
 
@@ -67,13 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     load = Load(prompt, arguments.output, arguments.shared)
     check_load(load, model)
     config = Config(budget=parse_budget(arguments.budget), keep_prefix=parse_tokens(arguments.keep_prefix))
-    itemsizes = ITEMSIZES[arguments.kv_dtype], LAPROX_ITEMSIZE
     found = compare(
         model,
         arguments.gpu_memory,
         config,
         load,
-        itemsizes,
+        arguments.kv_dtype,
         arguments.concurrency,
         arguments.mem_fraction_static,
     )

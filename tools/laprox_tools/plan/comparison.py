@@ -6,12 +6,15 @@ import msgspec
 
 from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
-from laprox_sglang.views.memory import needs
+from laprox_sglang.views.memory import Itemsizes, needs
 from laprox_tools import CommandError
 from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_it_pays
 from laprox_tools.plan.estimate import RANKS, Estimate, Pool, estimate
-from laprox_tools.plan.model_config import Model
+from laprox_tools.plan.model_config import WEIGHT_BYTES, Model
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction, pool_bytes
+
+# By ``--kv-cache-dtype``, bytes of a number in the KV pool of either server.
+KV_ITEMSIZES = {"auto": WEIGHT_BYTES, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1}
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -39,14 +42,14 @@ def compare(
     memory: float,
     config: Config,
     load: Load,
-    itemsizes: tuple[int, int],
+    kv_dtype: str = "auto",
     concurrency: int | None = None,
     fraction: float | None = None,
 ) -> Comparison:
     """
     Args:
         memory: of the card, GiB by its label.
-        itemsizes: bytes of a number in the KV pool, of stock and of LaProx.
+        kv_dtype: of both servers, one of ``KV_ITEMSIZES``.
         concurrency: requests that come at once; None for as many as there is room for.
         fraction: ``--mem-fraction-static`` of both servers, where it is given.
 
@@ -67,21 +70,23 @@ def compare(
             f"{model.weights / 1e9:.1f} GB of weights leave no room for a KV pool on {memory:g} GiB"
         )
 
+    itemsizes = Itemsizes(KV_ITEMSIZES[kv_dtype], WEIGHT_BYTES)
+
     def reserve(context: int) -> dict[str, int]:
         longest = replace(model, context_len=context)
-        return needs(config, longest, RANKS, settings.args, itemsizes[1], our_bytes)
+        return needs(config, longest, RANKS, settings.args, itemsizes, our_bytes)
 
     reserved = reserve(model.context_len)
     pools = (
-        Pool(model, stock_bytes, itemsizes[0], whole(load)),
-        Pool(model, max(0, our_bytes - sum(reserved.values())), itemsizes[1], viewed(load, plan)),
+        Pool(model, stock_bytes, itemsizes.pool, whole(load)),
+        Pool(model, max(0, our_bytes - sum(reserved.values())), itemsizes.pool, viewed(load, plan)),
     )
     compared = max(1, min(pools[0].requests, pools[1].requests, concurrency or pools[0].requests))
     stock = estimate(fractions[0], {}, pools[0], compared, load.prompt + load.output // 2)
     laprox = estimate(fractions[1], reserved, pools[1], compared, plan.start + plan.slots + load.output // 2)
     running = min(laprox.requests, concurrency or laprox.requests)
     if running:
-        lines = when_it_pays(plan.reason, load, stock, laprox, compared, concurrency)
+        lines = when_it_pays(plan.reason, load, stock, laprox, compared, concurrency, itemsizes.pool)
     else:
         lines = [does_not_fit(laprox, pools[1].hold)]
     shorter = shortest_context(load)
@@ -90,7 +95,7 @@ def compare(
             f"LaProx reserves for the longest request that the server takes: with --context-length {shorter} "
             f"{sum(reserve(shorter).values()) / 1e9:.2f} GB, not {sum(reserved.values()) / 1e9:.2f}."
         )
-    given = flags_to_set(memory, running, fraction) if running else {}
+    given = flags_to_set(memory, running, kv_dtype, fraction) if running else {}
     return Comparison(model.weights, plan.reason, stock, laprox, compared, rows, lines, given)
 
 
