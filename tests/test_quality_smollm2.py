@@ -1,4 +1,4 @@
-"""A tiny Llama goes to GGUF and back, and its tokenizer asks for needles. The real one is too large here."""
+"""A tiny Llama goes to GGUF and back. The real one is too large here."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from gguf import GGUFWriter, TokenType
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.quality.smollm2 import convert
-from benchmarks.quality.tasks.needles import DIGITS, KINDS, Needles
 
 pytestmark = pytest.mark.full
 
@@ -105,32 +104,3 @@ def test_digits_and_specials_are_tokens_of_their_own(converted):
     ids = tokenizer("<|im_start|>is 4821")["input_ids"]
     assert ids[0] == 1 and [tokenizer.decode([i]) for i in ids[-5:]] == [" ", "4", "8", "2", "1"]
     assert tokenizer.eos_token_id == 2
-
-
-def test_needles_stand_in_the_prose_and_are_asked_for(converted, seed):
-    tokenizer = AutoTokenizer.from_pretrained(converted)
-    made = Needles(tokenizer, seed)
-    # Every byte is a token here.
-    document = made.document(8000)
-    for kind, other in zip(KINDS, [*KINDS[1:], KINDS[0]], strict=True):
-        fact, case = document.facts[other], made.case(document, other, before=kind)
-        text = tokenizer.decode(case.prompt)
-        assert 7000 < len(case.prompt) <= 8000
-        assert text.count(fact.sentence) == 1 and text.endswith(f"assistant\n{fact.begun}")
-        assert tokenizer.decode(case.answer) == fact.answer and len(case.answer) > 1
-        assert tokenizer.decode(case.prompt[case.fact.start : case.fact.stop]) == fact.sentence
-        assert tokenizer.decode(case.prompt[: case.context]).endswith(document.text)
-        assert tokenizer.decode(case.prompt[case.context :]).startswith(f"\n\n{fact.question}")
-        if other in DIGITS:
-            assert text.endswith(" ") and len(case.answer) == DIGITS[other]
-        earlier, before = case.earlier, document.facts[kind]
-        history = tokenizer.decode(earlier.prompt + earlier.answer + earlier.bridge)
-        assert history.endswith(fact.begun) and history.count(document.text) == 1
-        assert f"{before.begun}{before.answer}{before.ended}<|im_end|>" in history
-        assert earlier.prompt[: case.context] == case.prompt[: case.context]
-
-
-def test_the_same_seed_gives_the_same_documents(converted, seed):
-    tokenizer = AutoTokenizer.from_pretrained(converted)
-    assert Needles(tokenizer, seed).document(3000) == Needles(tokenizer, seed).document(3000)
-    assert Needles(tokenizer, seed).document(3000) != Needles(tokenizer, seed + 1).document(3000)

@@ -1,6 +1,6 @@
 """What pruning costs in quality: real weights, real texts, the real server, and what other methods keep.
 
-    python -m benchmarks.quality [PART ...] [--quick] [--model PATH] [--data DIR] [--json FILE]
+    python -m benchmarks.quality [PART ...] [--quick] [--model MODEL] [--data DIR] [--json FILE]
     python -m benchmarks.quality [PART ...] --settings SET  # other settings than the defaults, simulated
     python -m benchmarks.quality --merge FILE.json ... --json FILE  # one file of several runs'
 
@@ -10,14 +10,17 @@ needles, needles/1024    facts in prose: the first turn on the server, and by al
 turns:needles            a later question: on the server, over pruned KV, pruned before any question
 rounded:needles          fp8 and 4-bit KV beside pruning at the same bytes
 fp8:needles              a second server with fp8 KV beside the first, whole and with views
+multikey multivalue multiquery variables words questions    what RULER asks, 4K to 16K tokens
+code, agents             a function of a module; any of twelve pages of JSON, 8K to 28K tokens
 prose                    how far the distribution of the next tokens moves (KL)
 passcodes                passcodes of the 7M model, 2K to 16K tokens
-longbench/multi_news, ruler/LENGTH/TASK    from DIR
+longbench/multi_news, minilongbench/TASK/LENGTH, ruler/LENGTH/TASK    from DIR
 
 A run goes on where the last one stopped: what FILE holds is not measured again.
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -41,6 +44,7 @@ from laprox_tools.needle import MODEL_PATH
 COLUMNS = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 LEAST_WIDTH = 110
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -48,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all that need no network")
     parser.add_argument("--quick", action="store_true", help="few documents: 15 minutes on 2 cores")
     parser.add_argument(
-        "--model", type=Path, metavar="PATH", help="a Hugging Face model; default: SmolLM2-135M"
+        "--model", metavar="MODEL", help="folder or hub name of a Hugging Face model; default: SmolLM2-135M"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="texts that are not in the repository")
     parser.add_argument("--settings", choices=SETTINGS, help="methods that are compared, without a server")
@@ -57,8 +61,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: in build/ or benchmarks/results/")
     parser.add_argument("--merge", type=Path, nargs="+", default=[], metavar="FILE.json")
     given = parser.parse_args(arguments)
-    if given.model is not None and not (given.model / "config.json").is_file():
-        parser.error(f"--model: {given.model} has no config.json: give the folder of a Hugging Face model")
+    if given.model and not (HUB_NAME.fullmatch(given.model) or Path(given.model, "config.json").is_file()):
+        parser.error(f"--model: {given.model} has no config.json: give a model's folder, or its hub name")
     if given.data is not None and not given.data.is_dir():
         parser.error(f"--data: {given.data} is no folder")
     if given.merge and (given.json is None or given.json.exists()):
@@ -80,9 +84,12 @@ def measured(given: argparse.Namespace) -> Results:
     size = suite.Size(given.quick, given.prompts, given.settings, given.data)
     deadline = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
     with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
-        path = given.model or smollm2.fetch(progress)
-        name = given.model.name if given.model else smollm2.NAME
-        with Subject(path, name, progress) as subject, Subject(MODEL_PATH, "needle-7m", progress) as needle7m:
+        path, name = given.model or str(smollm2.fetch(progress)), smollm2.NAME
+        if given.model:
+            # Tables call a model by the name of its folder.
+            name = Path(path).name if Path(path).is_dir() else path
+        needle7m = Subject(str(MODEL_PATH), "needle-7m", progress)
+        with Subject(path, name, progress) as subject, needle7m:
             try:
                 for part in suite.parts(given.parts, size, subject, needle7m):
                     suite.measure(part, size, results, progress, deadline)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED
+from benchmarks.quality.methods import BASELINES, BUDGETS, RIVALS, SERVED, judge
 from benchmarks.quality.methods.choice import Chooser, allocator
-from benchmarks.quality.methods.judge import outcome, outcomes, simulate
+from benchmarks.quality.methods.judge import outcomes, simulate
 from benchmarks.quality.methods.quantized import FOUR_BITS, FP8, four_bits, fp8
 from benchmarks.quality.methods.reader import everything
+from benchmarks.quality.methods.variants import Variant
 from benchmarks.quality.record import transcript
 from benchmarks.quality.record.documents import (
     FIRST,
@@ -32,12 +33,11 @@ Read = Callable[[Subject, Case, bool], Measured]
 def first_turn(subject: Subject, case: Case, graded: bool) -> Measured:
     """A prompt that ends in its question: through the server, and by the other methods."""
     model, count = subject.model, len(case.answer)
-    replies = {budget: ask(subject.server, case.prompt, count, budget) for budget in (None, *BUDGETS)}
+    replies = ask(subject.server, dict.fromkeys((None, *BUDGETS), case.prompt), count)
     chooser = Chooser(model, model.prefill(case.prompt))
     measured = Measured(simulate(model, chooser.prefix, [], case.answer, FIRST, BASELINES, BUDGETS))
-    for budget, reply in replies.items():
-        replay(measured, subject.served, chooser, case.answer, FIRST, budget, reply, graded)
-    if case.fact:
+    replay(measured, subject.served, chooser, case.answer, FIRST, replies, graded)
+    if case.question:
         measured.shown = transcript.of(subject.tokenizer, case, replies)
     return measured
 
@@ -60,15 +60,15 @@ def later_turn(subject: Subject, case: Case, graded: bool) -> Measured:
     found |= simulate(model, asked, between, case.answer, OVER_PRUNED, methods, BUDGETS)
 
     measured = Measured(found)
-    histories: dict[tuple[int, ...], Chooser] = {}
-    for budget in (None, *BUDGETS):
-        # What the model itself said, right or wrong.
-        said = ask(server, earlier.prompt, len(earlier.answer), budget).ids + earlier.bridge
-        reply = ask(server, earlier.prompt + said, len(case.answer), budget)
-        if tuple(said) not in histories:
-            histories[tuple(said)] = Chooser(model, model.prefill(said, asked))
-        history = histories[tuple(said)]
-        replay(measured, subject.served, history, case.answer, LATER, budget, reply, graded)
+    before = ask(server, dict.fromkeys((None, *BUDGETS), earlier.prompt), len(earlier.answer))
+    # What the model itself said, right or wrong.
+    said = {budget: reply.ids + earlier.bridge for budget, reply in before.items()}
+    prompts = {budget: earlier.prompt + ids for budget, ids in said.items()}
+    replies = ask(server, prompts, len(case.answer))
+    for ids in {tuple(ids): ids for ids in said.values()}.values():
+        alike = {budget: reply for budget, reply in replies.items() if said[budget] == ids}
+        history = Chooser(model, model.prefill(ids, asked))
+        replay(measured, subject.served, history, case.answer, LATER, alike, graded)
     return measured
 
 
@@ -78,8 +78,7 @@ def replay(
     chooser: Chooser,
     answer: list[int],
     turn: str,
-    budget: float | None,
-    reply: Reply,
+    replies: Mapping[float | None, Reply],
     graded: bool,
     kv: str = "",
 ) -> None:
@@ -89,16 +88,18 @@ def replay(
         kv: what the server's KV is, behind the name of the method.
     """
     # A prompt that was left whole reads all KV at that budget.
-    kept = [reply.cells] if reply.cells is not None else []
-    found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[-1]
-    if reply.cells is not None and budget is not None:
-        measured.count(compare(reply.cells, chooser, served, budget))
-    if graded:
-        exact = reply.ids == answer
-        measured.count({"answers": 1, "answers_equal": exact == found.exact})
-        found = found._replace(exact=exact)
-    reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
-    measured.outcomes[reading._replace(method=reading.method + kv)] = found
+    whole = everything(chooser.model, chooser.prefix)[0]
+    kept = [whole if reply.cells is None else reply.cells for reply in replies.values()]
+    found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[1:]
+    for (budget, reply), outcome in zip(replies.items(), found, strict=True):
+        if reply.cells is not None and budget is not None:
+            measured.count(compare(reply.cells, chooser, served, budget))
+        if graded:
+            exact = reply.ids == answer
+            measured.count({"answers": 1, "answers_equal": exact == outcome.exact})
+            outcome = outcome._replace(exact=exact)
+        reading = all_kv(turn) if budget is None else Reading(turn, SERVED, allocator(served), budget)
+        measured.outcomes[reading._replace(method=reading.method + kv)] = outcome
 
 
 def in_fp8(subject: Subject, case: Case, graded: bool) -> Measured:
@@ -109,9 +110,8 @@ def in_fp8(subject: Subject, case: Case, graded: bool) -> Measured:
         (subject.fp8_server, torch.float8_e4m3fn, IN_FP8),
     ):
         chooser = Chooser(model, model.prefill(case.prompt, kv_dtype=kv_dtype))
-        for budget in (None, *BUDGETS):
-            reply = ask(server, case.prompt, len(case.answer), budget)
-            replay(measured, subject.served, chooser, case.answer, FIRST, budget, reply, graded, kv)
+        replies = ask(server, dict.fromkeys((None, *BUDGETS), case.prompt), len(case.answer))
+        replay(measured, subject.served, chooser, case.answer, FIRST, replies, graded, kv)
     return measured
 
 
@@ -125,12 +125,12 @@ def rounded(subject: Subject, case: Case, graded: bool) -> Measured:
     (whole,) = model.follow(prefix, case.answer[:-1], cells)
     for name, round_off, share in (("fp8 KV", fp8, FP8), ("4-bit KV", four_bits, FOUR_BITS)):
         (steps,) = model.follow(round_off(prefix), case.answer[:-1], cells)
-        found[Reading(FIRST, name, "", share)] = outcome(steps, whole, case.answer, 1, cells[0])
+        found[Reading(FIRST, name, "", share)] = judge.outcome(steps, whole, case.answer, 1, cells[0])
     return Measured(found)
 
 
 def simulated(
-    methods: Mapping[str, Config], later: bool, subject: Subject, case: Case, graded: bool
+    methods: Mapping[str, Config | Variant], later: bool, subject: Subject, case: Case, graded: bool
 ) -> Measured:
     """Other settings of the method on one prefill, without a server.
 
@@ -141,5 +141,5 @@ def simulated(
     if later:
         assert case.earlier is not None
         prompt = case.earlier.prompt + case.earlier.answer + case.earlier.bridge
-    prefix = subject.model.prefill(prompt)
+    prefix = subject.model.prefill(prompt, phases=() if later else case.phases)
     return Measured(simulate(subject.model, prefix, [], case.answer, FIRST, methods, BUDGETS))

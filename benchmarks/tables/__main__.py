@@ -14,7 +14,6 @@ from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.provenance import ROOT
 from benchmarks.quality.record import report
 from benchmarks.quality.record.results_file import Results, ResultsError
-from benchmarks.quality.record.tuning_report import tuning
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
 from benchmarks.tables.headline import headline
@@ -36,9 +35,7 @@ def about_quality() -> dict[str, str]:
     results = quality("quality")
     return {
         "needles": all_rows.trained_model(),
-        "methods": report.needles(results),
-        "others": report.other_tasks(results),
-        "ablation": tuning(quality("quality-ablation")),
+        "methods": report.by_task(results),
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness.markdown import table, versions, when, wrapped
 from benchmarks.quality.methods import METHOD_OPTIONS
-from benchmarks.quality.record.report import needles_parts, unlike_today
+from benchmarks.quality.record.report import unlike_today
 from benchmarks.quality.record.results_file import Results
 from benchmarks.serving.load.workload import FP8, LAPROX, STOCK
 from benchmarks.serving.record import RATIOS, by_workload
@@ -146,7 +146,7 @@ def measured() -> dict[str, list[Side]]:
 
 def sources(quality: Results) -> str:
     """Where the README's figures come from, in a block that opens on a click: the versions once."""
-    parts = needles_parts(quality.parts)
+    parts = quality.parts
     speed = measured()
     told = [
         f"Speed, {serving()[chip]['chip']}: {when(sides)}.{served_unlike_today(chip)}"

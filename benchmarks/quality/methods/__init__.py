@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from benchmarks.quality.methods.variants import RULES, Variant
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import AUTO
 from laprox_sglang.scorers import SCORERS
@@ -24,14 +25,21 @@ BASELINES = {
     f"snapkv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="uniform"),
     f"ada-kv{SET_AS_WE_ARE}": Config(scorer="snapkv", allocator="layer", floor=0.2),
     "criticalkv": Config(scorer="criticalkv", allocator="uniform"),
+    f"criticalkv{SET_AS_WE_ARE}": Config(scorer="criticalkv"),
+    "obcache-k": Config(
+        scorer="obcache-k", allocator="layer", floor=0.2, pooling="max", pooling_kernel=7, window=16
+    ),
+    f"obcache-k{SET_AS_WE_ARE}": Config(scorer="obcache-k"),
     "keydiff": Config(scorer="keydiff", allocator="uniform"),
+    f"keydiff{SET_AS_WE_ARE}": Config(scorer="keydiff"),
     "streamingllm": Config(scorer="streamingllm", allocator="uniform"),
     "random": Config(scorer="random", allocator="uniform"),
 }
 # Where all of them would take too long.
 RIVALS = {name: BASELINES[name] for name in ("snapkv", "ada-kv")}
 # What a better default could be (--settings): one thing changes, all else is as served.
-SETTINGS: dict[str, dict[str, Config]] = {
+SETTINGS: dict[str, dict[str, Config | Variant]] = {
+    "rule": {**RULES},
     "pooling": {
         **{f"average {width}": Config(pooling="average", pooling_kernel=width) for width in (7, 15)},
         **{f"parabola {width}": Config(pooling="parabola", pooling_kernel=width) for width in (15, 17, 19)},

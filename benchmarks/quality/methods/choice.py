@@ -7,6 +7,7 @@ import msgspec
 import torch
 
 from benchmarks.quality.methods.reader import Model, Prefix
+from benchmarks.quality.methods.variants import Phased, Variant, moments_cells
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.scorers.allocators import keep
@@ -18,8 +19,9 @@ from laprox_sglang.views.plan import Plan, make_plan
 SEE_BUDGET = ("criticalkv", "momentkv")
 
 
-def allocator(config: Config) -> str:
+def allocator(method: Config | Variant) -> str:
     """Name of a row's allocator, with the floor where there is one."""
+    config = method.config if isinstance(method, Variant) else method
     floor = config.method.allocation.floor
     has_floor = floor and config.allocator != "uniform"
     return f"{config.allocator}, floor {floor:g}" if has_floor else config.allocator
@@ -42,10 +44,14 @@ class Chooser:
         self.model, self.prefix = model, prefix
         self._scores: dict[tuple[bytes, int, int], torch.Tensor] = {}
 
-    def cells(self, config: Config, budget: float) -> torch.Tensor:
-        """The cells that ``config`` keeps: bool ``[L, H, n]``."""
+    def cells(self, method: Config | Variant, budget: float) -> torch.Tensor:
+        """The cells that a method keeps: bool ``[L, H, n]``."""
         length = len(self.prefix.ids)
-        plan = plan_of(config, budget, length)
+        config, least, moments = method if isinstance(method, Variant) else Variant(method)
+        plan = plan_of(config, max(budget, min(1.0, least / length)), length)
+        if moments:
+            fewer = plan.slots - moments_cells(self.prefix.keys[0].shape[-1])
+            plan = plan._replace(slots=max(fewer, plan.protected))
         shape = (self.model.layers, self.model.heads, length)
         if not plan.pruned:
             return torch.ones(shape, dtype=torch.bool, device=self.model.device)
@@ -75,7 +81,7 @@ class Chooser:
     def _prompts(self, plan: Plan) -> Iterator[Prompt]:
         prefix, model = self.prefix, self.model
         for layer in range(model.layers):
-            yield Prompt(
+            yield Phased(
                 layer,
                 prefix.queries[layer][:, -plan.window :].transpose(0, 1).float(),
                 prefix.keys[layer].transpose(0, 1).float(),
@@ -86,6 +92,9 @@ class Chooser:
                 plan.sinks,
                 plan.slots,
                 partial(model.output.__getitem__, layer),
+                phases=tuple(
+                    (end, queries[layer].transpose(0, 1).float()) for end, queries in prefix.phases.items()
+                ),
             )
 
 

@@ -6,12 +6,18 @@ import torch
 
 from benchmarks.quality.methods.choice import Chooser, allocator
 from benchmarks.quality.methods.reader import Model, Prefix, everything
+from benchmarks.quality.methods.variants import Variant
 from benchmarks.quality.record.documents import Outcome, Reading, all_kv
 from laprox_sglang.options.server import Config
 
 
 def outcomes(
-    model: Model, prefix: Prefix, between: list[int], answer: list[int], kept: Sequence[torch.Tensor]
+    model: Model,
+    prefix: Prefix,
+    between: list[int],
+    answer: list[int],
+    kept: Sequence[torch.Tensor],
+    corrected: Sequence[bool] = (),
 ) -> list[Outcome]:
     """How a prompt's answer fares with all KV, and with each choice of its cells.
 
@@ -19,10 +25,12 @@ def outcomes(
         between: tokens behind the prompt and before the answer, which read the kept cells as well; without
             any the answer's first token comes out of the prefill itself, exact whatever is kept.
         kept: bool ``[L, H, n]`` each.
+        corrected: as of ``Model.follow``.
     """
     choices = torch.cat([everything(model, prefix), *(cells[None].to(model.device) for cells in kept)])
     found, whole = [], None
-    for cells, logprobs in zip(choices, model.follow(prefix, between + answer[:-1], choices), strict=True):
+    read = model.follow(prefix, between + answer[:-1], choices, [False, *corrected] if corrected else ())
+    for cells, logprobs in zip(choices, read, strict=True):
         steps = logprobs[len(between) :]
         whole = steps if whole is None else whole
         found.append(outcome(steps, whole, answer, 0 if between else 1, cells))
@@ -54,7 +62,7 @@ def simulate(
     between: list[int],
     answer: list[int],
     turn: str,
-    methods: Mapping[str, Config],
+    methods: Mapping[str, Config | Variant],
     budgets: Sequence[float],
 ) -> dict[Reading, Outcome]:
     """How the answer fares with all KV, and by every method at every budget; see ``outcomes``."""
@@ -64,5 +72,8 @@ def simulate(
         for name, config in methods.items()
         for budget in budgets
     }
-    whole, *others = outcomes(model, prefix, between, answer, list(cells.values()))
+    corrected = [
+        isinstance(config, Variant) and config.moments for config in methods.values() for _ in budgets
+    ]
+    whole, *others = outcomes(model, prefix, between, answer, list(cells.values()), corrected)
     return {all_kv(turn): whole} | dict(zip(cells, others, strict=True))

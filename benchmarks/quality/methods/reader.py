@@ -4,7 +4,7 @@ A prompt is computed once, whole. What follows it is then computed for many choi
 whose attention goes through transformers' ``AttentionInterface`` with one full KV cache a layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM
 
+from benchmarks.quality.methods.variants import PHASE_WINDOW, foretold
 from laprox_sglang.options.values import shown
 from laprox_tools.plan.model_config import fault_of
 
 # Queries that are saved of a prompt's end; no window is longer.
 LONGEST_WINDOW = 64
-# Rows (choice × token) of one forward pass: bounds its logits and attention to some hundred MB.
-ROWS = 768
+# Pairs of query and key of one forward pass: bounds its attention and logits to some hundred MB.
+PAIRS = 1 << 21
 
 
 class BadModel(ValueError):
@@ -34,6 +35,7 @@ class Prefix:
         ids: its n tokens.
         keys, values: ``[H, n, D]`` of every layer, keys after RoPE.
         queries: ``[Hq, ≤ 64, D]`` of every layer, the last ones, after RoPE.
+        phases: the same, 24 of them, before other positions.
         logprobs: float32 ``[vocabulary]`` of the token behind it.
         kv_dtype: K and V are rounded to it, those of what follows too; None leaves them as they are.
     """
@@ -43,6 +45,7 @@ class Prefix:
     values: list[torch.Tensor]
     queries: list[torch.Tensor]
     logprobs: torch.Tensor
+    phases: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     kv_dtype: torch.dtype | None = None
 
 
@@ -51,15 +54,19 @@ class Whole:
     """Attention of a prompt, or of what is appended to ``before``: causal, over everything. Saves its KV."""
 
     before: Prefix | None
-    kv_dtype: torch.dtype | None
+    ends: Sequence[int] = ()
+    kv_dtype: torch.dtype | None = None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     queries: list[torch.Tensor] = field(default_factory=list)
+    phases: dict[int, list[torch.Tensor]] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
         last = q[0, :, -LONGEST_WINDOW:]
+        for end in self.ends:
+            self.phases.setdefault(end, []).append(q[0, :, end - PHASE_WINDOW : end])
         if self.before is not None:
             k = torch.cat([self.before.keys[layer][None], k], dim=2)
             v = torch.cat([self.before.values[layer][None], v], dim=2)
@@ -83,10 +90,12 @@ class Chosen:
 
     Attributes:
         kept: bool ``[M, L, H, n]``, one choice for every sequence of the batch.
+        corrected: bool ``[M]``: by the moments of what is not kept.
     """
 
     prefix: Prefix
     kept: torch.Tensor
+    corrected: torch.Tensor
 
     @property
     def kv_dtype(self) -> torch.dtype | None:
@@ -103,9 +112,17 @@ class Chosen:
         own = torch.einsum("mhgtd,mhsd->mhgts", grouped, k.float())
         future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         own.masked_fill_(future, float("-inf"))
-        weights = torch.cat([before, own], dim=-1).softmax(dim=-1)
+        parts = [before, own]
+        if self.corrected.any():
+            dropped = ~self.kept[:, layer] & self.corrected[:, None, None]
+            layer_kv = self.prefix.keys[layer], self.prefix.values[layer]
+            logit, value = foretold(*layer_kv, dropped, grouped)
+            parts.append(logit)
+        weights = torch.cat(parts, dim=-1).softmax(dim=-1)
         out = torch.einsum("mhgtn,hnd->mhgtd", weights[..., :n], self.prefix.values[layer].float())
-        out += torch.einsum("mhgts,mhsd->mhgtd", weights[..., n:], v.float())
+        out += torch.einsum("mhgts,mhsd->mhgtd", weights[..., n : n + length], v.float())
+        if self.corrected.any():
+            out += weights[..., -1:] * value
         return out.flatten(1, 2).to(q.dtype)
 
 
@@ -141,7 +158,7 @@ class Model:
         gram: ``W_O W_Oᵀ`` of every query head, float32 ``[Hq, D, D]``, by layer.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         """
         Raises:
             BadModel: transformers does not load it, or its layers are not what is read here.
@@ -170,24 +187,33 @@ class Model:
         self.gram = [weights @ weights.mT for weights in self.output]
 
     def prefill(
-        self, ids: list[int], before: Prefix | None = None, kv_dtype: torch.dtype | None = None
+        self,
+        ids: list[int],
+        before: Prefix | None = None,
+        phases: Sequence[int] = (),
+        kv_dtype: torch.dtype | None = None,
     ) -> Prefix:
         """Computes a prompt, or ``ids`` behind one that is computed, over all of its KV.
 
         Args:
+            phases: positions of ``ids`` before which queries are saved as well.
             kv_dtype: as of ``Prefix``.
         """
-        attention = Whole(before, kv_dtype)
+        attention = Whole(before, phases, kv_dtype)
         start = len(before.ids) if before is not None else 0
         logprobs = self._forward(torch.tensor([ids]), start, attention, last=1)[0, 0]
         ids = [*(before.ids if before is not None else []), *ids]
-        return Prefix(ids, attention.keys, attention.values, attention.queries, logprobs, kv_dtype)
+        saved = attention.keys, attention.values, attention.queries
+        return Prefix(ids, *saved, logprobs, attention.phases, kv_dtype)
 
-    def follow(self, prefix: Prefix, ids: list[int], kept: torch.Tensor) -> Iterator[torch.Tensor]:
+    def follow(
+        self, prefix: Prefix, ids: list[int], kept: torch.Tensor, corrected: Sequence[bool] = ()
+    ) -> Iterator[torch.Tensor]:
         """Computes ``ids`` behind a prompt for every choice of its cells.
 
         Args:
             kept: bool ``[M, L, H, n]``.
+            corrected: of M, whether a choice has the moments of what it drops; none has by default.
 
         Yields:
             Log-probabilities float32 ``[1 + len(ids), vocabulary]`` of the token behind the prompt, which is
@@ -196,10 +222,11 @@ class Model:
         if not ids:
             yield from (prefix.logprobs[None] for _ in kept)
             return
-        tokens = torch.tensor([ids])
-        for part in kept.split(max(1, ROWS // len(ids))):
-            batch = tokens.expand(len(part), -1)
-            for logprobs in self._forward(batch, len(prefix.ids), Chosen(prefix, part), last=len(ids)):
+        tokens, rows = torch.tensor([ids]), max(1, PAIRS // len(ids) // len(prefix.ids))
+        moments = torch.tensor(corrected or [False] * len(kept), device=self.device)
+        for part, told in zip(kept.split(rows), moments.split(rows), strict=True):
+            batch, attention = tokens.expand(len(part), -1), Chosen(prefix, part, told)
+            for logprobs in self._forward(batch, len(prefix.ids), attention, last=len(ids)):
                 yield torch.cat([prefix.logprobs[None], logprobs])
 
     @torch.inference_mode()

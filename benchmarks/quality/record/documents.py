@@ -18,6 +18,8 @@ OVER_PRUNED, UNKNOWN = "later, over the pruned KV", "question unknown"
 TURNS = (FIRST, LATER, OVER_PRUNED, UNKNOWN)
 # Behind a method's name: its server keeps KV in fp8.
 IN_FP8 = ", fp8 KV"
+# Behind the name of a task: in how many bits KV is, whose rows are no others' then.
+EQUAL_BYTES, FP8_TOO = " at equal bytes", " in fp8 as well"
 # Where answers can be exact nothing is paired by those in SUMMED: only their sums are held.
 NUMBERS, SUMMED = ("logprob", "kl", "erased"), ("kl", "erased")
 
@@ -200,7 +202,7 @@ def joined(rows: Sequence[Row]) -> Row:
     sums = [row.sums for row in rows]
     return replace(
         rows[0],
-        length=" and ".join(map(lengths, rows)),
+        length=" and ".join(dict.fromkeys(map(lengths, rows))),
         exact="".join(row.exact for row in rows),
         numbers={name: [value for row in rows for value in row.numbers[name]] for name in rows[0].numbers},
         sums={name: sum(of[name] for of in sums) for name in rows[0].sums},

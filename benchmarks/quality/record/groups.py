@@ -1,12 +1,24 @@
 """Rows that stand beside each other in a table, and what is written of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.quality.methods import SERVED
-from benchmarks.quality.record.documents import FIRST, IN_FP8, LATER, Row, find, joined, lengths
+from benchmarks.quality.record.documents import (
+    EQUAL_BYTES,
+    FIRST,
+    FP8_TOO,
+    IN_FP8,
+    LATER,
+    Reading,
+    Row,
+    find,
+    joined,
+    lengths,
+)
 
 # Decimals that a difference is written with.
 DIGITS = {"exact": 1, "kl": 3}
@@ -48,28 +60,40 @@ class Group:
     def cell(self, method: str, budget: float) -> str:
         """A figure with its interval; nothing where there is none."""
         if budget == 1:
-            return f"{self.whole.percent:.0f}"
+            return f"{self.whole.percent:.0f}" if self.whole.graded else "KL"
         row = find(self.rows, method=method, budget=budget)
         if row is None:
             return ""
         said = row.figures(self.whole)
+        bold = "**" * self.ahead(row)
         if row.graded:
-            return f"{said['exact']:.0f} ({said['low']:+.1f}…{said['high']:+.1f})"
-        return f"{said['kl']:.3f}" + ("" if said["low"] is None else f" ± {said['high'] - said['kl']:.3f}")
+            return f"{bold}{said['exact']:.0f} ({said['low']:+.1f}…{said['high']:+.1f}){bold}"
+        reach = "" if said["low"] is None else f" ± {said['high'] - said['kl']:.3f}"
+        return f"{bold}{said['kl']:.3f}{reach}{bold}"
 
-    def table(self, title: str = "kept:", methods: dict[str, str] | None = None, all_kv: bool = True) -> str:
-        """Methods down, budgets across.
-
-        Args:
-            methods: those that are shown, with their names in the table.
-        """
-        shown = methods or {name: name for name in self.methods}
-        lines = [
-            (name, *(self.cell(method, budget) for budget in self.budgets)) for method, name in shown.items()
-        ]
-        if self.whole.graded and all_kv:
+    def table(self) -> str:
+        """Methods down, budgets across; bold is what is ahead of LaProx."""
+        lines = [(name, *(self.cell(name, budget) for budget in self.budgets)) for name in self.methods]
+        if self.whole.graded:
             lines.insert(0, ("all KV", *[self.cell("", 1)] * len(self.budgets)))
-        return table((title, *map(share, self.budgets)), lines, right=len(self.budgets))
+        return table(("kept:", *map(share, self.budgets)), lines, right=len(self.budgets))
+
+    def ahead(self, row: Row) -> bool:
+        """Whether it is ahead of LaProx at its budget by more than the interval."""
+        ours = find(self.rows, method=SERVED, budget=row.budget)
+        if ours is None or row.method == SERVED or row.count < 2:
+            return False
+        return row.minus(ours, "exact").low > 0 if row.graded else row.minus(ours, "kl").high < 0
+
+    def beside(self, budget: float) -> str:
+        """LaProx, and in bold who is ahead of it."""
+        ahead = [row for row in self.rows if row.budget == budget and self.ahead(row)]
+        cell = self.cell(SERVED, budget)
+        if not ahead:
+            return cell
+        best = max(ahead, key=lambda row: row.percent if row.graded else -fmean(row.numbers["kl"]))
+        theirs = f"{best.percent:.0f}" if best.graded else f"{fmean(best.numbers['kl']):.3f}"
+        return f"**{cell}; {best.method} {theirs}**"
 
     def fp8_table(self) -> str:
         """What a server says over KV in 16 bits and in fp8, and what a view loses of either."""
@@ -89,13 +113,6 @@ class Group:
         ]
         lines.append(("fp8 - 16 bits", *(difference(b, a) for a, b in zip(*sides, strict=True))))
         return table(("kept:", *map(kept, budgets)), lines, right=len(budgets))
-
-    def differences(self, other: str, ours: str = SERVED) -> list[str]:
-        """LaProx less another method."""
-        pairs = [
-            [find(self.rows, method=name, budget=budget) for name in (ours, other)] for budget in self.budgets
-        ]
-        return [difference(*pair) for pair in pairs]
 
 
 def difference(ours: Row | None, theirs: Row | None) -> str:
@@ -117,21 +134,32 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 
 def all_lengths(rows: Sequence[Row]) -> list[Group]:
     """By task, turn and model: the documents of all lengths together."""
-    readings: dict[tuple[Any, ...], list[Row]] = {}
+    return pooled(rows, lambda row: (row.task, row.turn, row.model))
+
+
+def all_tasks(rows: Sequence[Row]) -> list[Group]:
+    """By turn and model: the documents of all tasks whose answers can be exact."""
+    graded = [row for row in rows if row.graded and not row.task.endswith((EQUAL_BYTES, FP8_TOO))]
+    found = pooled(graded, lambda row: (row.turn, row.model))
+    return [Group([replace(row, task="all tasks") for row in group.rows]) for group in found]
+
+
+def pooled(rows: Sequence[Row], alike: Callable[[Row], tuple[Any, ...]]) -> list[Group]:
+    """What is alike together, in the readings that all of its documents have."""
+    found: dict[tuple[Any, ...], dict[Reading, list[Row]]] = {}
     for row in sorted(rows, key=lambda row: row.length):
-        readings.setdefault((row.task, row.turn, *row.key[3:]), []).append(row)
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for (task, turn, model, *_), of in readings.items():
-        found.setdefault((task, turn, model), []).append(joined(of))
-    return [Group(of) for of in found.values()]
+        of = found.setdefault(alike(row), {})
+        of.setdefault(Reading(row.turn, row.method, row.allocator, row.budget), []).append(row)
+    pools = ([joined(of) for of in readings.values()] for readings in found.values())
+    return [Group([row for row in pool if row.count == max(row.count for row in pool)]) for pool in pools]
 
 
 def later_and_first(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Of one task and model: the later turns on the server, each with the first turn of its documents."""
+    """Of one model: the later turns on the server, each with the first turn of its documents."""
     served = [row for row in rows if row.method in (SERVED, "all KV") and row.graded]
     pairs: dict[tuple[str, float], list[tuple[Row, Row]]] = {}
     for later in sorted(find_all(served, turn=LATER), key=lambda row: row.length):
-        head = {"length": later.length, "method": later.method, "budget": later.budget}
+        head = {name: getattr(later, name) for name in ("task", "length", "method", "budget")}
         if (first := find(served, turn=FIRST, **head)) is not None:
             count = min(later.count, first.count)
             pairs.setdefault((later.method, later.budget), []).append(

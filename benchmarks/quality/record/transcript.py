@@ -1,4 +1,4 @@
-"""What a person sees of a document: the question, the answers, and a picture of the cells that were kept."""
+"""What a person sees of a document: the question and the answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,26 +11,17 @@ from benchmarks.quality.tasks.task import Case
 
 # Shown are answers at this budget.
 BUDGET = 0.05
-# Positions of a column in the picture of kept cells.
-COLUMN = 32
 
 
 def of(tokenizer: Any, case: Case, replies: Mapping[float | None, Reply]) -> dict[str, Any]:
-    """As the results file holds it; numbers are shares of the cells that were kept."""
-    decode, pruned, fact = tokenizer.decode, replies[BUDGET], case.fact
-    if pruned.cells is None:
-        return {}
-    by_layer = pruned.cells.float().mean(dim=1)
-    columns = [column.mean(dim=1).tolist() for column in by_layer.split(COLUMN, dim=1)]
+    """As the results file holds it."""
     return {
         "kind": case.kind,
         "question": case.question,
-        "answer": decode(case.answer),
-        "all KV": decode(replies[None].ids),
-        "pruned": decode(pruned.ids),
+        "answer": tokenizer.decode(case.answer),
+        "all KV": tokenizer.decode(replies[None].ids),
+        "pruned": tokenizer.decode(replies[BUDGET].ids),
         "budget": BUDGET,
-        "map": [[round(value, 2) for value in layer] for layer in zip(*columns, strict=True)],
-        "map_fact": [fact.start / COLUMN, fact.stop / COLUMN],
     }
 
 

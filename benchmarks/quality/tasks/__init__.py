@@ -2,10 +2,19 @@
 
 from functools import partial
 
-from benchmarks.quality.tasks import needles, passcodes, prose, published
-from benchmarks.quality.tasks.task import Task
+from benchmarks.quality.tasks import agents, code, needles, passcodes, prose, published, ruler
+from benchmarks.quality.tasks.chat import cases
+from benchmarks.quality.tasks.task import LONG, Task
 
-TASKS: dict[str, Task] = {"needles": needles.TASK, "prose": prose.TASK, "passcodes": passcodes.TASK}
+RULER = (ruler.multikey, ruler.multivalue, ruler.multiquery, ruler.variables, ruler.words, ruler.questions)
+TASKS: dict[str, Task] = {
+    "needles": needles.TASK,
+    **{draft.__name__: Task(partial(cases, draft), LONG) for draft in RULER},
+    "code": code.TASK,
+    "agents": agents.TASK,
+    "prose": prose.TASK,
+    "passcodes": passcodes.TASK,
+}
 
 
 def find(name: str) -> Task | None:

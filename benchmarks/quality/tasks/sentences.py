@@ -1,4 +1,4 @@
-"""Sentences of real prose, which the tasks are made of."""
+"""Sentences and paragraphs of real prose, which the tasks are made of, and questions about them."""
 
 import lzma
 import random
@@ -13,13 +13,25 @@ BOOK, ENCYCLOPEDIA = "pride", "squad"
 END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\b[A-Z])([.!?]\"?)\s+(?=[\"A-Z])")
 
 
+def paragraphs(name: str) -> list[str]:
+    """Paragraphs of a text of the repository, each on one line, in order."""
+    text = lzma.decompress((FOLDER / f"{name}.txt.xz").read_bytes()).decode()
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+
+@cache
+def squad() -> list[tuple[str, str, str]]:
+    """Paragraph, question and answer of people."""
+    texts = paragraphs(ENCYCLOPEDIA)
+    rows = lzma.decompress((FOLDER / "squad-questions.txt.xz").read_bytes()).decode().splitlines()
+    return [(texts[int(place)], asked, answer) for place, asked, answer in (row.split("\t") for row in rows)]
+
+
 @cache
 def sentences(name: str) -> list[str]:
     """Sentences of a text of the repository, each on one line, in order."""
-    text = lzma.decompress((FOLDER / f"{name}.txt.xz").read_bytes()).decode()
     found = []
-    for paragraph in text.split("\n\n"):
-        line = " ".join(paragraph.split())
+    for line in paragraphs(name):
         if line and not line.startswith("Chapter "):
             found += END.sub(r"\1\n", line).split("\n")
     return found

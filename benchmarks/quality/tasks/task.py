@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Tokens of prompts that models of today are asked.
+LONG = (4096, 8192, 16384)
+
 
 class TaskError(ValueError):
     """A task that is not there, or cannot be asked of this model; the message is one line."""
@@ -31,8 +34,8 @@ class Case:
         prompt, answer: token ids.
         kind, question: for a person.
         context: tokens of the prompt before the question; 0 where there is none.
-        fact: tokens of the prompt that hold the answer; empty where that is nowhere.
         earlier: where the same question can also be asked as a later turn.
+        phases: tokens of the prompt up to the end of its last tool result or document, and of its question.
     """
 
     prompt: list[int]
@@ -40,8 +43,8 @@ class Case:
     kind: str = ""
     question: str = ""
     context: int = 0
-    fact: range = range(0)
     earlier: Earlier | None = None
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
