@@ -80,6 +80,8 @@ class Req(Protocol):
     cache_salt: str | None
     skip_radix_cache_insert: bool  # the tree may not hold it
     cached_tokens: int
+    cached_tokens_host: int
+    cached_tokens_storage: int
     finished_reason: FinishReason
 
     def finished(self) -> bool: ...
@@ -120,6 +122,8 @@ class ForwardBatch(Protocol):
 @port("sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator")
 class Allocator(Protocol):
     """A view's slots are taken from it, and given back."""
+
+    size: int
 
     def available_size(self) -> int: ...
 
@@ -166,11 +170,49 @@ class MatchParams(Protocol):
     req: Req | None
 
 
+@port("sglang.srt.mem_cache.unified_cache.cache_action.BackupKV")
+class Backup(Protocol):
+    """What is to be written to host memory."""
+
+    node_ids: list[Node]  # from the root down, each the parent of the next
+
+
+@port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore")
+class TreeCore(Protocol):
+    """The tree itself, in Python or Rust."""
+
+    def build_backup_kv_action(self, node_id: Node) -> Backup: ...
+
+    def match_full_device_prefix(self, key: Key) -> tuple[int, Node, int]: ...
+
+
+@port("sglang.srt.managers.cache_controller.HiCacheController")
+class HostController(Protocol):
+    """Copies to host memory and back."""
+
+    write_policy: str
+
+
+@port("sglang.srt.mem_cache.pool_host.group.HostPoolGroup")
+class HostPools(Protocol):
+    """How much of a host tier is in use."""
+
+    @property
+    def size(self) -> int: ...
+
+    def available_size(self) -> int: ...
+
+
 @port("sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache")
 class Tree(Protocol):
     """The prefix cache, which ``cache.tree.LaproxCache`` is a subclass of."""
 
     disable: bool
+    tree_core: TreeCore
+    host_pool_group: HostPools | None  # of a host tier
+    cache_controller: HostController
+    is_write_back: bool
+    ongoing_write_through: Mapping[int, object]  # writes to host memory that are under way
     token_to_kv_pool_allocator: Allocator
     req_to_token_pool: Rows
 
@@ -199,6 +241,18 @@ class Tree(Protocol):
     def on_release(self, req: Req, *, checkpointed: bool) -> None: ...
 
     def sanity_check(self) -> None: ...
+
+    def attach_storage_backend(self, storage_backend: str, **given: str | None) -> tuple[bool, str]: ...
+
+    def writing_check(self, write_back: bool = False) -> None: ...  # with it, waits for all
+
+    def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int: ...
+
+    def _finish_write_through_ack(self, ack_id: int) -> None: ...
+
+    def init_hicache(self, server_args: object, params: object) -> None: ...
+
+    def check_hicache_events(self) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -240,6 +294,55 @@ class Pool(Protocol):
         cache_v: torch.Tensor,
         k_scale: torch.Tensor | None = None,
         v_scale: torch.Tensor | None = None,
+    ) -> None: ...
+
+
+@port("sglang.srt.mem_cache.device_pool_info.MHABufferInfo")
+class DeviceBuffers(Protocol):
+    """Whose KV a host pool is to hold."""
+
+    device: torch.device
+
+
+class Pages(Protocol):
+    """What a host pool copies of, or into: ``cache.pool.LaproxKVPool``."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@port("sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost")
+class HostPool(Protocol):
+    """KV in host memory, which ``cache.host.CpuHostPool`` is a subclass of."""
+
+    size: int
+    dtype: torch.dtype  # in which numbers are kept: bytes, of fp8
+    layout: str
+    pin_memory: bool
+    fd: int | None
+    kv_buffer: torch.Tensor  # K, then V
+
+    def init_kv_buffer(self) -> torch.Tensor: ...
+
+    def _allocate_host_buffer(self) -> None: ...
+
+    def backup_from_device_all_layer(
+        self,
+        device_pool: Pages,
+        host_indices: torch.Tensor,
+        device_indices: torch.Tensor,
+        io_backend: str,
+    ) -> None: ...
+
+    def load_to_device_per_layer(
+        self,
+        device_pool: Pages,
+        host_indices: torch.Tensor,
+        device_indices: torch.Tensor,
+        layer_id: int,
+        io_backend: str,
+        *,
+        is_draft: bool = False,
     ) -> None: ...
 
 
@@ -409,6 +512,7 @@ class ServerArgs(Protocol):
     max_total_tokens: int | None
     cuda_graph_config: GraphConfig
     preferred_sampling_params: Json | None
+    hicache_storage_backend: str | None
 
 
 # The scheduler and its parts.

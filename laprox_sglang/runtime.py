@@ -89,7 +89,7 @@ class Runtime:
             self.pruner.stages = Stages(cuda=True)
         self._window = Window(len(layers), config.longest_window)
         self._stream = stream
-        self._last: list[Chunk] = []
+        self._last: list[tuple[Chunk, torch.Tensor | None]] = []
 
     def begin_prefill(self, chunks: list[Chunk], cache: LaproxCache) -> None:
         """Prepares a prefill whose batch holds the tokens of ``chunks`` in turn.
@@ -110,8 +110,9 @@ class Runtime:
                 )
             token += chunk.end - chunk.start
         self._window.expect(parts)
-        self._last = [chunk for chunk in chunks if chunk.last]
-        for chunk in self._last:
+        # Before any is published: what is in the tree may be evicted.
+        self._last = [(chunk, cache.take(chunk.plan.slots)) for chunk in chunks if chunk.last]
+        for chunk, _ in self._last:
             cache.publish(chunk.req)
 
     def observe(self, layer_id: int, queries: torch.Tensor) -> None:
@@ -133,9 +134,11 @@ class Runtime:
         """
         if self._window.empty:
             return False
-        chunks, self._last = self._last, []
+        last, self._last = self._last, []
+        chunks = [chunk for chunk, _ in last]
         # All slots first: whatever they held is packed in order, by the forward stream.
-        opened = [cache.open_view(chunk.req, chunk.plan, reserve) for chunk in chunks]
+        opened = [cache.open_view(chunk.req, chunk.plan, taken, reserve) for chunk, taken in last]
+        cache.back_up()
         with self._stream.behind():
             self._window.hand_over(self._head_dim)
             for chunk, room in zip(chunks, opened, strict=True):

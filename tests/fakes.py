@@ -32,13 +32,16 @@ from sglang.srt.managers.scheduler_components.pool_stats_observer import Schedul
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.hybrid_cache import hybrid_pool_assembler as assembler
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, ReqToTokenPool
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-from sglang.srt.runtime_context import get_context
+from sglang.srt.runtime_context import get_context, get_memory
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 import laprox_patches.scheduler.step as hooks
+from host_tier import LateTransfers
+from laprox_patches.model.host_pool import pool_for
 from laprox_patches.model.prefix_cache import make_cache
 from laprox_patches.scheduler.leak_check import without_spared
 from laprox_sglang.attention.backend import with_laprox
@@ -167,6 +170,8 @@ class Scheduler(stock.Scheduler):
         stock: makes the attention backend that LaProx is put in front of.
         kv_events: as with ``--kv-events-config``; ``tree_cache.take_events`` has them.
         kv_dtype: of the KV pool.
+        host: slots in host memory per slot of the pool, as ``--hicache-ratio``; 0 for no host tier.
+        host_layout: as ``--hicache-mem-layout``.
 
     Attributes:
         tree: as given.
@@ -188,13 +193,20 @@ class Scheduler(stock.Scheduler):
         stock=WritingBackend,
         kv_events=False,
         kv_dtype=torch.float32,
+        host=0.0,
+        host_layout="page_first",
+        host_policy="write_through",
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
         self.random = random.Random(seed)
         self.arrived, self.prefilled, self.decoded, self.no_room = [], [], [], 0
         self.graphs, self.captured = graphs, (2, rows)
-        self._make_memory(size, rows, context, config, tree, stock, kv_events, kv_dtype)
+        self.enable_hierarchical_cache = host > 0
+        with get_memory().override(
+            hicache_ratio=host or None, hicache_mem_layout=host_layout, hicache_write_policy=host_policy
+        ):
+            self._make_memory(size, rows, context, config, tree, stock, kv_events, kv_dtype)
         self._set_options(overlap, context)
         self._make_parts(tree)
 
@@ -215,7 +227,9 @@ class Scheduler(stock.Scheduler):
             attn_backend=self.backend, prefill_aware_swa=False, shared_read_done_event=None
         )
         self.tp_worker = self.model_worker = SimpleNamespace(
-            model_runner=runner, last_shared_read_runner=runner
+            model_runner=runner,
+            last_shared_read_runner=runner,
+            register_hicache_layer_transfer_counter=lambda counter: None,
         )
         params = CacheInitParams(
             tree == "off",
@@ -225,16 +239,22 @@ class Scheduler(stock.Scheduler):
             tree_core_backend="rust" if tree == "off" else tree,
             enable_kv_cache_events=kv_events,
         )
-        self.tree_cache = make_cache(
-            SimpleNamespace(
-                server_args=None,
-                params=params,
-                tp_worker=self.tp_worker,
-                is_hybrid_swa=False,
-                is_hybrid_ssm=False,
-                enable_hierarchical_cache=False,
-            )
+        build = SimpleNamespace(
+            server_args=None,
+            params=params,
+            tp_worker=self.tp_worker,
+            is_hybrid_swa=False,
+            is_hybrid_ssm=False,
+            enable_hierarchical_cache=self.enable_hierarchical_cache,
         )
+        stock_pool = assembler.get_mha_host_pool_cls
+        with mock.patch.object(
+            assembler, "get_mha_host_pool_cls", lambda infos: pool_for(stock_pool(infos), infos)
+        ):
+            self.tree_cache = make_cache(build)
+        self.transfers = None
+        if self.enable_hierarchical_cache:
+            self.transfers = self.tree_cache.cache_controller.l2_transfer_engine = LateTransfers()
         core = type(self.tree_cache.tree_core).__name__
         assert tree == "off" or core.startswith("Rust") == (tree == "rust"), f"{tree} is served by {core}"
 
@@ -253,7 +273,7 @@ class Scheduler(stock.Scheduler):
             vocab_size=VOCABULARY, is_encoder_decoder=False, self_opened_think_start_ids=None
         )
         for name in (
-            "enable_hierarchical_cache enable_hicache_storage enable_lmcache enable_hisparse enable_lora "
+            "enable_hicache_storage enable_lmcache enable_hisparse enable_lora "
             "enable_unified_cache_external_linker enable_unified_memory enable_priority_scheduling "
             "enable_priority_preemption enable_overlap_mlx enable_continuous_input_polling is_hybrid_swa "
             "is_hybrid_ssm is_mixed_chunk require_mlp_sync _engine_paused"
@@ -371,6 +391,8 @@ class Scheduler(stock.Scheduler):
 
     def _forward(self, batch: ScheduleBatch) -> GenerationBatchResult:
         """The model: stamps for K, V and Q of every new token, through the attention backend."""
+        if self.transfers is not None:
+            self.transfers.copy_loads()
         decode = batch.forward_mode.is_decode()
         asked, stamps = [], []
         for req, length in zip(batch.reqs, batch.seq_lens.tolist(), strict=True):
@@ -460,6 +482,7 @@ class Scheduler(stock.Scheduler):
         (processor.process_batch_result_decode if decode else processor.process_batch_result_prefill)(
             batch, result
         )
+        self.tree_cache.flush_pending_backups()
 
     def abort(self, req: Req) -> None:
         self.abort_request(AbortReq(rid=req.rid))
@@ -469,13 +492,22 @@ class Scheduler(stock.Scheduler):
         self.pause_generation(PauseGenerationReqInput(mode="retract"))
         self._engine_paused = False
 
-    def kv(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V ``[L, H, D]`` that a slot stands for."""
+    def kv(self, slot: int, keys=None, values=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V ``[L, H, D]`` that a slot stands for, of the pool or of another like it."""
         scales = (K_SCALE, V_SCALE) if self.pool.dtype == FP8 else (1, 1)
-        k, v = (pool[slot].float() for pool in (self.pool.keys, self.pool.values))
+        pools = (self.pool.keys, self.pool.values) if keys is None else (keys, values)
+        k, v = (pool[slot].float() for pool in pools)
         return k * scales[0], v * scales[1]
 
+    def settle(self) -> None:
+        """All copies to host memory and back end, and are noticed."""
+        if self.transfers is not None:
+            self.tree_cache.flush_pending_backups()
+            self.transfers.end(len(self.transfers.writes) + len(self.transfers.loads))
+            self.tree_cache.check_hicache_events()
+
     def flush(self) -> None:
+        self.settle()
         self.last_batch = None
         self.arrived.clear()
         self.tree_cache.reset()

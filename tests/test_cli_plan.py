@@ -1,6 +1,8 @@
 """``laprox plan``: its figures beside the benchmark's record, SGLang's own rules and real checkpoints."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +34,24 @@ RECORDS = {
 }
 
 
-def look(memory=80, context=40_960, load=None, concurrency=None, fraction=None, kv_dtype="auto", **options):
+def look(memory=80, context=40_960, load=None, concurrency=None, fraction=None, kv_dtype="auto",
+         conversations=None, **options):  # fmt: skip
     model, load = read_model(LLAMA_8B, context), load or Load(8192, 512)
     config = Config(**{"budget": 0.05} | options)
-    return compare(model, memory, config, load, kv_dtype, concurrency, fraction)
+    return compare(model, memory, config, load, kv_dtype, concurrency, fraction, conversations)
+
+
+def test_a_host_tier_pays_where_histories_do_not_fit():
+    load = Load(32_768, 512)
+    few = look(141, load=load, concurrency=8, conversations=8)
+    assert few.conclusions[-1].startswith("A host tier gains nothing: beside the views of 8")
+    assert "--hicache-size" not in few.flags
+    many = look(141, load=load, concurrency=8, conversations=60)
+    fit = int(re.search(r"room for (\d+) histories", many.conclusions[-1])[1])
+    assert 20 <= fit < 60 and f"{60 - fit} of 60 would be computed again" in many.conclusions[-1]
+    size = int(many.flags["--hicache-size"])
+    assert size == math.ceil((60 - fit) * 32_768 * many.laprox.slot_bytes / 1e9)
+    assert many.flags["--hicache-write-policy"] == "write_back"
 
 
 @pytest.mark.parametrize(("chip", "memory"), [("h100", 80), ("h200", 141)])

@@ -34,9 +34,17 @@ LAPROX = {
     "available_slots": 20_000, "evictable_slots": 12_000, "pinned_slots": 8_000,
     "protected_slots": 5_000, "view_slots": 2_400,
     "running": 8, "running_tokens": 31_000, "waiting": 2, "prefilling": 1, "untested": [],
+    "host_slots": 0, "host_available_slots": 0,
 }  # fmt: skip
 # What a server may say beside that.
-MORE = {"prompt_tokens": 1000, "cached_tokens": 250, "kept_cells": [10, 30, 20], "scored_cells": 200}
+MORE = {
+    "prompt_tokens": 1000,
+    "cached_tokens": 250,
+    "cached_from_host": 0,
+    "cached_from_storage": 0,
+    "kept_cells": [10, 30, 20],
+    "scored_cells": 200,
+}
 INFO = {
     "model_path": "/models/needle-7m",
     "version": "0.5.23",
@@ -87,6 +95,14 @@ def test_what_a_server_does_not_say_is_not_made_up():
     assert "hit" not in drawn("here", snapshot(info(**MORE | {"prompt_tokens": 0}), 1.0), None, None)
     idle = drawn("here", snapshot(info(running=0, running_tokens=0), 1.0), None, None)
     assert "tokens" not in idle and "0 running" in idle
+
+
+def test_hits_from_host_memory_are_told():
+    tier = {"cached_from_host": 90, "cached_from_storage": 10}
+    slots = {"host_slots": 80_000, "host_available_slots": 20_000}
+    text = drawn("here", snapshot(info(**MORE | tier | slots), 10.0), None, None)
+    assert "prefix cache hit 25 %, 10 % from host memory" in text
+    assert "host memory: 60,000 of 80,000 slots" in text
 
 
 def test_rates_are_differences():

@@ -22,7 +22,7 @@ from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REFUSED, ConfigError
 from laprox_sglang.report.events import Pruned, Released, Retracted, Start
-from laprox_sglang.report.facts import request_facts
+from laprox_sglang.report.facts import Cached, request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.report.reporter import Reporter
@@ -196,10 +196,10 @@ def test_every_method_is_there() -> None:
 
 def facts_known() -> set[str]:
     plan = Plan(0, 10, 10, 0, 1, "short")
-    whole = request_facts(Outcome(plan, None), 10, 0, False)
+    whole = request_facts(Outcome(plan, None), 10, Cached(0), False)
     counts = SimpleNamespace(there=True, tolist=lambda: [0, 4, 4], tobytes=bytes)
     view = SimpleNamespace(host_counts=counts, kept_cells=4, heads=1, positions=counts)
-    return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, 0, True)}
+    return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, Cached(0), True)}
 
 
 def test_every_fact_and_reason_is_there() -> None:

@@ -29,6 +29,7 @@ from laprox_sglang.options.refusals import (
     UNTRIED,
     UNTRIED_NAMES,
     Refusal,
+    attached_storage_fault,
     used_untried,
 )
 from laprox_sglang.options.server import Config
@@ -86,7 +87,8 @@ RESOLVED_AWAY = {"enable_dp_attention": "--attention-data-parallel-size"}
 # What was found not to be servable when SGLang was read, by attribute.
 NOT_SERVED = """
 speculative_algorithm disaggregation_mode disaggregation_decode_enable_offload_kvcache
-enable_hierarchical_cache enable_lmcache enable_flexkv radix_cache_backend
+enable_lmcache enable_flexkv radix_cache_backend
+hicache_host_memory_mode hicache_io_backend hicache_mem_layout hicache_storage_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
 enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
@@ -268,6 +270,42 @@ def test_sizes_of_one_or_unset_pass(size):
 )  # fmt: skip
 def test_neutral_values_pass(name, value):
     check_arguments(resolved(**{name: value}), {})
+
+
+HOST_TIER = {"enable_hierarchical_cache": True}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"hicache_mem_layout": "layer_first"}, {"hicache_write_policy": "write_through_selective"},
+     {"hicache_write_policy": "write_back"},
+     {"hicache_storage_backend": "file"}, {"hicache_size": 4}],
+    ids=str,
+)  # fmt: skip
+def test_a_host_tier_is_served(more):
+    check_arguments(resolved(**HOST_TIER | more), {})
+
+
+@pytest.mark.parametrize(("given", "flags"), [
+    ({"hicache_mem_layout": "page_first_direct"}, ["--hicache-io-backend", "--hicache-mem-layout"]),
+    ({"hicache_io_backend": "direct"}, ["--hicache-io-backend", "--hicache-mem-layout"]),
+    ({"hicache_mem_layout": "page_head"}, ["--hicache-mem-layout"]),
+])  # fmt: skip
+def test_a_layout_brings_its_copies_along(given, flags):
+    """SGLang changes the one with the other, and says so in a warning."""
+    found = [str(fault) for fault in faults(resolved(**HOST_TIER | given), {})]
+    assert [fault.split()[0] for fault in found] == flags
+
+
+@pytest.mark.parametrize(("storage", "policy", "untested", "fault"), [
+    ("file", None, (), None),
+    ("file", "write_back", (), "the write policy stays that of the start"),
+    ("mooncake", None, (), "storage mooncake was not tried with LaProx: "),
+    ("mooncake", None, ("hicache-storage-backend",), None),
+])  # fmt: skip
+def test_a_storage_is_refused_at_run_time_too(storage, policy, untested, fault):
+    found = attached_storage_fault(storage, policy, untested)
+    assert (found is None) == (fault is None) and (fault is None or fault in found)
 
 
 # These ask for a GPU.

@@ -125,6 +125,8 @@ def test_metrics_say_what_the_totals_say(metrics_of) -> None:
     assert sample("laprox_prompt_tokens_total", source="cached") == sum(f["cached_tokens"] for f in said)
     both = [sample("laprox_prompt_tokens_total", source=source) for source in ("cached", "computed")]
     assert sum(both) == sum(f["prompt_tokens"] for f in said) == 125
+    assert sample("laprox_cached_tokens_total", tier="gpu") == both[0]
+    assert sample("laprox_cached_tokens_total", tier="host") == sample("laprox_host_slots", state="used") == 0
     for layer in range(LAYERS):
         cells = sum(round(f["layer_share"][layer] * f["kept_cells"]) for f in pruned)
         assert sample("laprox_kept_cells_total", layer=str(layer)) == cells

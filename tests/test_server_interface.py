@@ -31,6 +31,8 @@ FACTS = {
     "reason",
     "prompt_tokens",
     "cached_tokens",
+    "cached_from_host",
+    "cached_from_storage",
     "dense_tokens",
     "protected_tokens",
     "instructions",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,9 @@ FLAGS = (
     *("--chunked-prefill-size", "128"),
 )
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
+# Twice the pool, so that it is full as well, and a storage of which every tenth access fails.
+HOST_FLAGS = ("--enable-hierarchical-cache", "--hicache-ratio", "2", "--hicache-storage-backend", "file")
+STORAGE_FAILS = {"SGLANG_TEST_HICACHE_BACKEND_RANDOM_FAILURE": "0.1"}
 IDLE_SECONDS = 20
 LENGTH = (280, 740)
 # A prompt of so many tokens leaves no room for a view of it beside it.
@@ -148,6 +152,9 @@ class Soak:
             # Alone on the server, so that it is this one that is cut into chunks.
             self.start(partial(self.abort_mid_prefill, self.prompt(700, 740)))
             self.wait()
+        # Alone there is no room for its view but its own.
+        self.start(partial(self.complete, self.prompt(*TWIN), TOKENS, None))
+        self.wait()
         self.start(partial(self.twins, self.prompt(*TWIN)), requests=2)
         self.wait()
         self.check_idle()
@@ -157,24 +164,32 @@ class Soak:
             assert self.server.laprox()["available_slots"] == POOL
 
 
-@pytest.mark.parametrize(("core", "kv_dtype"), [("python", "auto"), ("rust", "fp8_e4m3")])
-def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str) -> None:
+# The host tier, and how it is written to; or none.
+@pytest.mark.parametrize(
+    ("core", "kv_dtype", "host"),
+    [("python", "auto", "write_through"), ("rust", "fp8_e4m3", ""), ("rust", "auto", "write_back")],
+)
+def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str, host: str, tmp_path: Path) -> None:
     environment = RETRACT | {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": core}
-    with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, tokens=POOL, **environment) as server:
+    if host:
+        environment |= STORAGE_FAILS | {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(tmp_path)}
+    tier = (*HOST_FLAGS, "--hicache-write-policy", host) if host else ()
+    with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, *tier, tokens=POOL, **environment) as server:
         soak = Soak(server, seed)
         for number in range(ROUNDS):
             soak.run_round(number)
         totals = server.laprox()
     released, unpruned = totals["released"], totals["unpruned"]
     figures.append(
-        f"soak, {core} core, {kv_dtype} KV: {dict(soak.seen)}, prunes {totals['prunes']}, "
-        f"staged {totals['staged']}, left whole {unpruned}, {released}"
+        f"soak, {core} core, {kv_dtype} KV, host tier {host or 'none'}: {dict(soak.seen)}, "
+        f"prunes {totals['prunes']}, staged {totals['staged']}, left whole {unpruned}, {released}"
     )
     assert soak.seen["sent"] >= 150
     assert totals["pruned"] >= 0.5 * soak.seen["sent"]
     assert totals["prunes"] >= totals["pruned"]
     assert soak.seen["turns that hit"] and soak.seen["aborted_waiting"] >= 8
-    assert totals["staged"] >= 10
+    assert totals["staged"] >= ROUNDS
+    assert (totals["cached_from_host"] > 0) == bool(host)
     assert {"disabled", "short", "no_decode", "no_room"} <= set(unpruned)
     for how in ("retracted", "aborted_mid_prefill", "aborted_running"):
         assert released[how] >= 8, how

@@ -1,10 +1,12 @@
 """Prompts that share, and conversations: the tree stays exact, every turn has a view of its own."""
 
 import random
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from benchmarks.harness.client import facts
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
 from laprox_sglang.options.server import WINDOW
-from laprox_tools.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn
+from laprox_tools.needle import CLASSES, DIGITS, MODEL_PATH, SENTENCE, Task, Turn, to_ids
 from prompts import OPTED_OUT, difference
 from server import PYTHON_CORE, Server
 
@@ -202,3 +204,86 @@ class TestInChunks:
             difference(oracle, oracle.prefill(prompt), reply) for talk in asked for prompt, reply in talk
         )
         figures.append(f"{len(asked)} conversations of 3 turns: log-probs differ by at most {worst:.1e}")
+
+
+# Two conversations fit, and what they are answered with.
+POOL_FOR_TWO = 4_800
+HOST_FLAGS = ("--enable-hierarchical-cache", "--hicache-ratio", "8", "--hicache-storage-backend", "file")
+
+
+class TestWithAHostTier:
+    """Eight conversations by turns in a pool for two: what is idle lies in host memory, or in files."""
+
+    @pytest.fixture(scope="class")
+    def server(self, stock: Told) -> Iterator[Server]:
+        with tempfile.TemporaryDirectory(prefix="laprox-storage-") as files:
+            variables = {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": files}
+            with Server("--enable-laprox", *HOST_FLAGS, tokens=POOL_FOR_TWO, **variables) as server:
+                yield server
+
+    @pytest.fixture(scope="class")
+    def talks(self, server: Server) -> list[list[tuple[list[int], dict[str, Any]]]]:
+        """Turn by turn, so that before the next one seven others have come."""
+        prompts = [to_ids(["<s>"]) for _ in range(CONVERSATIONS)]
+        said: list[list[tuple[list[int], dict[str, Any]]]] = [[] for _ in prompts]
+        for turn in range(TURNS):
+            for number, turns in enumerate(conversations()):
+                prompt = prompts[number] + turns[turn].ids
+                reply = server.generate(prompt, DIGITS, {"budget": BUDGET})
+                said[number].append((prompt, reply))
+                prompts[number] = prompt + reply["output_ids"]
+        return said
+
+    def test_every_turn_is_a_view_and_answered_as_by_stock(
+        self, stock: Told, talks: list[list[tuple[list[int], dict[str, Any]]]], figures: list[str]
+    ) -> None:
+        def right(talks: list[list[tuple[list[int], dict[str, Any]]]]) -> int:
+            return sum(
+                reply["output_ids"] == turn.answer_ids
+                for talk, turns in zip(talks, conversations(), strict=True)
+                for (_, reply), turn in zip(talk, turns, strict=True)
+            )
+
+        assert all(facts(reply)["pruned"] for talk in talks for _, reply in talk)
+        figures.append(f"exact answers with a host tier: {right(talks)}, stock {right(stock.talks)} of 48")
+        assert right(talks) >= 0.97 * right(stock.talks)
+
+    def test_later_turns_compute_what_a_pool_for_all_would(
+        self, talks: list[list[tuple[list[int], dict[str, Any]]]], figures: list[str]
+    ) -> None:
+        computed = least = from_host = 0
+        for talk in talks:
+            for (before, _), (prompt, reply) in pairwise(talk):
+                meta = reply["meta_info"]
+                computed += len(prompt) - meta["cached_tokens"]
+                least += len(prompt) - min(len(before), len(prompt) - WINDOW)
+                from_host += meta["cached_tokens_details"]["host"]
+        figures.append(
+            f"later turns computed {computed} tokens, {computed / least:.3f} of {least} in a pool for all; "
+            f"{from_host} came from host memory"
+        )
+        assert computed <= 1.15 * least and from_host > 20_000
+
+    def test_what_was_flushed_comes_from_files(
+        self, server: Server, talks: list[list[tuple[list[int], dict[str, Any]]]]
+    ) -> None:
+        # SGLang waits for its writes: it is refused until then.
+        server.flush()
+        assert server.laprox()["available_slots"] == POOL_FOR_TWO
+        prompt, before = talks[-1][-1]
+        reply = server.generate(prompt, DIGITS, {"budget": BUDGET})
+        assert reply["meta_info"]["cached_tokens_details"]["storage"] > 1_000
+        assert facts(reply)["pruned"] and reply["output_ids"] == before["output_ids"]
+
+    def test_a_weight_update_empties_gpu_and_host_but_not_the_files(
+        self, server: Server, talks: list[list[tuple[list[int], dict[str, Any]]]]
+    ) -> None:
+        """The keys of a storage carry the model's name, not its weights."""
+        server.flush()
+        server.generate(talks[0][-1][0], DIGITS)
+        server.flush()
+        response = server.post("/update_weights_from_disk", model_path=str(MODEL_PATH))
+        assert response.json()["success"], response.text
+        reply = server.generate(talks[0][-1][0], DIGITS)
+        details = reply["meta_info"]["cached_tokens_details"]
+        assert details["host"] == details["device"] == 0 and details["storage"] > 1_000

@@ -17,10 +17,10 @@ from rich.table import Table
 from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import fault_of, origin
-from benchmarks.kernels import attend, prune
+from benchmarks.kernels import attend, host, prune
 from benchmarks.kernels.bench import Bench
 
-BENCHES = {"prune": prune.bench_prune, "decode": attend.bench_decode}
+BENCHES = {"prune": prune.bench_prune, "decode": attend.bench_decode, "host": host.bench_host}
 
 
 def show(bench: Bench) -> None:

@@ -9,13 +9,22 @@ from typing import Any, Protocol
 from benchmarks.harness.files import RecordError, begun, replacing
 from benchmarks.harness.provenance import made_by, same_origin
 from benchmarks.serving.figures import ratio
-from benchmarks.serving.load.workload import FP8, LAPROX, LAPROX_FP8, SERVERS, STOCK
+from benchmarks.serving.load.workload import (
+    FP8,
+    LAPROX,
+    LAPROX_FP8,
+    LAPROX_HOST,
+    SERVERS,
+    STOCK,
+    STOCK_HOST,
+)
 from benchmarks.serving.tally import Tally
 
 # Key of a row's LaProx / other, by the other.
 RATIOS = {STOCK: "ratio", FP8: "ratio_fp8"}
-# The same of LaProx with fp8 KV.
+# The same of LaProx with fp8 KV, and with a host tier.
 FP8_RATIOS = {FP8: "fp8_ratio", LAPROX: "fp8_ratio_laprox"}
+HOST_RATIOS = {STOCK_HOST: "host_ratio", LAPROX: "host_ratio_laprox"}
 # A row without a backend of its own ran on what each server takes by default. Rows of before there was a
 # choice say nothing, and ran on this one.
 DEFAULT, BEFORE = "default", "flashinfer"
@@ -126,7 +135,8 @@ class Record:
 
 def compare(row: dict[str, Any]) -> None:
     """Writes what LaProx is beside the others into a row."""
-    for ours, keys in ((row.get(LAPROX), RATIOS), (row.get(LAPROX_FP8), FP8_RATIOS)):
+    pairs = ((LAPROX, RATIOS), (LAPROX_FP8, FP8_RATIOS), (LAPROX_HOST, HOST_RATIOS))
+    for ours, keys in ((row.get(name), keys) for name, keys in pairs):
         for other, key in keys.items():
             row.pop(key, None)
             if ours and row.get(other) and sglang_of(row[other]) == sglang_of(ours):

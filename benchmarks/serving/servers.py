@@ -15,10 +15,13 @@ LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
 # The usual alternative: half the bytes of every cell. Its backend is named, unless another is asked for: the
 # fa3 of the older kernels has none for fp8.
 FP8_FLAGS, FP8_BACKEND = ["--kv-cache-dtype", "fp8_e4m3"], "flashinfer"
-# As large as SGLang finds that the host's memory allows.
+# 90 GB hold 690,000 slots of the 8B shapes.
 HOST_FLAGS = [
-    *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel")
+    *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel"),
+    *("--hicache-size", "90"),
 ]
+LAPROX_HOST_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
+QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
 LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2")}
 # By name; a server more is a line here, and its name in ``workload.SERVERS``.
 FLAGS = {
@@ -28,8 +31,9 @@ FLAGS = {
     "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
     "laprox": LAPROX_FLAGS["0.05"],
     "laprox-fp8": [*FP8_FLAGS, *LAPROX_FLAGS["0.05"]],
-    "laprox-fp8-host": [*FP8_FLAGS, *HOST_FLAGS, *LAPROX_FLAGS["0.05"]],
+    "laprox-fp8-host": [*FP8_FLAGS, *LAPROX_HOST_FLAGS, *LAPROX_FLAGS["0.05"]],
     "laprox-20": LAPROX_FLAGS["0.2"],
+    "laprox-host": [*LAPROX_HOST_FLAGS, *LAPROX_FLAGS["0.05"]],
 }
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
 COMMON_FLAGS = ["--enable-metrics", "--enable-cache-report", "--incremental-streaming-output"]
@@ -110,6 +114,8 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
     found += [*GPU_FLAGS, *LLAMA_FLAGS] if on_gpu else [*CPU_FLAGS, "--decode-log-interval", "4"]
     if quick:
         found += ["--max-total-tokens", str(QUICK_SLOTS)]
+        if HOST_FLAGS[0] in found:
+            found += QUICK_HOST_FLAGS
         if on_gpu:
             found += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
     if backend is None and on_gpu and FP8_FLAGS[0] in found:

@@ -12,8 +12,10 @@ from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
 from sglang.srt.mem_cache.common import evict_from_tree_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
+from laprox_sglang.cache.histories import Histories
+from laprox_sglang.options.refusals import attached_storage_fault
 from laprox_sglang.options.server import Config
-from laprox_sglang.ports import Key, Kv, Match, MatchParams, Node, Req
+from laprox_sglang.ports import Backup, Key, Kv, Match, MatchParams, Node, Req
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, plan_of, state_of, view_of
@@ -25,6 +27,8 @@ else:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 Ranges = list[tuple[int, int]]
+# With --hicache-write-policy write_back: the part of the pool that is free, or written and evicted next.
+AHEAD = 1 / 8
 
 
 class Opened(NamedTuple):
@@ -45,7 +49,9 @@ class LaproxCache(UnifiedRadixCache):
     """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed.
 
     Attributes:
-        grew: a request has given up slots and goes on: there may be room that admission has not looked at.
+        grew: slots have become free, or evictable, without a request leaving: there may be room that
+            admission has not looked at.
+        writes_late: a host tier is written to before an eviction, not as soon as something is in the tree.
     """
 
     config: Config
@@ -53,6 +59,13 @@ class LaproxCache(UnifiedRadixCache):
     grew: bool = False
     # Who reads a view, by the row of req_to_token: SGLang frees rows without naming the request.
     _readers: dict[int, RequestState]
+    # Nodes of prompts of this batch that are to be written to host memory; those of an insertion at hand.
+    _to_write: list[Node]
+    _held_back: list[Node] | None = None
+    writes_late: bool = False
+    # Then: its prompts, and whether one was used since the last look.
+    _histories: Histories
+    _used: bool = False
 
     # A prompt comes in.
 
@@ -72,22 +85,49 @@ class LaproxCache(UnifiedRadixCache):
         capped: Key = RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)
         return capped
 
+    def take(self, slots: int) -> torch.Tensor | None:
+        """Slots for a view of a prompt that is about to enter the tree; None if there are not as many.
+
+        They are never those that the prompts of this batch lie in: these are locked, or not in the tree yet.
+        """
+        if self.disable or self.free_slots() < slots:
+            return None
+        evict_from_tree_cache(self, slots)
+        return self.token_to_kv_pool_allocator.alloc(slots)
+
     def publish(self, req: Req) -> None:
         """As stock after the forward pass, but before it, and once.
 
         Slots that turn out to be duplicates are free from here on and still written by this forward pass:
         nothing may allocate until it is launched.
         """
-        super().checkpoint(req, up_to=req.extend_end)
+        self._to_write += self._insert(req, req.extend_end)
 
     def checkpoint(self, req: Req, *, up_to: int, **kwargs: bool) -> None:
         view = view_of(req)
         if view is None:
-            super().checkpoint(req, up_to=up_to, **kwargs)
+            self._insert(req, up_to, **kwargs)
         elif req.finished():
             # What was generated over a view is never cached. The prompt has just been used, though: stock
             # says so by inserting it again.
-            self.touch_prefix(self._key(req, view.end))
+            key = self._key(req, view.end)
+            self.touch_prefix(key)
+            if self.writes_late:
+                _, node, _ = self.tree_core.match_full_device_prefix(key)
+                self._use(node, key, node, 0)
+
+    def _insert(self, req: Req, up_to: int, **kwargs: bool) -> list[Node]:
+        """Stock's; but a prompt that is to have a view is held back from host memory (``back_up``)."""
+        plan, before = state_of(req).plan, req.last_node
+        # What came back from host memory is of its own conversation.
+        shared = max(0, req.kv.cache_protected_len - req.cached_tokens_host)
+        held_back: list[Node] | None = [] if plan is not None and plan.pruned else None
+        self._held_back = held_back
+        super().checkpoint(req, up_to=up_to, **kwargs)
+        self._held_back = None
+        if self.writes_late:
+            self._use(req.last_node, self._key(req, up_to), before, shared)
+        return held_back or []
 
     def _key(self, req: Req, length: int) -> Key:
         key: Key = RadixKey(
@@ -101,10 +141,11 @@ class LaproxCache(UnifiedRadixCache):
         """Slots that a request can have: those that nobody holds, and the evictable ones."""
         return self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
 
-    def open_view(self, req: Req, plan: Plan, reserve: int) -> Opened | str:
-        """Takes slots for a view, and moves the request's lock up to where it begins.
+    def open_view(self, req: Req, plan: Plan, taken: torch.Tensor | None, reserve: int) -> Opened | str:
+        """Moves a request's lock up to where its view begins, and takes slots for it if it has none yet.
 
         Args:
+            taken: by ``take``.
             reserve: slots that must be left beside the view.
 
         Returns:
@@ -112,46 +153,66 @@ class LaproxCache(UnifiedRadixCache):
             as well, so that the view would free less than it takes, and the pool has no room for that;
             ``not_in_tree`` if the tree does not hold all of it, so that its slots are not the tree's to free.
         """
-        before = self.free_slots()
+        had = 0 if taken is None else len(taken)
+        before = self.free_slots() + had
         if self.disable:
             # Nobody else reads them: a part of its own slots is the view's, over which it is packed.
             own = self._columns(req)[plan.start : plan.end].long()
             self.token_to_kv_pool_allocator.free(own[plan.slots :])
             self.grew = True
             return Opened(own[: plan.slots], True, self.free_slots() - before)
-        reason = self._move_lock(req, plan, reserve)
-        if reason is not None:
-            return reason
         allocator = self.token_to_kv_pool_allocator
-        # What is evicted may be what the view is packed from.
-        staged = allocator.available_size() < plan.slots
-        evict_from_tree_cache(self, plan.slots)
-        slots = allocator.alloc(plan.slots)
-        if slots is None:
+        reason = self._move_lock(req, plan, plan.slots - had + reserve)
+        if reason is not None:
+            if taken is not None:
+                allocator.free(taken)
+            return reason
+        staged = False
+        if taken is None:
+            # What is evicted may be what the view is packed from, and then there is nothing to write.
+            staged = allocator.available_size() < plan.slots
+            if staged:
+                self._to_write.clear()
+            evict_from_tree_cache(self, plan.slots)
+            taken = allocator.alloc(plan.slots)
+        if taken is None:
             self._take_back(req, plan)
             return "no_room"
         self.grew = True
-        return Opened(slots, staged, self.free_slots() - before)
+        return Opened(taken, staged, self.free_slots() - before)
 
     def _columns(self, req: Req) -> torch.Tensor:
         """int32 ``[context]``, slot of each logical column of the request's row."""
         return self.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
 
-    def _move_lock(self, req: Req, plan: Plan, reserve: int) -> str | None:
-        """Why the lock could not be moved; None if it was."""
+    def _move_lock(self, req: Req, plan: Plan, needed: int) -> str | None:
+        """Why the lock could not be moved; None if it was.
+
+        Args:
+            needed: slots that others must be able to have then, if the view frees less than it has.
+        """
         start = self._node_at(req, plan.start)
         if start is None or req.kv.cache_protected_len < plan.end:
             return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
-        evictable = self.evictable_size()
-        self.unlock(req.lock)
-        own = self.evictable_size() - evictable
-        if own < plan.slots and self.free_slots() < plan.slots + reserve:
+        short = self._unlock(req) < plan.slots and self.free_slots() < needed
+        if short and self.ongoing_write_through:
+            # What is being written to host memory is locked for as long: rather wait than leave it whole.
+            req.lock = self.lock(deep)
+            self.writing_check(write_back=True)
+            short = self._unlock(req) < plan.slots and self.free_slots() < needed
+        if short:
             req.lock = self.lock(deep)
             self.unlock(upper)
             return "no_room"
         req.lock, req.last_node, req.kv.cache_protected_len = upper, start, plan.start
         return None
+
+    def _unlock(self, req: Req) -> int:
+        """Gives up the request's lock; how many slots are evictable now and were not before."""
+        evictable = self.evictable_size()
+        self.unlock(req.lock)
+        return self.evictable_size() - evictable
 
     def _node_at(self, req: Req, length: int) -> Node | None:
         """The node that ends behind ``length`` tokens of the prompt; None if the tree does not hold them."""
@@ -200,6 +261,66 @@ class LaproxCache(UnifiedRadixCache):
             # Of a request that ends SGLang knows by itself.
             self.grew |= view is not None
 
+    # With a host tier: what enters the tree is written to host memory at once, or before it is evicted.
+
+    def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int:
+        if self._held_back is None:
+            return super()._execute_and_commit_kv_backup(action, write_back)
+        # A write locks what it copies, and the lock on a prompt is about to be given up.
+        self._held_back += action.node_ids[-1:]
+        return 0
+
+    def back_up(self) -> None:
+        nodes, self._to_write = self._to_write, []
+        for node in nodes:
+            # Asked for anew, with all above it: moving the lock may have split it.
+            super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(node))
+
+    def init_hicache(self, server_args: object, params: object) -> None:
+        super().init_hicache(server_args, params)
+        self.writes_late = self.is_write_back
+        if self.writes_late:
+            # By this name every eviction would wait for all writes, and not only for one that it needs.
+            self.cache_controller.write_policy = "write_through"
+
+    def check_hicache_events(self) -> None:
+        if self.writes_late:
+            self._write_ahead()
+        super().check_hicache_events()
+
+    def _use(self, node: Node, key: Key, before: Node, shared: int) -> None:
+        self._histories.use(node, key, before, shared)
+        self._used = True
+
+    def _write_ahead(self) -> None:
+        """Has the histories written that are evicted next, so that an eviction finds them written."""
+        if not self._used:
+            return
+        self._used = False
+        missing = int(AHEAD * self.token_to_kv_pool_allocator.size)
+        missing -= self.token_to_kv_pool_allocator.available_size()
+        for node, history in self._histories.oldest_first():
+            if missing <= 0:
+                return
+            found, end, _ = self.tree_core.match_full_device_prefix(history.key)
+            if found <= history.shared:
+                self._histories.forget(node)
+                continue
+            # What was written already is not written again.
+            super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(end))
+            missing -= found - history.shared
+
+    def _finish_write_through_ack(self, ack_id: int) -> None:
+        super()._finish_write_through_ack(ack_id)
+        self.grew = True
+
+    def attach_storage_backend(self, storage_backend: str, **given: str | None) -> tuple[bool, str]:
+        """While the server runs: what its flags are refused for at the start is refused here."""
+        fault = attached_storage_fault(
+            storage_backend, given.get("hicache_write_policy"), self.config.untested
+        )
+        return (False, fault) if fault else super().attach_storage_backend(storage_backend, **given)
+
     # It leaves.
 
     def claim_kv_row(self, req: Req) -> bool:
@@ -223,7 +344,7 @@ class LaproxCache(UnifiedRadixCache):
         state.release()
 
     def reset(self) -> None:
-        self._readers = {}
+        self._readers, self._to_write, self._histories = {}, [], Histories()
         super().reset()
 
     def check_integrity(self) -> None:

@@ -81,7 +81,21 @@ REFUSALS = (
         given("disaggregation_decode_enable_offload_kvcache"),
         "a view cannot be offloaded",
     ),
-    Refusal("--enable-hierarchical-cache", given("enable_hierarchical_cache"), OTHER_CACHE),
+    Refusal(
+        "--hicache-host-memory-mode",
+        given("hicache_host_memory_mode", "cache"),
+        "host memory would only pass histories on and keep none; use cache",
+    ),
+    Refusal(
+        "--hicache-io-backend",
+        given("hicache_io_backend", "kernel"),
+        "it copies every layer of every slot by itself, 64 copies a token at 8B; use kernel",
+    ),
+    Refusal(
+        "--hicache-mem-layout",
+        given("hicache_mem_layout", "page_first", "layer_first"),
+        "its copies take the layers of the KV pool for contiguous; use page_first",
+    ),
     Refusal("--enable-lmcache", given("enable_lmcache"), OTHER_CACHE),
     Refusal("--enable-flexkv", given("enable_flexkv"), OTHER_CACHE),
     Refusal("--radix-cache-backend", given("radix_cache_backend", "laprox"), OTHER_CACHE),
@@ -157,6 +171,14 @@ def other_decode_graphs(args: ServerArgs) -> bool:
     return args.cuda_graph_config.decode.backend not in ("full", "disabled")
 
 
+# Of the hierarchical cache. With pages of one token a storage holds every token as an object of its own.
+STORAGE = "file"
+
+
+def other_storage(args: ServerArgs) -> bool:
+    return args.hicache_storage_backend not in (None, STORAGE)
+
+
 BASE_WEIGHTS = "scores are made of the base model's W_O, without what an adapter adds to it"
 ATTENTION_BACKEND = Untried(
     "--attention-backend",
@@ -165,8 +187,16 @@ ATTENTION_BACKEND = Untried(
     value=lambda args: str(args.attention_backend),
     instead=lambda args: f"give --attention-backend {BACKENDS_IN_WORDS[args.device]}",
 )
+OTHER_STORAGE = Untried(
+    "--hicache-storage-backend",
+    other_storage,
+    "no other than file was run, and each token would be an object of its own",
+    value=lambda args: str(args.hicache_storage_backend),
+    instead=lambda args: f"give {STORAGE}, or none",
+)
 UNTRIED = (
     ATTENTION_BACKEND,
+    OTHER_STORAGE,
     Untried(
         "--tensor-parallel-size",
         above_one("tp_size"),
@@ -240,3 +270,20 @@ def check_untested(names: tuple[object, ...]) -> None:
 def used_untried(args: ServerArgs) -> tuple[Untried, ...]:
     """What a server with these resolved arguments uses that was not tried."""
     return tuple(untried for untried in UNTRIED if untried.applies(args))
+
+
+def attached_storage_fault(storage: str, policy: str | None, untested: tuple[str, ...]) -> str | None:
+    """Why a storage cannot be attached to the hierarchical cache of a server that runs; None if it can.
+
+    Args:
+        storage: as of ``--hicache-storage-backend``.
+        policy: as of ``--hicache-write-policy``, if it is to be changed.
+    """
+    if policy is not None:
+        return "laprox: the write policy stays that of the start: leave hicache_write_policy out"
+    if storage != STORAGE and OTHER_STORAGE.name not in untested:
+        return (
+            f"laprox: storage {shown(storage)} was not tried with LaProx: {OTHER_STORAGE.why}; attach "
+            f"{STORAGE}, or start the server with --laprox-untested {OTHER_STORAGE.name}"
+        )
+    return None

@@ -75,6 +75,8 @@ class Released(Event, frozen=True, tag="released"):
         reason: why it had no view, as in ``meta_info["laprox"]``; None if it had one, or was not decided yet.
         slots: size of its view; 0 without one.
         held: slots that it referred to, shared ones included.
+        cached, cached_from_host, cached_from_storage: tokens of its prompt from the prefix cache, of them
+            those from host memory, and those from a storage behind it.
     """
 
     rid: str
@@ -82,6 +84,9 @@ class Released(Event, frozen=True, tag="released"):
     reason: str | None
     slots: int
     held: int
+    cached: int = 0
+    cached_from_host: int = 0
+    cached_from_storage: int = 0
 
 
 class Retracted(Event, frozen=True, tag="retracted"):

@@ -1,9 +1,22 @@
 """What a request is told about its prompt, in ``meta_info["laprox"]``."""
 
 import itertools
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
+from laprox_sglang.ports import Req
 from laprox_sglang.views.state import Outcome
+
+
+class Cached(NamedTuple):
+    """Tokens of a prompt from the prefix cache; of them those from host memory, and from a storage."""
+
+    tokens: int
+    from_host: int = 0
+    from_storage: int = 0
+
+    @classmethod
+    def of(cls, req: Req) -> "Cached":
+        return cls(req.cached_tokens, req.cached_tokens_host, req.cached_tokens_storage)
 
 
 class KeptPositions(TypedDict):
@@ -21,6 +34,8 @@ class Facts(TypedDict):
     reason: str | None
     prompt_tokens: int
     cached_tokens: int
+    cached_from_host: int
+    cached_from_storage: int
     dense_tokens: int
     protected_tokens: int
     instructions: str | None
@@ -37,7 +52,7 @@ class Facts(TypedDict):
 def request_facts(
     outcome: Outcome,
     prompt_tokens: int,
-    cached_tokens: int,
+    cached: Cached,
     return_kept: bool,
     instructions: str | None = None,
 ) -> Facts:
@@ -48,7 +63,7 @@ def request_facts(
 
     Args:
         prompt_tokens: length of the prompt as it was sent.
-        cached_tokens: how much of it came from the prefix cache.
+        cached: how much of it came from the prefix cache.
         return_kept: add ``kept_positions``, whose bytes ``positions.encode`` makes a string of.
         instructions: what became of a chat's instructions, as ``prefix.Found.how``.
     """
@@ -57,7 +72,9 @@ def request_facts(
         "pruned": view is not None,
         "reason": plan.reason,
         "prompt_tokens": prompt_tokens,
-        "cached_tokens": cached_tokens,
+        "cached_tokens": cached.tokens,
+        "cached_from_host": cached.from_host,
+        "cached_from_storage": cached.from_storage,
         "dense_tokens": plan.start if view else plan.end,
         "protected_tokens": plan.inside,
         "instructions": instructions,

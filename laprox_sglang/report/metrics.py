@@ -74,6 +74,12 @@ def prompt_tokens(seen: Seen) -> Values:
     return {("cached",): cached, ("computed",): totals.prompt_tokens - cached}
 
 
+def cached_tokens(seen: Seen) -> Values:
+    totals = seen.report.totals
+    host, storage = totals.cached_from_host, totals.cached_from_storage
+    return {("gpu",): totals.cached_tokens - host - storage, ("host",): host, ("storage",): storage}
+
+
 def kept_cells(seen: Seen) -> Values:
     return {(str(layer),): seen.report.totals.kept_cells[layer] for layer in range(seen.layers)}
 
@@ -81,6 +87,11 @@ def kept_cells(seen: Seen) -> Values:
 def slots(seen: Seen) -> Values:
     pool = seen.pool
     return {("pinned",): pool.pinned, ("evictable",): pool.evictable, ("available",): pool.available}
+
+
+def host_slots(seen: Seen) -> Values:
+    slots, available = seen.pool.host_slots, seen.pool.host_available
+    return {("used",): slots - available, ("available",): available}
 
 
 def untested(seen: Seen) -> Values:
@@ -99,6 +110,12 @@ METRICS = (
         "Prompt tokens of ended requests: found in the prefix cache, or computed.",
         ("source",),
         prompt_tokens,
+    ),
+    Metric(
+        "laprox_cached_tokens_total",
+        "Prompt tokens of ended requests that were found in the prefix cache, by where they lay.",
+        ("tier",),
+        cached_tokens,
     ),
     Metric(
         "laprox_kept_tokens_total",
@@ -190,6 +207,12 @@ METRICS = (
         "share: it stays low, as prompts are evictable while their requests run.",
         ("state",),
         slots,
+    ),
+    Metric(
+        "laprox_host_slots",
+        "Slots of the host tier: in use, or available. Zero without one.",
+        ("state",),
+        host_slots,
     ),
     Metric(
         "laprox_views",

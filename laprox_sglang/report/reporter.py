@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from laprox_sglang.ports import Req
 from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
-from laprox_sglang.report.facts import Facts
+from laprox_sglang.report.facts import Cached, Facts
 from laprox_sglang.report.totals import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, state_of
@@ -49,7 +49,18 @@ class Reporter:
             return
         how = how_ended(req, state.computed)
         self.totals.add_released(how)
-        self._publish(Released, req, how=how, reason=reason_of(state), slots=slots, held=held)
+        cached, host, storage = Cached.of(req)
+        self._publish(
+            Released,
+            req,
+            how=how,
+            reason=reason_of(state),
+            slots=slots,
+            held=held,
+            cached=cached,
+            cached_from_host=host,
+            cached_from_storage=storage,
+        )
 
     def finished(self, said: Facts, held: int) -> None:
         """A request has ended whose prefill was completed, with these facts."""

@@ -11,11 +11,13 @@ HOW_RELEASED = ("finished", "retracted", "aborted_running", "aborted_mid_prefill
 
 
 class Pool(NamedTuple):
-    """Slots of the KV pool, as the allocator and the tree count them."""
+    """Slots of the KV pool, as the allocator and the tree count them; and of a host tier, if there is one."""
 
     slots: int
     available: int
     evictable: int
+    host_slots: int = 0
+    host_available: int = 0
 
     @property
     def pinned(self) -> int:
@@ -39,6 +41,7 @@ class Totals:
             ``aborted_mid_prefill`` or ``aborted_running``.
         slots_held: slots that each referred to at its last step.
         prompt_tokens, cached_tokens: length of the prompts, and what of it came from the prefix cache.
+        cached_from_host, cached_from_storage: what of that came from host memory, or a storage behind it.
         kept_tokens: tokens' worth of KV that they read of their prompts: dense prefix and view, or all.
         kept_cells: cells of pruned prompts that were kept, by layer. This and the three below are without
             requests that ended before their view was made.
@@ -57,6 +60,8 @@ class Totals:
     slots_held: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    cached_from_host: int = 0
+    cached_from_storage: int = 0
     kept_tokens: int = 0
     kept_cells: Counter[int] = field(default_factory=Counter)
     scored_cells: int = 0
@@ -92,6 +97,8 @@ class Totals:
         self.slots_held += held
         self.prompt_tokens += said["prompt_tokens"]
         self.cached_tokens += said["cached_tokens"]
+        self.cached_from_host += said["cached_from_host"]
+        self.cached_from_storage += said["cached_from_storage"]
         self.kept_tokens += said["dense_tokens"]
         if said["pruned"]:
             self.kept_tokens += said["slots_after"]

@@ -58,6 +58,10 @@ class Hold(NamedTuple):
         rest = slots - self.common - self.entry
         return 0 if rest < 0 else 1 + rest // self.each
 
+    def histories(self, slots: int, running: int, length: int) -> int:
+        """How many histories of so many tokens lie beside what so many requests pin, evictable."""
+        return max(0, slots - self.common - running * self.each) // max(1, length - self.common)
+
 
 def whole(load: Load) -> Hold:
     """What stock SGLang pins: the tree holds what is shared once."""

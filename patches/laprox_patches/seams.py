@@ -1,6 +1,6 @@
 """Every place where SGLang is hooked once LaProx was asked for."""
 
-from laprox_patches.model import attention_backend, decode_graphs, memory_pool
+from laprox_patches.model import attention_backend, decode_graphs, host_pool, memory_pool
 from laprox_patches.model.prefix_cache import register_cache
 from laprox_patches.scheduler import leak_check, metrics, output, step, weights
 from laprox_patches.seam import register
@@ -9,6 +9,7 @@ from laprox_patches.version import check_ports
 
 SEAMS = (
     *memory_pool.SEAMS,
+    *host_pool.SEAMS,
     *attention_backend.SEAMS,
     *decode_graphs.SEAMS,
     *step.SEAMS,

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from laprox_tools.needle import CLASSES
 
 STOCK, LAPROX, FP8, LAPROX_FP8 = "stock", "laprox", "stock-fp8", "laprox-fp8"
-SERVERS = (STOCK, LAPROX, FP8, LAPROX_FP8, "stock-host", "stock-fp8-host", "laprox-fp8-host", "laprox-20")
+STOCK_HOST, LAPROX_HOST = "stock-host", "laprox-host"
+SERVERS = (
+    *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, LAPROX_HOST, "stock-fp8-host", "laprox-fp8-host"),
+    "laprox-20",
+)
 BUDGET = 0.05
 
 

@@ -49,6 +49,8 @@ def workloads(quick: bool, share: float = 1.0) -> dict[str, Workload]:
             *("f", "agents: 4K shared, 24K of their own, 8 turns of 1K more"),
             *(full(20), 24 * K, 512), shared=4 * K, turns=8, addition=K,
         ),
+        # Sized for servers with --max-total-tokens 262144: eight of them fit, whole.
+        Workload("g", "20 agents, 32K in, 3 turns of 1K more", 20, 32 * K, 256, turns=3, addition=K),
         Workload("a", "32K in, 512 out, unique", full(48), 32 * K, 512),
         Workload(
             *("q", "32 questions about a cached document of 24K, 512 out"),

@@ -62,10 +62,12 @@ def open_events(scheduler: Scheduler, endpoint: str) -> Publisher:
 
 
 def pool_of(scheduler: Scheduler) -> Pool:
+    host = scheduler.tree_cache.host_pool_group
     return Pool(
         scheduler.max_total_num_tokens,
         scheduler.token_to_kv_pool_allocator.available_size(),
         scheduler.tree_cache.evictable_size(),
+        *((host.size, host.available_size()) if host is not None else ()),
     )
 
 
@@ -91,6 +93,8 @@ def add_totals(result: InternalState, self: Scheduler, recv_req: object) -> None
         "available_slots": pool.available,
         "evictable_slots": pool.evictable,
         "pinned_slots": pool.pinned,
+        "host_slots": pool.host_slots,
+        "host_available_slots": pool.host_available,
         "protected_slots": self.tree_cache.protected_size(),
         "running": len(self.running_batch.reqs),
         # Logical: what the running requests would hold if nothing had been pruned.

@@ -9,7 +9,7 @@ from laprox_patches.attached import attach_facts
 from laprox_patches.seam import Seam
 from laprox_sglang.cache.tree import LaproxCache
 from laprox_sglang.ports import OutputStreamer, Req, RequestInFlight, TokenizerManager
-from laprox_sglang.report.facts import Facts, request_facts
+from laprox_sglang.report.facts import Cached, Facts, request_facts
 from laprox_sglang.report.positions import encode
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.state import RequestState
@@ -35,9 +35,7 @@ def facts_to_send(report: Reporter, req: Req) -> list[Facts]:
     if is_health_check_generate_req(req):
         return []
     prompt, options = len(req.origin_input_ids), state.options
-    said = request_facts(
-        state.outcome, prompt, req.cached_tokens, options.return_kept, options.instructions.how
-    )
+    said = request_facts(state.outcome, prompt, Cached.of(req), options.return_kept, options.instructions.how)
     report.finished(said, state.held)
     return [said]
 

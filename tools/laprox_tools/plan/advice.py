@@ -1,5 +1,7 @@
 """When LaProx pays, in words, and the flags to start it with."""
 
+import math
+
 from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load, faster_steps
 from laprox_tools.plan.estimate import Estimate
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction
@@ -60,6 +62,33 @@ def when_it_pays(
     else:
         lines.append(f"Little gain by speed: {reads}, {stock.step_bytes / 1e9:.1f} GB whole.")
     return lines
+
+
+def when_a_host_tier_pays(
+    load: Load, laprox: Estimate, hold: Hold, running: int, conversations: int
+) -> tuple[str, dict[str, str]]:
+    """In one line, and the flags for it.
+
+    Args:
+        running: requests at once.
+        conversations: histories of one prompt's length that are to come back, those of running ones included.
+    """
+    fit = hold.histories(laprox.slots, running, load.prompt)
+    beside = (
+        f"beside the views of {running:,} the pool has room for {fit:,} histories of {load.prompt:,} tokens"
+    )
+    if fit >= conversations:
+        return f"A host tier gains nothing: {beside}.", {}
+    size = math.ceil((conversations - fit) * load.prompt * laprox.slot_bytes / 1e9)
+    line = (
+        f"A host tier pays: {beside}, so {conversations - fit:,} of {conversations:,} would be computed "
+        f"again at their next turn; {size:,} GB of host memory hold these."
+    )
+    return line, {
+        "--enable-hierarchical-cache": "",
+        "--hicache-write-policy": "write_back",
+        "--hicache-size": str(size),
+    }
 
 
 def flags_to_set(memory: float, running: int, kv_dtype: str, fraction: float | None) -> dict[str, str]:

@@ -19,6 +19,9 @@ FLAG_NOTES = {
     "--cuda-graph-max-bs-decode": "larger batches decode without a graph; LaProx captures each size twice",
     "--mem-fraction-static": "SGLang's default less the second kind of graphs, or as given",
     "--kv-cache-dtype": "as given, for both servers",
+    "--enable-hierarchical-cache": "idle histories go to host memory, and come back",
+    "--hicache-write-policy": "the tier holds what the pool does not",
+    "--hicache-size": "GB of host memory",
 }
 
 
@@ -33,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", default=str(Config().budget), help="--laprox-budget (default %(default)s)")
     add("--keep-prefix", default="0", help="tokens that stay dense: --laprox-keep-prefix (default 0)")
     add("--concurrency", type=whole_number, help="requests that come at once (default: all that fit)")
+    add(
+        "--conversations",
+        type=whole_number,
+        help="conversations whose histories are to come back, idle ones included: does a host tier pay?",
+    )
     add("--kv-dtype", choices=KV_ITEMSIZES, default="auto", help="--kv-cache-dtype of both (default auto)")
     add("--mem-fraction-static", type=fraction, help="of both servers (default: SGLang's for the card)")
     add("--json", action="store_true", help="print JSON")
@@ -73,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.kv_dtype,
         arguments.concurrency,
         arguments.mem_fraction_static,
+        arguments.conversations,
     )
     if arguments.json:
         report = {"load": load._asdict(), "comparison": found}

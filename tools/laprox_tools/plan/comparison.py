@@ -8,7 +8,7 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import Itemsizes, needs
 from laprox_tools import CommandError
-from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_it_pays
+from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_a_host_tier_pays, when_it_pays
 from laprox_tools.plan.estimate import RANKS, Estimate, Pool, estimate
 from laprox_tools.plan.model_config import WEIGHT_BYTES, Model
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction, pool_bytes
@@ -45,6 +45,7 @@ def compare(
     kv_dtype: str = "auto",
     concurrency: int | None = None,
     fraction: float | None = None,
+    conversations: int | None = None,
 ) -> Comparison:
     """
     Args:
@@ -52,6 +53,7 @@ def compare(
         kv_dtype: of both servers, one of ``KV_ITEMSIZES``.
         concurrency: requests that come at once; None for as many as there is room for.
         fraction: ``--mem-fraction-static`` of both servers, where it is given.
+        conversations: histories that are to come back, where that is known.
 
     Raises:
         CommandError: the weights leave no room for a KV pool.
@@ -96,6 +98,12 @@ def compare(
             f"{sum(reserve(shorter).values()) / 1e9:.2f} GB, not {sum(reserved.values()) / 1e9:.2f}."
         )
     given = flags_to_set(memory, running, kv_dtype, fraction) if running else {}
+    if running and conversations is not None:
+        line, more = when_a_host_tier_pays(
+            load, laprox, pools[1].hold, min(running, conversations), conversations
+        )
+        lines.append(line)
+        given |= more
     return Comparison(model.weights, plan.reason, stock, laprox, compared, rows, lines, given)
 
 

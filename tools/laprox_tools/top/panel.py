@@ -70,16 +70,25 @@ def contents(now: Snapshot, before: Snapshot | None) -> Iterator[Text | Bar]:
         f"{now.running_tokens:,} tokens in {held:,} slots" if now.running else "",
         f"{now.tokens_per_second:,.0f} tokens/s" if now.running and now.tokens_per_second else "",
     )
+    if now.host:
+        yield line(f"host memory: {now.host_used:,} of {now.host:,} slots")
     ended = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in now.outcomes.items() if count]
     yield line("ended: " + (", ".join(ended) or "none yet"))
     yield line(
-        f"prefix cache hit {100 * now.hit_rate:.0f} %" if now.hit_rate is not None else "",
+        hits(now),
         f"{now.counts['slots_freed']:,} slots freed by {now.counts['prunes']:,} views",
         *(rates(now, before) if before else ()),
     )
     if now.kept:
         mean = sum(now.kept) / len(now.kept)
         yield Text(f"kept by layer, {100 * mean:.1f} % on average  ") + sparkline(now.kept)
+
+
+def hits(now: Snapshot) -> str:
+    if now.hit_rate is None:
+        return ""
+    from_host = f", {100 * (now.from_host or 0):.0f} % from host memory" if now.host else ""
+    return f"prefix cache hit {100 * now.hit_rate:.0f} %{from_host}"
 
 
 def line(*parts: str) -> Text:

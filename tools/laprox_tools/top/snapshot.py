@@ -20,6 +20,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         outcomes: requests that ended, by what was done.
         counts: totals that only grow, whose differences are rates.
         hit_rate: share of prompt tokens that came from the prefix cache; None where the server does not say.
+        from_host: the same of those that came from host memory, or a storage behind it.
+        host, host_used: slots of the host tiers, and those in use.
         kept: share of the cells of each layer that was kept; empty where the server does not say.
         untested: flags of the server that were not tried with LaProx.
     """
@@ -39,6 +41,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     tokens_per_second: float
     hit_rate: float | None
+    from_host: float | None
+    host: int
+    host_used: int
     kept: list[float]
     untested: list[str]
 
@@ -82,7 +87,10 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
         },
         # An idle rank goes on saying how fast it was.
         sum(state.get("last_gen_throughput") or 0.0 for state in states if state["laprox"]["running"]),
-        hit_rate(ranks),
+        share_of_prompts(ranks, "cached_tokens"),
+        share_of_prompts(ranks, "cached_from_host", "cached_from_storage"),
+        total(ranks, "host_slots"),
+        total(ranks, "host_slots") - total(ranks, "host_available_slots"),
         kept_by_layer(ranks),
         ranks[0]["untested"],
     )
@@ -108,9 +116,9 @@ def pool_of(ranks: Ranks) -> dict[str, int]:
     }
 
 
-def hit_rate(ranks: Ranks) -> float | None:
+def share_of_prompts(ranks: Ranks, *names: str) -> float | None:
     known = [said for said in ranks if said.get("prompt_tokens")]
-    return total(known, "cached_tokens") / total(known, "prompt_tokens") if known else None
+    return sum(total(known, name) for name in names) / total(known, "prompt_tokens") if known else None
 
 
 def kept_by_layer(ranks: Ranks) -> list[float]:

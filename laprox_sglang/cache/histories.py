@@ -1,0 +1,43 @@
+"""Prompts in the tree by their last use: which are to be written to host memory before they are evicted."""
+
+from typing import NamedTuple
+
+from laprox_sglang.ports import Key, Node
+
+
+class History(NamedTuple):
+    """
+    Attributes:
+        shared: its first tokens, which the tree had of others when its conversation began.
+    """
+
+    key: Key
+    shared: int
+
+
+class Histories:
+    """The tree evicts by the same order, and neither of its cores tells it.
+
+    A prompt is named by the node that it ends at; a later turn of its conversation takes its place.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Node, History] = {}
+
+    def use(self, node: Node, key: Key, before: Node, shared: int) -> None:
+        """A prompt is used.
+
+        Args:
+            before: node up to which the tree held it until now.
+            shared: as of its ``History``, if no earlier prompt of its conversation is known.
+        """
+        earlier = self._known.pop(before, None)
+        self._known.pop(node, None)
+        self._known[node] = History(key, earlier.shared if earlier else shared)
+
+    def forget(self, node: Node) -> None:
+        """The tree does not hold it any more."""
+        del self._known[node]
+
+    def oldest_first(self) -> list[tuple[Node, History]]:
+        return list(self._known.items())
