@@ -237,7 +237,7 @@ def test_a_prompt_in_fp8_is_attended_to_as_it_was_rounded(model, sample):
     assert not torch.equal(exact.keys[1].to(kv).float(), rounded.keys[1])
     cells = everything(model, rounded)
     (followed,) = model.follow(rounded, sample.answer_ids(), cells)
-    behind = model.prefill(sample.answer_ids(), rounded, kv)
+    behind = model.prefill(sample.answer_ids(), rounded, kv_dtype=kv)
     torch.testing.assert_close(followed[-1], behind.logprobs, atol=1e-4, rtol=0)
     assert (followed[-1] - model.prefill(sample.answer_ids(), rounded).logprobs).abs().max() > 1e-4
 
@@ -246,9 +246,9 @@ def test_fp8_is_read_beside_16_bits(model, sample, monkeypatch):
     """Of two servers, each with a model that has its KV."""
     asked = []
 
-    def ask(server, prompt, tokens, budget):
-        asked.append((server, budget))
-        return Reply(sample.answer_ids(), None)
+    def ask(server, prompts, tokens):
+        asked.extend((server, budget) for budget in prompts)
+        return dict.fromkeys(prompts, Reply(sample.answer_ids(), None))
 
     monkeypatch.setattr(readings, "ask", ask)
     subject = SimpleNamespace(model=model, served=Config(budget=0.5), server="plain", fp8_server="fp8")
