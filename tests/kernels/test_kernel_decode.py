@@ -65,7 +65,7 @@ def test_equals_float64(seed, name, shape, _, dtype):
         assert torch.equal(out, decode(*given, planned, value_scale))
 
 
-@pytest.mark.parametrize("group", range(1, 9) if GPU else (1, 3))
+@pytest.mark.parametrize("group", range(1, 17) if GPU else (3, 16))
 def test_group_sizes(seed, group):
     queries, keys, values, rows = case("mixed", (2, 2, group, 64), DTYPES[1])
     expected = decode_oracle(queries, keys, values, 1, rows, 0.3)

@@ -32,12 +32,13 @@ assert Config().method.pooling in (AVERAGE, PARABOLA), "the default has to be am
 CASES = [
     (2, 2, 2, 64, 8, 300, 0, 4, AVERAGE), (3, 1, 3, 64, 5, 200, 61, 0, ("average", 1)),
     (1, 2, 1, 64, 16, 150, 128, 4, ("average", 7)), (2, 2, 2, 64, 8, 300, 0, 4, PARABOLA),
-    (3, 1, 3, 64, 5, 200, 61, 0, ("parabola", 1)), (1, 2, 1, 64, 16, 150, 128, 4, ("parabola", 21)),
+    (3, 1, 3, 64, 5, 200, 61, 0, ("parabola", 1)), (1, 1, 12, 64, 16, 150, 128, 4, ("parabola", 21)),
 ]  # fmt: skip
 if GPU:
     CASES += [
         (2, 8, 4, 128, 32, 20_000, 0, 4, AVERAGE), (3, 8, 4, 128, 64, 5_001, 1_234, 0, ("average", 5)),
         (2, 4, 8, 128, 64, 3_000, 17, 1, PARABOLA), (2, 8, 4, 128, 24, 20_000, 0, 4, PARABOLA),
+        (2, 2, 16, 128, 64, 3_001, 0, 4, PARABOLA), (2, 2, 15, 128, 24, 9_000, 5, 4, PARABOLA),
         (3, 8, 1, 64, 32, 4_097, 1, 0, ("parabola", 7)), (2, 8, 4, 128, 32, 33, 0, 0, AVERAGE),
     ]  # fmt: skip
 SMALL = (3, 2, 2, 64, 8)

@@ -11,7 +11,7 @@ import torch
 from laprox_kernels.rows import Rows
 
 HEAD_DIMS = (64, 128)
-GROUPS = (1, 2, 3, 4, 5, 6, 7, 8)
+GROUPS = tuple(range(1, 17))
 DTYPES = (torch.bfloat16, torch.float16)
 # Of a pool only; queries keep the model's dtype.
 FP8 = torch.float8_e4m3fn
@@ -38,7 +38,7 @@ def check(kernel: str, pool: torch.Tensor, queries: torch.Tensor | None = None) 
         return
     q_heads = queries.shape[-2]
     if q_heads % heads or q_heads // heads not in GROUPS:
-        raise Unsupported(f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 8)")
+        raise Unsupported(f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 16)")
     served = DTYPES if pool.dtype == FP8 else (pool.dtype,)
     if queries.shape[-1] != dim or queries.dtype not in served:
         raise Unsupported(
