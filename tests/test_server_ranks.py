@@ -32,6 +32,7 @@ pytestmark = pytest.mark.full
 
 RANKS, POOL = 2, 3000
 LAYERS, HEADS = 8, 2
+OWN = HEADS // RANKS
 BUDGETS = (0.1, 0.05)
 BUDGET = {"budget": 0.2}
 FLAGS = (
@@ -84,11 +85,12 @@ def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
     places = order.argsort(1).view_as(scores).float()
     ranked = places.masked_fill(scores == torch.inf, -1)
     chosen = torch.zeros_like(scores, dtype=torch.bool)
-    for head in range(HEADS):
-        best = ranked[:, head].flatten().sort(stable=True).indices[: plan.slots * LAYERS]
-        part = torch.zeros(ranked[:, head].numel(), dtype=torch.bool)
+    for rank in range(RANKS):
+        own = slice(rank * OWN, (rank + 1) * OWN)
+        best = ranked[:, own].flatten().sort(stable=True).indices[: plan.slots * LAYERS * OWN]
+        part = torch.zeros(ranked[:, own].numel(), dtype=torch.bool)
         part[best] = True
-        chosen[:, head] = part.view(LAYERS, -1)
+        chosen[:, own] = part.view(LAYERS, OWN, -1)
     return chosen
 
 
