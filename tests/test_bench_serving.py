@@ -13,7 +13,7 @@ import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
 from benchmarks.serving import figures, run, servers, slots
-from benchmarks.serving.__main__ import main
+from benchmarks.serving.__main__ import main, more_flags, parse, rows_of
 from benchmarks.serving.client import Client, Reply, WorkloadError
 from benchmarks.serving.load import workloads
 from benchmarks.serving.load.workload import Session, Step, next_prompt
@@ -257,6 +257,24 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     assert given.enable_hierarchical_cache == ("host" in name)
     assert "host" not in name or given.hicache_mem_layout == "page_first"
     assert all(hasattr(given, key) for key in servers.SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        (["--workload", "b-full"], "b-full"),
+        (["--agents", "--at", "2"], "drawn-64k-2"),
+        (["--open-loop", "0.5"], "open-0.5"),
+    ],
+)
+def test_rows_of_several_gpus_stand_apart(load, name):
+    given = ["--server", "laprox", "--quick", *load]
+    [one] = rows_of(parse(given), 1.0)
+    [two] = rows_of(several := parse([*given, "--tp", "2", "--server-flags", "--x y"]), 1.0)
+    assert (one.name, two.name) == (name, f"{name}-tp2") and two.what == f"{one.what}; 2 GPUs"
+    assert more_flags(several) == ["--tp-size", "2", "--x", "y"] and more_flags(parse(given)) == []
+    if load[0] == "--agents":
+        assert (one.load["curve"], two.load["curve"]) == ("drawn-64k", "drawn-64k-tp2")
 
 
 def test_a_server_that_is_not_the_one_is_named(monkeypatch):

@@ -37,9 +37,10 @@ BUDGETS = (0.1, 0.05)
 BUDGET = {"budget": 0.2}
 FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
-    # Admits more than there is room for: requests are retracted.
-    *("--chunked-prefill-size", "512", "--schedule-conservativeness", "0.1"),
+    *("--chunked-prefill-size", "512"),
 )
+# Of several that run, one is retracted now and then.
+RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 
 
 class Ranks:
@@ -60,7 +61,7 @@ class Ranks:
 def ranks() -> Iterator[Ranks]:
     events = f"tcp://127.0.0.1:{free_port()}"
     flags = (*FLAGS, "--tp-size", str(RANKS), "--laprox-events", events)
-    with Server(*flags, tokens=POOL, **cores(RANKS)) as server:
+    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT) as server:
         found = Ranks(server, events)
         yield found
         found.close()
@@ -73,7 +74,7 @@ def oracle() -> Model:
 
 def samples(seed: int, count: int) -> list[Sample]:
     draw = random.Random(seed)
-    return [Task(draw.random()).batch(1, draw.randint(500, 1000))[0] for _ in range(count)]
+    return [Task(draw.random()).batch(1, draw.randint(500, 900))[0] for _ in range(count)]
 
 
 def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
@@ -81,7 +82,7 @@ def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
     plan = plan_of(Config(), budget, len(chooser.prefix.ids))
     scores = chooser.scores(Config(), plan).clone()
     kernels.floor(scores, floor_cells(plan.slots, plan.protected, Config().method.allocation.floor))
-    order = scores.flatten(1).argsort(1, descending=True, stable=True)
+    order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = order.argsort(1).view_as(scores).float()
     ranked = places.masked_fill(scores == torch.inf, -1)
     chosen = torch.zeros_like(scores, dtype=torch.bool)
@@ -96,7 +97,7 @@ def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
 
 def test_whole_prompts_give_the_ids_of_one_rank(ranks: Ranks, oracle: Model, seed: int) -> None:
     """Which are those of Hugging Face's Llama."""
-    for sample in samples(seed, 8):
+    for sample in samples(seed, 6):
         reply = ranks.server.generate(sample.prompt_ids(), 8)
         assert facts(reply)["reason"] == "within_budget"
         prefix, ids = oracle.prefill(sample.prompt_ids()), reply["output_ids"]
@@ -115,9 +116,11 @@ def test_ranks_keep_what_a_choice_among_all_heads_keeps(
         assert said["kept_cells"] == said["slots_after"] * LAYERS * HEADS
         cells = cells_in(reply, prefix)
         assert cells.sum() == said["kept_cells"]
-        assert 1 - cells.flatten(0, 1).any(0).float().mean().item() == pytest.approx(said["erased_share"])
+        assert 1 - cells.flatten(0, 1).any(0).float().mean().item() == pytest.approx(
+            said["erased_share"], abs=1e-6
+        )
         shares = cells.sum(dim=(1, 2)) / cells.sum()
-        assert shares.tolist() == pytest.approx(said["layer_share"])
+        assert shares.tolist() == pytest.approx(said["layer_share"], abs=1e-6)
         # What it reads is what it says.
         worst = max(worst, difference(oracle, prefix, reply))
         expected = chosen_by_place(Chooser(oracle, prefix), BUDGETS[i % 2])
@@ -131,7 +134,7 @@ def test_ranks_keep_what_a_choice_among_all_heads_keeps(
 
 
 def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, figures: list[str]) -> None:
-    asked = samples(seed + 2, 24)
+    asked = samples(seed + 2, 16)
     for budget in BUDGETS:
         replies = ranks.server.generate_all(
             [{"ids": each.prompt_ids(), "tokens": 4, "laprox": {"budget": budget}} for each in asked], 6
@@ -154,17 +157,17 @@ def test_soak(ranks: Ranks, seed: int, figures: list[str]) -> None:
 
     def one(number: int) -> None:
         own = random.Random(seed + number)
-        ids = Task(own.random()).batch(1, own.randint(80, 900))[0].prompt_ids()
+        ids = Task(own.random()).batch(1, own.randint(80, 700))[0].prompt_ids()
         if number % 3 == 0:
             ids = shared[: own.randint(100, 480)] + ids[1:]
-        tokens = own.choice([1, 8, 40, 120])
+        tokens = own.choice([1, 4, 8, 24])
         options = own.choice([BUDGET, {"budget": 0.05}, OPTED_OUT, BUDGET | {"keep_prefix": 64}])
         sampling = {"ignore_eos": True}
         if number % 6:
             reply = server.generate(ids, tokens, options, sampling=sampling)
             assert len(reply["output_ids"]) == tokens
             return
-        for event in server.stream(ids, 120, options, rid=f"abort-{number}", sampling=sampling):
+        for event in server.stream(ids, 60, options, rid=f"abort-{number}", sampling=sampling):
             if event["meta_info"]["completion_tokens"] >= 2:
                 server.abort(f"abort-{number}")
 
