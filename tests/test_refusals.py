@@ -61,6 +61,7 @@ RESOLVES_WITH: dict[str, dict[str, Any]] = {
         "disable_radix_cache": True,
         "attention_backend": "fa3",
     },
+    "--tensor-parallel-size": {"tp_size": 2, "enable_hierarchical_cache": True},
     "--attention-data-parallel-size": {"tp_size": 2},
     "--attention-context-parallel-size": {"tp_size": 2},
     "--enable-prefill-cp": {"cp_strategy": "zigzag"} | TWO_RANKS,

@@ -199,7 +199,7 @@ UNTRIED = (
     OTHER_STORAGE,
     Untried(
         "--tensor-parallel-size",
-        lambda args: args.enable_hierarchical_cache and above_one("tp_size")(args),
+        lambda args: above_one("tp_size")(args) and given("enable_hierarchical_cache")(args),
         "the host tier was not tried over several ranks, whose copies to the host end at different times",
     ),
     # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
