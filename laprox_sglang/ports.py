@@ -459,7 +459,10 @@ class ModelConfig(ModelShape, Protocol):
 
 @port("sglang.srt.distributed.parallel_state.GroupCoordinator")
 class Group(Protocol):
-    """Adds up what ranks share."""
+    """Adds up what ranks share; what they tell each other on the host, tests compare."""
+
+    cpu_group: torch.distributed.ProcessGroup
+    world_size: int
 
     # The sum is what it returns; on some devices it overwrites what it is given, on others it does not.
     def all_reduce(self, input_: torch.Tensor) -> torch.Tensor: ...
@@ -585,7 +588,11 @@ class Scheduler(Protocol):
 
 @port("sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker")
 class LeakCheck(Protocol):
-    """Whose rows it counts."""
+    """Whose rows it counts; all ranks must hold the same."""
+
+    token_to_kv_pool_allocator: Allocator
+    tree_cache: Tree
+    req_to_token_pool: Rows
 
     def _requests_owning_rows(self) -> Iterable[Req]: ...
 

@@ -18,13 +18,21 @@ class Ranks:
     Attributes:
         size: how many they are.
         index: which of them this is, from 0 on.
-        sum: a tensor's sum over all of them, enqueued on the current stream; every rank has to ask for it.
-            What it returns is the sum. What it was given may hold the same, or may not.
+        sum: the sum over all of them of a float32 tensor, enqueued on the current stream; every rank has to
+            ask for it. What it returns is the sum. What it was given may hold the same, or may not.
     """
 
     size: int
     index: int
     sum: Callable[[torch.Tensor], torch.Tensor]
+
+    def gather(self, numbers: torch.Tensor) -> torch.Tensor:
+        """What each of them gives, in their order: whole numbers below 2^24, ``[size, *]``, as float32."""
+        if self.size == 1:
+            return numbers[None].float()
+        parts = torch.zeros((self.size, *numbers.shape), device=numbers.device)
+        parts[self.index] = numbers
+        return self.sum(parts)
 
 
 ONE_RANK = Ranks(1, 0, lambda tensor: tensor)

@@ -52,6 +52,7 @@ class Runtime:
 
     Attributes:
         layers: of the model, by SGLang's number.
+        ranks: those that share the heads of these.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Runtime:
         check_scorer(config, layers[0], pool.keys.device)
         self.config = config
         self.pool = pool
+        self.ranks = ranks
         self.report = Reporter()
         self.layers = {layer.module.layer_id: layer for layer in layers}
         self._head_dim = layers[0].head_dim
@@ -90,6 +92,11 @@ class Runtime:
         self._window = Window(len(layers), config.longest_window)
         self._stream = stream
         self._last: list[tuple[Chunk, torch.Tensor | None]] = []
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of a slot of the KV pool, on all ranks."""
+        return self.pool.slot_bytes * self.ranks.size
 
     def begin_prefill(self, chunks: list[Chunk], cache: LaproxCache) -> None:
         """Prepares a prefill whose batch holds the tokens of ``chunks`` in turn.

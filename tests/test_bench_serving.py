@@ -13,7 +13,7 @@ import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
 from benchmarks.serving import figures, run, servers, slots
-from benchmarks.serving.__main__ import main
+from benchmarks.serving.__main__ import main, more_flags, parse, rows_of
 from benchmarks.serving.client import Client, Reply, WorkloadError
 from benchmarks.serving.load import workloads
 from benchmarks.serving.load.workload import Session, Step, next_prompt
@@ -259,6 +259,24 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     assert all(hasattr(given, key) for key in servers.SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        (["--workload", "b-full"], "b-full"),
+        (["--agents", "--at", "2"], "drawn-64k-2"),
+        (["--open-loop", "0.5"], "open-0.5"),
+    ],
+)
+def test_rows_of_several_gpus_stand_apart(load, name):
+    given = ["--server", "laprox", "--quick", *load]
+    [one] = rows_of(parse(given), 1.0)
+    [two] = rows_of(several := parse([*given, "--tp", "2", "--server-flags", "--x y"]), 1.0)
+    assert (one.name, two.name) == (name, f"{name}-tp2") and two.what == f"{one.what}; 2 GPUs"
+    assert more_flags(several) == ["--tp-size", "2", "--x", "y"] and more_flags(parse(given)) == []
+    if load[0] == "--agents":
+        assert (one.load["curve"], two.load["curve"]) == ("drawn-64k", "drawn-64k-tp2")
+
+
 def test_a_server_that_is_not_the_one_is_named(monkeypatch):
     settings = {
         "incremental_streaming_output": True,
@@ -276,15 +294,21 @@ def test_a_server_that_is_not_the_one_is_named(monkeypatch):
         == "the server at U is not laprox (a budget of 0.2 in place of 0.05)"
     )
     assert "(laprox: there; a host tier: asked for)" in str(servers.Service("stock-host", "U").fault())
+    info["tp_size"] = 2
+    assert servers.Service("laprox-20", "U").fault(2) is None
+    assert "(2 GPUs in place of 1)" in str(servers.Service("laprox-20", "U").fault())
 
 
 @pytest.mark.parametrize(("done", "share"), [(3, 1.0), (2, 1.0), (1, 0.0)])
 def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
     row = replace(workloads.workloads(True)["a"], pruned=share)
-    before = {"requests": 1, "pruned": 1, "slots_freed": 10}
-    after = {"requests": 4, "pruned": 1 + done, "slots_freed": 40}
+    before = {"requests": 1, "pruned": 1, "prunes": 2, "slots_freed": 10, "stage_seconds": {"score": 1.0}}
+    counts = {"requests": 4, "pruned": 1 + done, "prunes": 2 + done, "slots_freed": 40}
+    after = counts | {"stage_seconds": {"score": 1.5}}
     if done == 3:
-        assert run.pruning(row, before, after) == {"pruned_share": 1.0, "slots_freed": 30}
+        stage_ms = {"score": pytest.approx(500 / 3)}
+        expected = {"pruned_share": 1.0, "slots_freed": 30, "stage_ms": stage_ms}
+        assert run.pruning(row, before, after) == expected
     else:
         with pytest.raises(WorkloadError, match=f"{done} of 3 requests were pruned"):
             run.pruning(row, before, after)

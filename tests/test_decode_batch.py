@@ -16,7 +16,7 @@ def test_a_row_has_one_segment(seed):
     """One view and one tail: ``layout``, the tables and the graphs' buffers all take it as given."""
     table = torch.arange(1, 5 * 30 + 1).view(5, 30).int()
     offsets = torch.tensor([0, 1, 5, 6, 2 * CELLS])
-    view = View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, offsets, torch.tensor(2))
+    view = View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, offsets, torch.zeros(CELLS + 2))
     batch = DecodeBatch(table, LAYERS, HEADS)
     batch.allocate(5)
     for views in ([view], [None, view, view], [view] * 5):
@@ -42,7 +42,7 @@ def test_what_a_gpu_compiles_at_the_start_runs_and_leaves_nothing_behind(rows, s
     table = torch.stack([torch.randperm(98)[:30] + 1 for _ in range(rows)]).int()
     cu_cells = torch.tensor([0, 1, 5, 6, 2 * CELLS])
     views: list[View | None] = [
-        View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, cu_cells, torch.tensor(2))
+        View.of(Plan(3, 20, 2, 0, 1, None), torch.tensor([1, 2]), LAYERS, cu_cells, torch.zeros(CELLS + 2))
     ] * rows
     lengths = torch.full((rows,), 26)
     outputs = []

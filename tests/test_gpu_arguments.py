@@ -132,7 +132,7 @@ def test_a_step_s_tables_are_as_large_as_is_said(graphs, rows):
         torch.arange(20),
         2,
         torch.zeros(cells + 1, dtype=torch.int64),
-        torch.tensor(5),
+        torch.zeros(cells + 2),
     )
     decode.allocate(graphs)
     decode.take_step([view, *[None] * (rows - 1)], [longest] * rows)

@@ -61,6 +61,7 @@ RESOLVES_WITH: dict[str, dict[str, Any]] = {
         "disable_radix_cache": True,
         "attention_backend": "fa3",
     },
+    "--tensor-parallel-size": {"tp_size": 2, "enable_hierarchical_cache": True},
     "--attention-data-parallel-size": {"tp_size": 2},
     "--attention-context-parallel-size": {"tp_size": 2},
     "--enable-prefill-cp": {"cp_strategy": "zigzag"} | TWO_RANKS,
@@ -90,7 +91,7 @@ speculative_algorithm disaggregation_mode disaggregation_decode_enable_offload_k
 enable_lmcache enable_flexkv radix_cache_backend
 hicache_host_memory_mode hicache_io_backend hicache_mem_layout hicache_storage_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
-enable_streaming_session enable_session_radix_cache tp_size pp_size attn_dp_size dcp_size attn_cp_size
+enable_streaming_session enable_session_radix_cache pp_size attn_dp_size dcp_size attn_cp_size
 enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
 quantization_param_path
 kv_cache_dtype page_size enable_deterministic_inference rl_on_policy_target enable_mixed_chunk
@@ -258,8 +259,12 @@ def test_what_is_resolved_away_is_refused_by_what_it_asked_for(name):
 
 @pytest.mark.parametrize("size", [1, None])
 def test_sizes_of_one_or_unset_pass(size):
-    sizes = {"tp_size": 1, "pp_size": 1, "dcp_size": 1, "attn_cp_size": 1, "page_size": size}
+    sizes = {"pp_size": 1, "dcp_size": 1, "attn_cp_size": 1, "page_size": size}
     check_arguments(resolved(**sizes), {})
+
+
+def test_tensor_parallelism_is_served():
+    check_arguments(resolved(tp_size=2), {})
 
 
 @pytest.mark.parametrize(

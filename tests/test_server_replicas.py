@@ -4,7 +4,6 @@ Its streams are incremental, and its KV events are published: no other server of
 """
 
 import json
-import os
 import random
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sglang.srt.disaggregation.kv_events import BlockStored, KVEventBatch
 
 from benchmarks.harness.client import facts
-from benchmarks.harness.server import free_port
+from benchmarks.harness.server import cores, free_port
 from laprox_sglang.report.endpoint import endpoint_of
 from laprox_sglang.report.events import Pruned, Released, Start, decode
 from laprox_tools.__main__ import main
@@ -67,9 +66,7 @@ def replicas() -> Iterator[Replicas]:
     publisher = json.dumps({"publisher": "zmq", "endpoint": kv_events, "bind": True})
     flags = ("--enable-laprox", "--laprox-budget", "0.1", "--dp-size", str(REPLICAS), "--enable-metrics")
     flags = (*flags, "--laprox-events", events, "--kv-events-config", publisher)
-    # SGLang wants a memory node for each rank on a CPU, unless it is told which cores a rank takes.
-    cores = "0|1" if (os.cpu_count() or 1) > 1 else "0|0"
-    with Server(*flags, "--incremental-streaming-output", SGLANG_CPU_OMP_THREADS_BIND=cores) as server:
+    with Server(*flags, "--incremental-streaming-output", **cores(REPLICAS)) as server:
         found = Replicas(server, events, kv_events)
         yield found
         found.close()

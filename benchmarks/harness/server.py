@@ -203,6 +203,18 @@ def serve_all(launches: Sequence[Launch]) -> Iterator[list[Server]]:
             signal.signal(number, handler)
 
 
+def cores(ranks: int) -> dict[str, str]:
+    """Environment for so many ranks or replicas on a CPU, each with a core as long as there are any.
+
+    SGLang wants a memory node for each, unless it is told which cores it takes.
+    """
+    if ranks == 1:
+        return {}
+    return {
+        "SGLANG_CPU_OMP_THREADS_BIND": "|".join(str(rank % (os.cpu_count() or 1)) for rank in range(ranks))
+    }
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sglang.launch_server", *arguments]
 

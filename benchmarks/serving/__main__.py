@@ -75,6 +75,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--url", help="a server that runs already; it must be the one that --server names")
     parser.add_argument("--print-command", action="store_true", help="say how the server is started, and end")
     parser.add_argument("--backend", help="--attention-backend of the servers; rows of its own")
+    parser.add_argument(
+        "--tp", type=int, default=1, help="GPUs of each server, by --tp-size; rows of their own"
+    )
     parser.add_argument("--server-flags", default="", help="more flags for the server, in one string")
     parser.add_argument("--quick", action="store_true", help="everything in small; runs without a GPU too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="in a folder it is serving-CHIP.json")
@@ -101,11 +104,28 @@ def numbers(text: str | None, flag: str) -> list[float]:
 
 
 def rows_of(given: argparse.Namespace, share: float) -> list[Row]:
-    """What is to be measured.
+    """What is to be measured; on several GPUs a row has another name.
 
     Raises:
         UsageError: nothing, or not so.
     """
+    if given.tp < 1:
+        raise UsageError(f"--tp takes a number of GPUs, not {given.tp}")
+    rows = rows_on_one(given, share)
+    return [across(row, given.tp) for row in rows] if given.tp > 1 else rows
+
+
+def across(row: Row, gpus: int) -> Row:
+    mark, what = f"tp{gpus}", f"{row.what}; {gpus} GPUs"
+    if isinstance(row, OpenLoop):
+        return replace(row, gpus=gpus)
+    if isinstance(row, LoadPoint):
+        load = row.load | {"curve": f"{row.load['curve']}-{mark}"}
+        return replace(row, name=f"{row.name}-{mark}", what=what, load=load)
+    return replace(row, name=f"{row.name}-{mark}", what=what)
+
+
+def rows_on_one(given: argparse.Namespace, share: float) -> list[Row]:
     if given.workload:
         offered = workloads(given.quick, share)
         chosen = [offered[name] for name in choose(given.workload, list(offered), "workload")]
@@ -163,6 +183,11 @@ def small(session: Session) -> Session:
     return Session(session.seed, tuple(steps), head, session.start / SMALL)
 
 
+def more_flags(given: argparse.Namespace) -> list[str]:
+    more = ["--tp-size", str(given.tp)] if given.tp > 1 else []
+    return more + shlex.split(given.server_flags)
+
+
 @contextmanager
 def served(name: str, given: argparse.Namespace, on_gpu: bool, logs: Path) -> Iterator[Service]:
     """The server, started here or not.
@@ -176,12 +201,12 @@ def served(name: str, given: argparse.Namespace, on_gpu: bool, logs: Path) -> It
             service = Service(name, given.url.rstrip("/"))
         except (requests.RequestException, KeyError) as error:
             raise UsageError(f"no SGLang server answers at {given.url!r}: {type(error).__name__}") from None
-        if fault := service.fault():
+        if fault := service.fault(given.tp):
             raise UsageError(fault)
         yield service
         return
     say(f"{name}: starting, its log in {logs}")
-    started = launch(name, logs, on_gpu, given.quick, given.backend, shlex.split(given.server_flags))
+    started = launch(name, logs, on_gpu, given.quick, given.backend, more_flags(given), given.tp)
     with serve_all([started]) as (server,):
         yield Service(name, server.url)
 
@@ -231,8 +256,8 @@ def main(arguments: list[str]) -> int:
             folder = Path(tempfile.gettempdir()) / "laprox-serving-model"
             folder.mkdir(exist_ok=True)
             for name in names:
-                more = shlex.split(given.server_flags)
-                started = launch(name, folder, not given.quick, given.quick, given.backend, more)
+                more = more_flags(given)
+                started = launch(name, folder, not given.quick, given.quick, given.backend, more, given.tp)
                 print(shlex.join(["python", *command(*started.arguments)[1:], "--port", "30000"]))
             return 0
         if card and not (given.quick or given.url) and (fault := card.fault()):

@@ -34,6 +34,7 @@ class OpenLoop:
     rate: float
     quick: bool = False
     turns: int = 4
+    gpus: int = 1
 
     @property
     def lengths(self) -> tuple[int, int, int]:
@@ -42,7 +43,8 @@ class OpenLoop:
 
     @property
     def name(self) -> str:
-        return f"open-{self.rate:g}"
+        mark = f"-tp{self.gpus}" if self.gpus > 1 else ""
+        return f"open-{self.rate:g}{mark}"
 
     @property
     def what(self) -> str:
@@ -50,6 +52,7 @@ class OpenLoop:
         return (
             f"{self.rate:g} conversations/s: {first + question:,} in, {self.turns} turns, "
             f"{question:,} more each, {answer} out; sglang.bench_serving"
+            + (f"; {self.gpus} GPUs" if self.gpus > 1 else "")
         )
 
     @property

@@ -194,7 +194,15 @@ def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dic
     share = pruned / ended if ended else 0.0
     if share != row.pruned:
         raise WorkloadError(f"{pruned} of {ended} requests were pruned, not {row.pruned:.0%}")
-    return {"pruned_share": share, "slots_freed": after["slots_freed"] - before["slots_freed"]}
+    prunes = after["prunes"] - before["prunes"]
+    # Of one rank, where there are several.
+    stage_ms = {
+        stage: 1000 * (seconds - before["stage_seconds"][stage]) / prunes
+        for stage, seconds in after["stage_seconds"].items()
+        if prunes
+    }
+    freed = after["slots_freed"] - before["slots_freed"]
+    return {"pruned_share": share, "slots_freed": freed, "stage_ms": stage_ms}
 
 
 def leave_idle(service: Service) -> None:

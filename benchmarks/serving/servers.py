@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness.client import Client, backend_of
-from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch
+from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch, cores
 from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
@@ -47,8 +47,9 @@ QUICK_SLOTS = 6_000
 QUICK_LAYERS = 2
 # What a results file says about its servers: as they report it, so that it holds for those that ran already.
 SETTINGS = (
-    "attention_backend kv_cache_dtype dtype load_format context_length max_total_tokens mem_fraction_static "
-    "chunked_prefill_size cuda_graph_max_bs_decode cuda_graph_backend_prefill decode_log_interval "
+    "tp_size attention_backend kv_cache_dtype dtype load_format context_length max_total_tokens "
+    "mem_fraction_static chunked_prefill_size cuda_graph_max_bs_decode cuda_graph_backend_prefill "
+    "decode_log_interval "
     "schedule_policy disable_overlap_schedule disable_radix_cache incremental_streaming_output "
     "enable_hierarchical_cache hicache_size hicache_ratio hicache_mem_layout hicache_io_backend "
     "hicache_write_policy"
@@ -126,11 +127,12 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
 
 
 def launch(
-    server: str, logs: Path, on_gpu: bool, quick: bool, backend: str | None, more: list[str]
+    server: str, logs: Path, on_gpu: bool, quick: bool, backend: str | None, more: list[str], ranks: int = 1
 ) -> Launch:
     seconds = GPU_START_SECONDS if on_gpu else START_SECONDS
     given = [*flags(server, on_gpu, quick, write_model(logs / "model"), backend), *more]
-    return Launch(server, given, logs / f"{server}.log", on_gpu, seconds)
+    environment = {} if on_gpu else cores(ranks)
+    return Launch(server, given, logs / f"{server}.log", on_gpu, seconds, environment)
 
 
 def write_model(folder: Path) -> Path:
@@ -174,8 +176,8 @@ class Service(Client):
         if (laprox := info["internal_states"][0].get("laprox")) is not None:
             self.settings["laprox"] = laprox["config"]
 
-    def fault(self) -> str | None:
-        """Why it is not the server that its name means, in one line."""
+    def fault(self, gpus: int = 1) -> str | None:
+        """Why it is not the server that its name means, on so many GPUs, in one line."""
         wanted = FLAGS[self.name]
         said = {
             "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
@@ -188,6 +190,8 @@ class Service(Client):
             for what, (asked, is_so) in said.items()
             if asked != is_so
         ]
+        if (has := self.settings["tp_size"] or 1) != gpus:
+            wrong.append(f"{has} GPUs in place of {gpus}")
         if "--laprox-budget" in wanted and "laprox" in self.settings:
             asked, has = float(wanted[-1]), self.settings["laprox"]["budget"]
             wrong += [f"a budget of {has:g} in place of {asked:g}"] if has != asked else []

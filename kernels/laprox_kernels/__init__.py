@@ -15,6 +15,7 @@ from laprox_kernels.dispatch import (
     select,
 )
 from laprox_kernels.gpu.support import MAX_WINDOW, Unsupported, score_bytes
+from laprox_kernels.places import count_scores, place, placing_bytes
 from laprox_kernels.pooling import POOLINGS, pool
 from laprox_kernels.rows import Rows
 
@@ -24,11 +25,14 @@ __all__ = [
     "Rows",
     "Unsupported",
     "check_serving",
+    "count_scores",
     "decode",
     "floor",
     "layout",
     "lengths_of_every_kind",
     "pack",
+    "place",
+    "placing_bytes",
     "plan_decode",
     "pool",
     "score",

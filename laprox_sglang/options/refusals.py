@@ -199,8 +199,8 @@ UNTRIED = (
     OTHER_STORAGE,
     Untried(
         "--tensor-parallel-size",
-        above_one("tp_size"),
-        "heads compete on their own rank alone, and facts and metrics tell of one rank's heads",
+        lambda args: above_one("tp_size")(args) and given("enable_hierarchical_cache")(args),
+        "the host tier was not tried over several ranks, whose copies to the host end at different times",
     ),
     # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
     Untried(

@@ -37,7 +37,8 @@ class Start(Event, frozen=True, tag="start"):
         seq: 0.
         time: of the server's start.
         versions: of the packages laprox-sglang and sglang.
-        slots, slot_bytes: size of the KV pool, and of a slot, which is one token in all layers.
+        slots, slot_bytes: size of the KV pool, and of a slot, which is one token in all layers, on all ranks.
+        heads: KV heads of a layer, on all ranks.
         config: LaProx's options.
     """
 

@@ -21,7 +21,7 @@ class Seen(NamedTuple):
 
     Attributes:
         stages: seconds by stage.
-        slot_bytes: of a slot, in all layers.
+        slot_bytes: of a slot, in all layers and on all ranks.
         layers: of the model.
     """
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 
 import laprox_kernels as kernels
+from laprox_sglang.ranks import ONE_RANK, Ranks
 
 
 class Allocation(NamedTuple):
@@ -21,6 +22,10 @@ class Allocation(NamedTuple):
     def layers_compete(self) -> bool:
         """Whether scores of different layers are compared with each other."""
         return self.scope == "model" and self.floor < 1
+
+    def places(self, ranks: int) -> bool:
+        """Whether it is by its place in its layer, over so many ranks, that a cell is kept."""
+        return self.scope == "layer" and self.floor < 1 and ranks > 1
 
 
 # The second number is the default floor. With a floor of 1 every head keeps its average: nothing competes.
@@ -64,6 +69,7 @@ def keep(
     allocation: Allocation,
     protected: int,
     marked: torch.Tensor | None = None,
+    ranks: Ranks = ONE_RANK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cells to keep, exactly ``slots · L · H`` of them, without waiting for the device.
 
@@ -73,7 +79,8 @@ def keep(
         slots: average number of cells of a KV head, 1 <= slots <= P.
         protected: cells of every KV head whose score is +inf, at most ``slots``.
         marked: shaped as ``scores``, to be overwritten in their place. The scores of what is kept are then
-            still there, ``scores.flatten()[kept]``, for ``keep_fewer``.
+            still there, ``scores.flatten()[kept]``, for ``keep_fewer``, which knows of one rank only.
+        ranks: those that have the other heads of these layers, with which these compete.
 
     Returns:
         kept, cu_cells: as of ``laprox_kernels.select``.
@@ -82,7 +89,9 @@ def keep(
     if allocation.floor:
         kernels.floor(scores, floor_cells(slots, protected, allocation.floor), out=marked)
         scores = scores if marked is None else marked
-    groups = 1 if allocation.scope == "model" else layers
+    if places := allocation.places(ranks.size):
+        kernels.place(scores, ranks.sum(kernels.count_scores(scores)))
+    groups = 1 if places or allocation.scope == "model" else layers
     return kernels.select(scores, slots * layers * heads // groups, groups)
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from laprox_kernels import score_bytes
+from laprox_kernels import placing_bytes, score_bytes
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import budget_slots
 from laprox_sglang.ports import ModelShape, ServerArgs
@@ -101,6 +101,11 @@ def needs(
         # The saved K and V of the kept cells, their indices, and their tokens.
         "packing": kept * (2 * dim * itemsizes.pool + 16),
     }
+    if ranks > 1:
+        # What each says it kept of every token, twice, on its way through the sum.
+        parts["ranks"] = 8 * ranks * (longest + cells)
+        if config.method.allocation.places(ranks):
+            parts["ranks"] += placing_bytes(layers, kv_heads * longest)
     if not config.method.fused:
         # Of one layer in float32: logits and attention; K, V and what is made of them; W_O, and a block of
         # values behind it.

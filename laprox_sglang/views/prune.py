@@ -9,6 +9,7 @@ from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.ranks import Ranks
 from laprox_sglang.scorers.allocators import keep
+from laprox_sglang.views import told
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring
 from laprox_sglang.views.stages import Stages
@@ -45,6 +46,7 @@ class Pruner:
         self._req_to_token = req_to_token
         self._layers, self._heads = keys.shape[1:3]
         self._scoring = Scoring(config, layers, keys, values, ranks)
+        self._ranks = ranks
         self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
@@ -70,14 +72,14 @@ class Pruner:
             queries: ``[L, W, Hq, D]``, the prompt's last, as many as the longest window has.
             slots: int64 ``[m]``.
             staged: ``slots`` may be among those that the prompt is read from.
-            positions: keep the positions of the packed cells for a report.
+            positions: keep the positions of the cells for a report.
         """
         columns = self._req_to_token[row_index]
         row = columns[: plan.end].long()
-        kept, cu_cells, kept_positions = self.pack(queries, plan, row, slots, staged, positions)
+        cu_cells, counts, kept_positions = self.pack(queries, plan, row, slots, staged, positions)
         columns[plan.start : plan.start + plan.slots] = slots.int()
         columns[plan.start + plan.slots : plan.end] = 0
-        return View.of(plan, slots, self._layers, cu_cells, tokens_of(kept, plan.length), kept_positions)
+        return View.of(plan, slots, self._layers, cu_cells, counts, kept_positions)
 
     def pack(
         self,
@@ -88,7 +90,8 @@ class Pruner:
         staged: bool,
         positions: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The kept cells, offsets of each (layer, head) among them, and their positions."""
+        """Offsets of each (layer, head) of this rank among its kept cells; of all ranks ``told.counts``, and
+        positions, where they are asked for."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
         self.stages.start()
@@ -96,19 +99,12 @@ class Pruner:
         for first, beyond in plan.spans:
             scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected)
+        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected, ranks=self._ranks)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)
+        counts = told.counts(kept, cu_cells, self._layers, plan.length, self._ranks)
+        if at is not None:
+            at = told.positions(at.add_(plan.start), cu_cells, self._layers, self._ranks)
         self.stages.done("pack")
-        return kept, cu_cells, None if at is None else at.add_(plan.start)
-
-
-def tokens_of(kept: torch.Tensor, length: int) -> torch.Tensor:
-    """Number of tokens of which some layer and head keeps a cell, on the device: int64 ``[]``.
-
-    Args:
-        kept: int64 ``[K]``, indices into ``[L, H, length]``.
-    """
-    seen = torch.zeros(length, dtype=torch.bool, device=kept.device)
-    return seen.index_fill_(0, kept % length, True).sum()
+        return cu_cells, counts, at

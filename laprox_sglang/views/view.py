@@ -19,6 +19,9 @@ class HostCopy:
         if self._event is not None:
             self._event.record()
 
+    def __len__(self) -> int:
+        return len(self._copy)
+
     @property
     def there(self) -> bool:
         """Whether the copy has arrived, which it has once a decode step behind it has given its token."""
@@ -49,8 +52,8 @@ class View:
         own: int64 ``[m]``, its slots. The row says the same, but is written on the forward stream.
         layers: number of layers L.
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
-        host_counts: ``cu_cells``, and the number of tokens that some cell is of, for the report.
-        positions: ``[m·C]`` token positions of the packed cells, where they were asked for.
+        host_counts: ``told.counts``, of all ranks, for the report.
+        positions: ``told.positions``, of all ranks, where they were asked for.
     """
 
     start: int
@@ -68,24 +71,23 @@ class View:
         own: torch.Tensor,
         layers: int,
         cu_cells: torch.Tensor,
-        tokens: torch.Tensor,
+        counts: torch.Tensor,
         positions: torch.Tensor | None = None,
     ) -> "View":
         """The view that ``plan`` and its selection come to; enqueued, nothing is waited for.
 
         Args:
             own: int64 ``[m]``, the slots that the cells were packed into.
-            tokens: int64 ``[]``, number of tokens that some cell is of.
+            counts, positions: as ``host_counts`` and ``positions``, on the device.
         """
-        numbers = cu_cells.new_empty(SPAN + len(cu_cells) + 1)
+        table = cu_cells.new_empty(SPAN + len(cu_cells))
         # ``fill_`` does not wait for the device; assigning a Python number, or making a tensor of some,
         # would.
         for place, number in enumerate((plan.start, len(own), plan.end)):
-            numbers[place].fill_(number)
-        numbers[SPAN:-1] = cu_cells
-        numbers[-1] = tokens
+            table[place].fill_(number)
+        table[SPAN:] = cu_cells
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, own, layers, numbers[:-1], HostCopy(numbers[SPAN:]), copied)
+        return cls(plan.start, plan.end, own, layers, table, HostCopy(counts), copied)
 
     @property
     def slots(self) -> int:
@@ -99,12 +101,13 @@ class View:
 
     @property
     def heads(self) -> int:
-        return (self.cu_cells.numel() - 1) // self.layers
+        """KV heads of a layer, on all ranks."""
+        return (len(self.host_counts) - 2) // self.layers
 
     @property
     def kept_cells(self) -> int:
-        """Packed cells, m·C."""
-        return self.slots * (self.cu_cells.numel() - 1)
+        """Packed cells, on all ranks."""
+        return self.slots * self.layers * self.heads
 
     @property
     def spared(self) -> int:

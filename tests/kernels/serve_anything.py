@@ -81,7 +81,10 @@ for _ in range(150):
         print("prune", plan, *found)
 
 offsets = torch.zeros(LAYERS * HEADS + 1, dtype=torch.int64)
-views = [None, View.of(Plan(3, 40, 5, 0, 1, None), torch.arange(5), LAYERS, offsets, torch.tensor(5))]
+views = [
+    None,
+    View.of(Plan(3, 40, 5, 0, 1, None), torch.arange(5), LAYERS, offsets, torch.zeros(len(offsets) + 1)),
+]
 batch.allocate(70)
 for _ in range(40):
     rows, first = rng.randint(1, 69), rng.randint(0, 1)

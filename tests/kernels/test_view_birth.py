@@ -3,8 +3,9 @@
 import torch
 from kernel_cases import DEVICE, GPU
 
+from laprox_sglang.ranks import ONE_RANK
+from laprox_sglang.views import told
 from laprox_sglang.views.plan import Plan
-from laprox_sglang.views.prune import tokens_of
 from laprox_sglang.views.view import SPAN, View
 
 
@@ -15,9 +16,9 @@ def test_nothing_waits_for_the_device(seed):
     if GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
-        view = View.of(
-            Plan(7, 90, 5, 0, 1, None), torch.arange(5), 2, cu_cells, tokens_of(kept, 83), positions
-        )
+        counts = told.counts(kept, cu_cells, 2, 83, ONE_RANK)
+        at = told.positions(positions, cu_cells, 2, ONE_RANK)
+        view = View.of(Plan(7, 90, 5, 0, 1, None), torch.arange(5), 2, cu_cells, counts, at)
     finally:
         if GPU:
             torch.cuda.set_sync_debug_mode("default")

@@ -28,11 +28,12 @@ def open_reports(result: None, self: Scheduler) -> None:
         from laprox_sglang.report.metrics import Metrics
 
         labels, layers = self.metrics_collector.labels, laprox.pool.keys.shape[1]
-        laprox.report.metrics = Metrics(labels, laprox.report, laprox.pool.slot_bytes, layers)
+        laprox.report.metrics = Metrics(labels, laprox.report, laprox.slot_bytes, layers)
         publish(self)
-    if laprox.config.events is not None:
-        # The number of the replica. Ranks of tensor or attention data parallelism, which were not tried, have
-        # the same: all but the first find the address taken, and the start ends with that line.
+    # All ranks that share the heads see the same requests: the first of them tells.
+    if laprox.config.events is not None and laprox.ranks.index == 0:
+        # The number of the replica. Ranks of attention data parallelism, which was not tried, have the same:
+        # all but the first find the address taken, and the start ends with that line.
         parallel: Parallel = get_parallel()
         replica = parallel.dp_rank or 0
         laprox.report.events = open_events(self, endpoint_of(laprox.config.events, replica))
@@ -52,9 +53,9 @@ def open_events(scheduler: Scheduler, endpoint: str) -> Publisher:
         versions={package: version(package) for package in ("laprox-sglang", "sglang")},
         model=resolved_view(scheduler.server_args).served_model_name,
         slots=scheduler.max_total_num_tokens,
-        slot_bytes=laprox.pool.slot_bytes,
+        slot_bytes=laprox.slot_bytes,
         layers=layers,
-        heads=heads,
+        heads=heads * laprox.ranks.size,
         config=msgspec.to_builtins(laprox.config),
     )
     events.start(about)
@@ -89,7 +90,7 @@ def add_totals(result: InternalState, self: Scheduler, recv_req: object) -> None
     result.internal_state["laprox"] = laprox.report.to_dict() | {
         "config": msgspec.to_builtins(laprox.config),
         "stage_seconds": laprox.pruner.stages.seconds(),
-        "slot_bytes": laprox.pool.slot_bytes,
+        "slot_bytes": laprox.slot_bytes,
         "available_slots": pool.available,
         "evictable_slots": pool.evictable,
         "pinned_slots": pool.pinned,

@@ -1,0 +1,225 @@
+"""``--tp-size 2`` on a CPU: two ranks with one KV head each, so that heads compete over ranks or not at all.
+
+SGLang's leak checks run after every step, and with them the comparison of what the ranks hold.
+"""
+
+import random
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import requests
+import torch
+import zmq
+
+import laprox_kernels as kernels
+from benchmarks.harness.client import ClientError, facts
+from benchmarks.harness.server import RETURN_KEPT, cores, free_port
+from benchmarks.quality.methods.choice import Chooser, plan_of
+from benchmarks.quality.methods.judge import outcomes
+from benchmarks.quality.methods.reader import Model, everything
+from laprox_sglang.options.server import Config
+from laprox_sglang.report.events import Start, decode
+from laprox_sglang.scorers.allocators import floor_cells
+from laprox_tools.needle import MODEL_PATH, Sample, Task
+from prompts import OPTED_OUT, cells_in, difference
+from server import Server
+
+pytestmark = pytest.mark.full
+
+RANKS, POOL = 2, 3000
+LAYERS, HEADS = 8, 2
+OWN = HEADS // RANKS
+BUDGETS = (0.1, 0.05)
+BUDGET = {"budget": 0.2}
+FLAGS = (
+    *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
+    *("--chunked-prefill-size", "512"),
+)
+# Of several that run, one is retracted now and then.
+RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
+
+
+class Ranks:
+    """A server, and who listens to its events."""
+
+    def __init__(self, server: Server, events: str) -> None:
+        self.server = server
+        self._context = zmq.Context()
+        self.events = self._context.socket(zmq.SUB)
+        self.events.subscribe(b"")
+        self.events.connect(events)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    events = f"tcp://127.0.0.1:{free_port()}"
+    flags = (*FLAGS, "--tp-size", str(RANKS), "--laprox-events", events)
+    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT) as server:
+        found = Ranks(server, events)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Model:
+    return Model(MODEL_PATH)
+
+
+def samples(seed: int, count: int) -> list[Sample]:
+    draw = random.Random(seed)
+    return [Task(draw.random()).batch(1, draw.randint(500, 900))[0] for _ in range(count)]
+
+
+def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
+    """Of every rank's heads those of the best places among all heads of their layers: bool ``[L, H, n]``."""
+    plan = plan_of(Config(), budget, len(chooser.prefix.ids))
+    scores = chooser.scores(Config(), plan).clone()
+    kernels.floor(scores, floor_cells(plan.slots, plan.protected, Config().method.allocation.floor))
+    order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = order.argsort(1).view_as(scores).float()
+    ranked = places.masked_fill(scores == torch.inf, -1)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    for rank in range(RANKS):
+        own = slice(rank * OWN, (rank + 1) * OWN)
+        best = ranked[:, own].flatten().sort(stable=True).indices[: plan.slots * LAYERS * OWN]
+        part = torch.zeros(ranked[:, own].numel(), dtype=torch.bool)
+        part[best] = True
+        chosen[:, own] = part.view(LAYERS, OWN, -1)
+    return chosen
+
+
+def test_whole_prompts_give_the_ids_of_one_rank(ranks: Ranks, oracle: Model, seed: int) -> None:
+    """Which are those of Hugging Face's Llama."""
+    for sample in samples(seed, 6):
+        reply = ranks.server.generate(sample.prompt_ids(), 8)
+        assert facts(reply)["reason"] == "within_budget"
+        prefix, ids = oracle.prefill(sample.prompt_ids()), reply["output_ids"]
+        (logprobs,) = oracle.follow(prefix, ids[:-1], everything(oracle, prefix))
+        assert logprobs.argmax(-1).tolist() == ids
+
+
+def test_ranks_keep_what_a_choice_among_all_heads_keeps(
+    ranks: Ranks, oracle: Model, seed: int, figures: list[str]
+) -> None:
+    worst, kept, equal = 0.0, 0, 0
+    for i, sample in enumerate(samples(seed + 1, 8)):
+        options = {"budget": BUDGETS[i % 2], "return_kept": True}
+        reply = ranks.server.generate(sample.prompt_ids(), 9, options, return_logprob=True)
+        said, prefix = facts(reply), oracle.prefill(sample.prompt_ids())
+        assert said["kept_cells"] == said["slots_after"] * LAYERS * HEADS
+        cells = cells_in(reply, prefix)
+        assert cells.sum() == said["kept_cells"]
+        assert 1 - cells.flatten(0, 1).any(0).float().mean().item() == pytest.approx(
+            said["erased_share"], abs=1e-6
+        )
+        shares = cells.sum(dim=(1, 2)) / cells.sum()
+        assert shares.tolist() == pytest.approx(said["layer_share"], abs=1e-6)
+        # What it reads is what it says.
+        worst = max(worst, difference(oracle, prefix, reply))
+        expected = chosen_by_place(Chooser(oracle, prefix), BUDGETS[i % 2])
+        kept, equal = kept + int(cells.sum()), equal + int((cells & expected).sum())
+    figures.append(
+        f"2 ranks: {equal / kept:.3%} of {kept:,} cells are those of a choice among all heads, "
+        f"log-probs differ by at most {worst:.1e}"
+    )
+    # Places are interpolated within narrow bins of scores.
+    assert equal > 0.99 * kept
+
+
+def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, figures: list[str]) -> None:
+    asked = samples(seed + 2, 16)
+    for budget in BUDGETS:
+        replies = ranks.server.generate_all(
+            [{"ids": each.prompt_ids(), "tokens": 4, "laprox": {"budget": budget}} for each in asked], 6
+        )
+        found = sum(
+            reply["output_ids"] == each.answer_ids() for reply, each in zip(replies, asked, strict=True)
+        )
+        alone = 0
+        for each in asked:
+            prefix = oracle.prefill(each.prompt_ids())
+            cells = Chooser(oracle, prefix).cells(Config(), budget)
+            alone += outcomes(oracle, prefix, [], each.answer_ids(), [cells])[1].exact
+        figures.append(f"2 ranks at {budget:.0%}: {found} of {len(asked)} answers exact, one rank {alone}")
+        assert abs(found - alone) <= 0.03 * len(asked) + 1
+
+
+def test_soak(ranks: Ranks, seed: int, figures: list[str]) -> None:
+    server, draw = ranks.server, random.Random(seed)
+    shared = Task(draw.random()).batch(1, 500)[0].prompt_ids()
+
+    def one(number: int) -> None:
+        own = random.Random(seed + number)
+        ids = Task(own.random()).batch(1, own.randint(80, 700))[0].prompt_ids()
+        if number % 3 == 0:
+            ids = shared[: own.randint(100, 480)] + ids[1:]
+        tokens = own.choice([1, 4, 8, 24])
+        options = own.choice([BUDGET, {"budget": 0.05}, OPTED_OUT, BUDGET | {"keep_prefix": 64}])
+        sampling = {"ignore_eos": True}
+        if number % 6:
+            reply = server.generate(ids, tokens, options, sampling=sampling)
+            assert len(reply["output_ids"]) == tokens
+            return
+        for event in server.stream(ids, 60, options, rid=f"abort-{number}", sampling=sampling):
+            if event["meta_info"]["completion_tokens"] >= 2:
+                server.abort(f"abort-{number}")
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(one, range(100)))
+    deadline = time.monotonic() + 20
+    while True:
+        said = server.laprox()
+        if said["available_slots"] + said["evictable_slots"] == POOL and not said["running"]:
+            break
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    figures.append(
+        f"soak of 2 ranks: prunes {said['prunes']}, left whole {said['unpruned']}, {said['released']}"
+    )
+    assert said["released"]["retracted"] >= 5 and said["released"]["aborted_running"] >= 5
+    assert said["prunes"] >= 40
+
+
+def test_one_rank_tells_of_all(ranks: Ranks) -> None:
+    states = ranks.server.info()["internal_states"]
+    assert len(states) == 1 and not states[0]["laprox"]["untested"]
+    said = states[0]["laprox"]
+    # K and V in float32 of 64 numbers.
+    assert said["slot_bytes"] == 2 * 4 * 64 * LAYERS * HEADS
+    messages = []
+    while ranks.events.poll(1000):
+        messages.append(ranks.events.recv_multipart()[-1])
+    start, *events = map(decode, messages)
+    assert isinstance(start, Start) and start.heads == HEADS and start.slot_bytes == said["slot_bytes"]
+    assert len(events) == said["events"]["sent"]
+    page = requests.get(f"{ranks.server.url}/metrics", timeout=60).text
+    lines = [line for line in page.splitlines() if line.startswith("laprox_") and "tp_rank=" in line]
+    assert lines and all('tp_rank="0"' in line for line in lines)
+
+
+def test_out_of_memory_on_one_rank_ends_all(ranks: Ranks, seed: int, figures: list[str]) -> None:
+    """The second rank gets no more memory than it has. No server is left behind for another test."""
+    server = ranks.server
+    everybody = psutil.Process(server.pid).children(recursive=True)
+    [second] = [each for each in everybody if "scheduler_TP1" in " ".join(each.cmdline())]
+    size = second.memory_info().vms
+    resource.prlimit(second.pid, resource.RLIMIT_AS, (size, size))
+    began = time.monotonic()
+    with pytest.raises((requests.RequestException, ClientError)):
+        for sample in samples(seed + 3, 20):
+            # Longer than all before, so that what was freed does not do.
+            server.generate(sample.prompt_ids() * 3, 40, BUDGET)
+    closed = time.monotonic() - began
+    _, alive = psutil.wait_procs(everybody, timeout=15)
+    ended = time.monotonic() - began
+    figures.append(
+        f"out of memory on one of 2 ranks: the client knew after {closed:.1f} s, all ended after {ended:.1f}"
+    )
+    assert not alive and ended < 15
