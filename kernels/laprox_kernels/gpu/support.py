@@ -38,7 +38,9 @@ def check(kernel: str, pool: torch.Tensor, queries: torch.Tensor | None = None) 
         return
     q_heads = queries.shape[-2]
     if q_heads % heads or q_heads // heads not in GROUPS:
-        raise Unsupported(f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 16)")
+        raise Unsupported(
+            f"{kernel}: {q_heads} query heads over {heads} KV heads (served: groups of 1 to 16)"
+        )
     served = DTYPES if pool.dtype == FP8 else (pool.dtype,)
     if queries.shape[-1] != dim or queries.dtype not in served:
         raise Unsupported(
