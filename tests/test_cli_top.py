@@ -84,8 +84,8 @@ def test_a_panel_shows_what_the_server_says():
 
 
 def test_what_was_not_tried_is_seen():
-    tried = drawn("here", snapshot(info(untested=["enable-lora", "grpc-port"]), 1.0), None, None)
-    assert "not tried with LaProx: enable-lora, grpc-port" in tried
+    tried = drawn("here", snapshot(info(untested=["enable-torch-compile", "grpc-port"]), 1.0), None, None)
+    assert "not tried with LaProx: enable-torch-compile, grpc-port" in tried
     assert "not tried" not in drawn("here", snapshot(INFO, 1.0), None, None)
 
 

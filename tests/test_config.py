@@ -37,7 +37,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 @pytest.mark.parametrize(
-    "untested", [("budget",), (None,), (5,), ("",), ("enable_lora",), ("---enable-lora",)]
+    "untested", [("budget",), (None,), (5,), ("",), ("enable_torch_compile",), ("---enable-torch-compile",)]
 )
 def test_what_is_no_untried_flag_is_refused(untested):
     with pytest.raises(ConfigError, match="is no flag that was not tried; what can be tried is ") as error:
@@ -46,8 +46,8 @@ def test_what_is_no_untried_flag_is_refused(untested):
 
 
 def test_untried_flags_are_named_with_and_without_dashes():
-    names = ["--enable-lora", "grpc-port", "enable-lora"]
-    assert Config(untested=names).untested == ("enable-lora", "grpc-port")
+    names = ["--enable-torch-compile", "grpc-port", "enable-torch-compile"]
+    assert Config(untested=names).untested == ("enable-torch-compile", "grpc-port")
     assert Config.from_environment({ENVIRONMENT: '{"untested": ["--grpc-port"]}'}).untested == ("grpc-port",)
 
 
@@ -242,7 +242,7 @@ def test_configuration_travels_through_the_environment():
 @pytest.mark.parametrize(
     "text",
     ["", "0.1", "null", "[]", "{", "{'budget': 0.1}", '{"budget": "0.1"}', '{"budget": 0}', '{"budget": 1.5}',
-     '{"untested": ["page-size"]}', '{"untested": "enable-lora"}', '{"untested": [1]}',
+     '{"untested": ["page-size"]}', '{"untested": "enable-torch-compile"}', '{"untested": [1]}',
      '{"keep_prefix": "5"}', '{"keep_prefix": -1}',
      '{"floor": "0.5"}', '{"scorer": "snapvk"}', '{"scorer": null}', '{"allocator": "uniform", "floor": 1}',
      '{"budget": NaN}', '{"budget": true}', '{"budget": null}', '{"window": 1.5}', '{"window": 300}'],

@@ -29,7 +29,10 @@ def read(*flags: str) -> Config | None:
             Config(request_options=("enabled", "return_kept")),
         ),
         (("--laprox-request-options", ""), Config(request_options=())),
-        (("--laprox-untested", "--enable-lora, grpc-port"), Config(untested=("enable-lora", "grpc-port"))),
+        (
+            ("--laprox-untested", "--enable-torch-compile, grpc-port"),
+            Config(untested=("enable-torch-compile", "grpc-port")),
+        ),
         (("--laprox-untested", ""), Config()),
         (("--laprox-events", "tcp://127.0.0.1:5557"), Config(events="tcp://127.0.0.1:5557")),
         (
@@ -52,10 +55,10 @@ def test_what_is_no_option_of_a_request_is_refused(name) -> None:
     assert str(error.value).isprintable() and len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("name", ["enable-loraa", "budget", "a\nb", "", "x" * 10**5])
+@pytest.mark.parametrize("name", ["enable-torch-compilee", "budget", "a\nb", "", "x" * 10**5])
 def test_what_was_not_refused_cannot_be_tried(name) -> None:
     with pytest.raises(ConfigError, match=r"untested .* is no flag that was not tried; what can be") as error:
-        read("--enable-laprox", "--laprox-untested", f"enable-lora,{name}")
+        read("--enable-laprox", "--laprox-untested", f"enable-torch-compile,{name}")
     assert str(error.value).isprintable() and len(str(error.value)) < 600
     assert all(known in str(error.value) for known in UNTRIED_NAMES)
 
@@ -63,7 +66,7 @@ def test_what_was_not_refused_cannot_be_tried(name) -> None:
 def test_flags_without_laprox_are_refused() -> None:
     for flags in (
         ("--laprox-events-public",),
-        ("--laprox-untested", "enable-lora"),
+        ("--laprox-untested", "enable-torch-compile"),
         ("--laprox-request-options", ""),
     ):
         with pytest.raises(ConfigError, match=f"{flags[0]} without --enable-laprox"):

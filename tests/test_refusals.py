@@ -92,7 +92,7 @@ enable_lmcache enable_flexkv radix_cache_backend
 hicache_host_memory_mode hicache_io_backend hicache_mem_layout hicache_storage_backend
 enable_unified_memory enable_page_major_kv_layout enable_hisparse kv_canary prefill_only_disable_kv_cache
 enable_streaming_session enable_session_radix_cache pp_size attn_dp_size dcp_size attn_cp_size
-enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend enable_lora lora_paths
+enable_prefill_cp enable_two_batch_overlap enable_pdmux elastic_ep_backend
 quantization_param_path
 kv_cache_dtype page_size enable_deterministic_inference rl_on_policy_target enable_mixed_chunk
 dllm_algorithm enable_mis is_embedding enable_return_routed_experts enable_kv_cache_sharding
@@ -227,10 +227,13 @@ def test_what_cannot_be_right_cannot_be_tried(refusal):
 
 def test_whoever_tries_what_is_not_used_is_told(clean, caplog):
     caplog.set_level("INFO")
-    config = Config(untested=("enable-lora", "grpc-port"))
+    config = Config(untested=("enable-torch-compile", "grpc-port"))
     assert try_untested(config, SimpleNamespace(server_args=clean)) == ()
     [record] = caplog.records
-    assert record.message.endswith("does not use: enable-lora, grpc-port") and record.levelname == "INFO"
+    assert (
+        record.message.endswith("does not use: enable-torch-compile, grpc-port")
+        and record.levelname == "INFO"
+    )
 
 
 def test_nobody_is_sent_to_try_what_would_be_refused_next():
@@ -271,7 +274,7 @@ def test_tensor_parallelism_is_served():
     ("name", "value"),
     [("kv_cache_dtype", "fp8_e4m3"), ("kv_cache_dtype", "bfloat16"), ("kv_cache_dtype", "bf16"),
      ("kv_canary", "none"),
-     ("elastic_ep_backend", "none"), ("enable_lora", False), ("lora_paths", [])],
+     ("elastic_ep_backend", "none")],
 )  # fmt: skip
 def test_neutral_values_pass(name, value):
     check_arguments(resolved(**{name: value}), {})

@@ -140,13 +140,13 @@ def test_metrics_say_what_the_totals_say(metrics_of) -> None:
 
 def test_what_was_not_tried_is_said_everywhere(metrics_of) -> None:
     scheduler = Scheduler(200)
-    scheduler.laprox.report.untested = ("enable-lora",)
+    scheduler.laprox.report.untested = ("enable-torch-compile",)
     metrics = metrics_of(scheduler)
     metrics.publish(pool_of(scheduler), scheduler.laprox.pruner.stages.seconds())
     assert {flag: sample("laprox_untested", flag=flag) for flag in UNTRIED_NAMES} == {
-        flag: float(flag == "enable-lora") for flag in UNTRIED_NAMES
+        flag: float(flag == "enable-torch-compile") for flag in UNTRIED_NAMES
     }
-    assert scheduler.laprox.report.to_dict()["untested"] == ["enable-lora"]
+    assert scheduler.laprox.report.to_dict()["untested"] == ["enable-torch-compile"]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

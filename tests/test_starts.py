@@ -9,8 +9,7 @@ import pytest
 from fresh import LAUNCH, python
 from server import ROOT, command
 
-# What SGLang itself asks for beside the flag.
-LORA = ("--enable-laprox", "--enable-lora", *"--max-lora-rank 8 --lora-target-modules q_proj".split())
+COMPILED = ("--enable-laprox", "--enable-torch-compile")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +18,12 @@ LORA = ("--enable-laprox", "--enable-lora", *"--max-lora-rank 8 --lora-target-mo
         (("--enable-laprox", "--laprox-budget", "nan"), "budget nan is out of range"),
         (("--enable-laprox", "--enable-mixed-chunk"), "--enable-mixed-chunk does not go together"),
         (("--enable-laprox", "--page-size", "2"), "--page-size does not go together"),
-        (LORA, "leave it out, or try it: --laprox-untested enable-lora"),
+        (COMPILED, "leave it out, or try it: --laprox-untested enable-torch-compile"),
         (("--enable-laprox", "--laprox-untested", "page-size"), "untested 'page-size' cannot be right"),
         (("--laprox-budget", "0.1"), "--laprox-budget without --enable-laprox does nothing"),
         (("--enable-laprox", "--laprox-events", "tcp://0.0.0.0:5557"), "reached from other machines"),
     ],
-    ids=["budget", "mixed chunk", "page size", "lora", "untried", "forgotten flag", "events"],
+    ids=["budget", "mixed chunk", "page size", "torch compile", "untried", "forgotten flag", "events"],
 )
 def test_a_refused_start_says_why_in_one_line(flags: tuple[str, ...], expected: str) -> None:
     python_m, given = command(*flags)[:3], command(*flags)[3:]

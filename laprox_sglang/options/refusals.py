@@ -179,7 +179,6 @@ def other_storage(args: ServerArgs) -> bool:
     return args.hicache_storage_backend not in (None, STORAGE)
 
 
-BASE_WEIGHTS = "scores are made of the base model's W_O, without what an adapter adds to it"
 ATTENTION_BACKEND = Untried(
     "--attention-backend",
     other_attention_backend,
@@ -213,8 +212,6 @@ UNTRIED = (
         given("elastic_ep_backend", "none"),
         "ranks that leave and join while requests read views were not tested",
     ),
-    Untried("--enable-lora", given("enable_lora"), BASE_WEIGHTS),
-    Untried("--lora-paths", given("lora_paths"), BASE_WEIGHTS),
     Untried(
         "--enable-torch-compile",
         given("enable_torch_compile"),
