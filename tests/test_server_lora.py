@@ -57,7 +57,7 @@ def test_adapters_read_views_of_their_own(seed: int, tmp_path: Path, figures: li
     weights = load_file(MODEL_PATH / "model.safetensors")
     merged = {name: make_adapter(tmp_path, name, weights) for name in ADAPTERS}
     draw = random.Random(seed)
-    prompts = [Task(draw.random()).batch(1, draw.randint(320, 900))[0].prompt_ids() for _ in range(4)]
+    prompts = [Task(draw.random()).batch(1, draw.randint(320, 900))[0].prompt_ids() for _ in range(2)]
     asked: list[tuple[str | None, list[int]]] = [
         (name, prompt) for prompt in prompts for name in (None, *ADAPTERS)
     ]

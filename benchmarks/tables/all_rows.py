@@ -10,7 +10,16 @@ from benchmarks.serving.record import RATIOS, backend_key, backends
 from benchmarks.tables.cells import COUNTED, FIGURES, beside
 from benchmarks.tables.committed import checks, kernels, sides
 
-HEAD = ("workload", "figure", "stock", "LaProx", "LaProx / stock", "stock, fp8 KV", "LaProx / fp8", "target")
+HEAD = (
+    "workload",
+    "figure",
+    "stock",
+    "LaProx",
+    "LaProx / stock",
+    "stock, fp8 KV",
+    "LaProx, bf16 / stock, fp8",
+    "target",
+)
 CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
 # The card whose figures stand on other pages, and the lengths that they are of.
 ELSEWHERE = "h100"

@@ -200,6 +200,7 @@ UNTRIED = (
         "--tensor-parallel-size",
         lambda args: above_one("tp_size")(args) and given("enable_hierarchical_cache")(args),
         "the host tier was not tried over several ranks, whose copies to the host end at different times",
+        instead=lambda args: "leave --enable-hierarchical-cache out",
     ),
     # SGLang resolves --enable-dp-attention into this argument and turns the flag itself off.
     Untried(
