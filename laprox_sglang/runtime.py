@@ -87,7 +87,7 @@ class Runtime:
         self.decode = DecodeBatch(req_to_token, len(layers), layers[0].kv_heads)
         self.pruner = Pruner(config, layers, pool.keys, pool.values, req_to_token, longest, ranks)
         if pool.keys.is_cuda:
-            compile_kernels(config, self.pruner, self.decode, pool.keys, pool.values, queries)
+            compile_kernels(config, self.pruner, self.decode, pool.keys, pool.values, queries, ranks)
             self.pruner.stages = Stages(cuda=True)
         self._window = Window(len(layers), config.longest_window)
         self._stream = stream

@@ -51,11 +51,16 @@ def transformers_layers(model: torch.nn.Module, attention: Mapping[int, Layer]) 
         attention: SGLang's layers, which are no modules of the model; Hugging Face's modules know their
             numbers.
     """
-    parents = {
-        module.layer_idx: (name, module)
-        for name, module in model.named_modules()
-        if hasattr(module, "layer_idx") and projection_of(module) is not None
-    }
+    parents: dict[int, tuple[str, torch.nn.Module]] = {}
+    for name, module in model.named_modules():
+        if (number := getattr(module, "layer_idx", None)) is None or projection_of(module) is None:
+            continue
+        if number in parents:
+            raise UnsupportedModel(
+                f"it runs on SGLang's Transformers backend, and both {parents[number][0]} and {name} are "
+                f"layer {number}"
+            )
+        parents[number] = name, module
     if missing := sorted(set(attention) - set(parents)):
         raise UnsupportedModel(
             f"it runs on SGLang's Transformers backend, and LaProx finds no module with the output "

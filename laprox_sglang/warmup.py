@@ -11,6 +11,7 @@ from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import gram_matrices, output_weights
+from laprox_sglang.ranks import Ranks
 from laprox_sglang.scorers import try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.views.plan import Plan
@@ -70,6 +71,7 @@ def compile_kernels(
     keys: torch.Tensor,
     values: torch.Tensor,
     queries: torch.Tensor,
+    ranks: Ranks,
 ) -> None:
     """Runs all that prunes a prompt, for every kind of length, and a step of decoding: later ones find it
     compiled.
@@ -79,9 +81,12 @@ def compile_kernels(
     Args:
         keys, values: ``[slots, L, H, D]``, the whole KV pool.
         queries: ``[L, W, Hq, D]``, of any content.
+        ranks: those that share the heads of these layers.
     """
     layers, heads = keys.shape[1:3]
-    compete = layers * heads if config.method.allocation.scope == "model" else heads
+    allocation = config.method.allocation
+    together = allocation.scope == "model" or allocation.places(ranks.size)
+    compete = layers * heads if together else heads
     longest = min(len(keys) - 1, pruner.longest)
     for tokens in kernels.lengths_of_every_kind(compete, config.min_tokens, longest):
         row = torch.arange(1, tokens + 1, device=queries.device)

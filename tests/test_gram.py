@@ -194,6 +194,10 @@ def test_layers_of_the_transformers_backend_are_found():
     first, second = scored_layers(net)
     assert (first.name, second.name) == ("2", "0") and second.module is net.attention_instances[1]
     assert first.projection is net[2].o_proj and first.scaling == 0.3
+    net[1].layer_idx, net[1].wo = 1, torch.nn.Identity()
+    with pytest.raises(UnsupportedModel, match="both 0 and 1 are layer 1"):
+        scored_layers(net)
+    del net[1].wo
     net.attention_instances[2] = Attention(2).attn
     with pytest.raises(UnsupportedModel, match="finds no module with the output projection of layer 2"):
         scored_layers(net)

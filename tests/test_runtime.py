@@ -130,7 +130,7 @@ def test_what_a_gpu_compiles_at_the_start_runs(config):
     scheduler = Scheduler(100, config=config)
     laprox, pool = scheduler.laprox, scheduler.pool
     queries = torch.zeros((LAYERS, config.window, QUERY_HEADS, DIM))
-    compile_kernels(config, laprox.pruner, laprox.decode, pool.keys, pool.values, queries)
+    compile_kernels(config, laprox.pruner, laprox.decode, pool.keys, pool.values, queries, laprox.ranks)
     prompts = [scheduler.arrive(PROMPT, 3) for _ in range(2)]
     prefill(scheduler)
     assert [kept(req) for req in prompts] == [kept_alone(config=config)] * 2

@@ -29,6 +29,10 @@ class Itemsizes(NamedTuple):
     model: int
 
 
+# Bytes for a cell whose layer and position go through a sum, a sort and an index by it.
+ORDERED = 36
+
+
 def graph_rows(args: ServerArgs) -> int:
     """Rows of the largest decode graph."""
     decode = args.cuda_graph_config.decode
@@ -102,6 +106,8 @@ def needs(
         "packing": kept * (2 * dim * itemsizes.pool + 16),
     }
     if ranks > 1:
+        # Positions that a request asks for come from all ranks, and are put in order; nothing is packed then.
+        parts["packing"] = max(parts["packing"], kept * ranks * ORDERED)
         # What each says it kept of every token, twice, on its way through the sum.
         parts["ranks"] = 8 * ranks * (longest + cells)
         if config.method.allocation.places(ranks):

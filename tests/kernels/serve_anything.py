@@ -19,13 +19,13 @@ from laprox_kernels.gpu import decode, score, select
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
-from laprox_sglang.ranks import ONE_RANK
+from laprox_sglang.ranks import Ranks
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.view import View
 from laprox_sglang.warmup import compile_kernels
 
-seed, LAYERS, HEADS, GROUP, LONGEST = map(int, sys.argv[1:-3])
+seed, LAYERS, HEADS, GROUP, RANKS, LONGEST = map(int, sys.argv[1:-3])
 ALLOCATOR, FLOOR, POOL = sys.argv[-3], float(sys.argv[-2]), getattr(torch, sys.argv[-1])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
 # There is no model: its layers come from here, and SGLang need not be imported.
@@ -61,9 +61,10 @@ laprox_kernels.check_serving = lambda *given: None
 
 # Long prompts take several launches.
 score.SCORE_BYTES = 2 * 4 * HEADS * GROUP * LONGEST // 3
-pruner = Pruner(CONFIG, layers, keys, values, table, LONGEST, ONE_RANK)
+ranks = Ranks(RANKS, 0, lambda tensor: tensor)
+pruner = Pruner(CONFIG, layers, keys, values, table, LONGEST, ranks)
 batch = DecodeBatch(table, LAYERS, HEADS)
-compile_kernels(CONFIG, pruner, batch, keys, values, queries)
+compile_kernels(CONFIG, pruner, batch, keys, values, queries, ranks)
 print(len(new()))
 
 for _ in range(150):

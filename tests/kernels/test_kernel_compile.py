@@ -37,13 +37,13 @@ def test_every_kernel_compiles_and_fits_into_the_shared_memory_asked_for():
         assert size <= (SHARED_MEMORY if arch == "80" else 227 * 1024), (name, arch, size)
 
 
-# Layers, KV heads, query heads of each: one head alone, an odd number of cells, whole groups.
+# Layers, KV heads, query heads of each, ranks: one head alone, an odd number of cells, whole groups.
 @pytest.mark.parametrize(
     ("shape", "method"),
     [
-        ((3, 2, 4), ("model", 0.3, "bfloat16")),
-        ((5, 1, 3), ("layer", 0.2, "float8_e4m3fn")),
-        ((2, 4, 16), ("model", 0, "bfloat16")),
+        ((3, 2, 4, 1), ("model", 0.3, "bfloat16")),
+        ((5, 1, 3, 2), ("layer", 0.2, "float8_e4m3fn")),
+        ((2, 4, 16, 1), ("model", 0, "bfloat16")),
     ],
     ids=str,
 )
