@@ -43,6 +43,8 @@ FLAGS = (
 # Of failing_rank.py, which is for the server alone: whoever imports it has its score.
 MOST = 1500
 TESTS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+# Stock waits a minute for dumps of the GPU, where a scheduler still lives 5 s after another's failure.
+NO_DUMP = {"SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
 # Of several that run, one is retracted now and then.
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 
@@ -65,7 +67,7 @@ class Ranks:
 def ranks() -> Iterator[Ranks]:
     events = f"tcp://127.0.0.1:{free_port()}"
     flags = (*FLAGS, "--tp-size", str(RANKS), "--laprox-events", events)
-    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT, **TESTS) as server:
+    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT, **TESTS, **NO_DUMP) as server:
         found = Ranks(server, events)
         yield found
         found.close()
@@ -216,14 +218,16 @@ def test_out_of_memory_on_one_rank_ends_all(ranks: Ranks, seed: int, figures: li
     assert MOST < len(ids) < POOL
     everybody = psutil.Process(server.pid).children(recursive=True)
     assert sum("scheduler_TP" in " ".join(each.cmdline()) for each in everybody) == RANKS
-    began = time.monotonic()
-    with pytest.raises((requests.RequestException, ClientError)):
-        server.generate(ids, 40, BUDGET)
-    closed = time.monotonic() - began
-    _, alive = psutil.wait_procs(everybody, timeout=15)
-    ended = time.monotonic() - began
-    figures.append(
-        f"out of memory on one of 2 ranks: the client knew after {closed:.1f} s, all ended after {ended:.1f}"
-    )
-    assert not alive and ended < 15
-    assert "made up by a test" in server.launch.log.read_text()
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(server.generate, ids, 40, BUDGET)
+        # From here on: how long the prompt takes to get there is the machine's.
+        while "made up by a test" not in server.launch.log.read_text(errors="replace"):
+            assert not reply.done(), reply.result()
+            time.sleep(0.1)
+        began = time.monotonic()
+        _, alive = psutil.wait_procs(everybody, timeout=15)
+        ended = time.monotonic() - began
+        assert not alive, "a rank has failed, and others live on"
+        with pytest.raises((requests.RequestException, ClientError)):
+            reply.result(timeout=5)
+    figures.append(f"out of memory on one of 2 ranks: all processes ended {ended:.1f} s later")
