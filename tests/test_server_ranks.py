@@ -3,11 +3,12 @@
 SGLang's leak checks run after every step, and with them the comparison of what the ranks hold.
 """
 
+import os
 import random
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -37,8 +38,13 @@ BUDGETS = (0.1, 0.05)
 BUDGET = {"budget": 0.2}
 FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
-    *("--chunked-prefill-size", "512"),
+    *("--chunked-prefill-size", "512", "--laprox-scorer", "failing_rank:laprox"),
 )
+# Of failing_rank.py, which is for the server alone: whoever imports it has its score.
+MOST = 1500
+TESTS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+# Stock waits a minute for dumps of the GPU, where a scheduler still lives 5 s after another's failure.
+NO_DUMP = {"SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
 # Of several that run, one is retracted now and then.
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 
@@ -61,7 +67,7 @@ class Ranks:
 def ranks() -> Iterator[Ranks]:
     events = f"tcp://127.0.0.1:{free_port()}"
     flags = (*FLAGS, "--tp-size", str(RANKS), "--laprox-events", events)
-    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT) as server:
+    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT, **TESTS, **NO_DUMP) as server:
         found = Ranks(server, events)
         yield found
         found.close()
@@ -157,10 +163,10 @@ def test_soak(ranks: Ranks, seed: int, figures: list[str]) -> None:
 
     def one(number: int) -> None:
         own = random.Random(seed + number)
-        ids = Task(own.random()).batch(1, own.randint(80, 700))[0].prompt_ids()
+        ids = Task(own.random()).batch(1, own.randint(80, 500))[0].prompt_ids()
         if number % 3 == 0:
-            ids = shared[: own.randint(100, 480)] + ids[1:]
-        tokens = own.choice([1, 4, 8, 24])
+            ids = shared[: own.randint(100, 300)] + ids[1:]
+        tokens = own.choice([1, 4, 8, 16])
         options = own.choice([BUDGET, {"budget": 0.05}, OPTED_OUT, BUDGET | {"keep_prefix": 64}])
         sampling = {"ignore_eos": True}
         if number % 6:
@@ -198,28 +204,30 @@ def test_one_rank_tells_of_all(ranks: Ranks) -> None:
         messages.append(ranks.events.recv_multipart()[-1])
     start, *events = map(decode, messages)
     assert isinstance(start, Start) and start.heads == HEADS and start.slot_bytes == said["slot_bytes"]
-    assert len(events) == said["events"]["sent"]
+    # From the first that was published after we came; another rank would count by itself.
+    assert [event.seq for event in events] == list(range(events[0].seq, said["events"]["sent"] + 1))
+    assert events[0].seq < 9
     page = requests.get(f"{ranks.server.url}/metrics", timeout=60).text
     lines = [line for line in page.splitlines() if line.startswith("laprox_") and "tp_rank=" in line]
     assert lines and all('tp_rank="0"' in line for line in lines)
 
 
 def test_out_of_memory_on_one_rank_ends_all(ranks: Ranks, seed: int, figures: list[str]) -> None:
-    """The second rank gets no more memory than it has. No server is left behind for another test."""
-    server = ranks.server
+    """No server is left behind for another test."""
+    server, ids = ranks.server, Task(seed).batch(1, MOST + 100)[0].prompt_ids()
+    assert MOST < len(ids) < POOL
     everybody = psutil.Process(server.pid).children(recursive=True)
-    [second] = [each for each in everybody if "scheduler_TP1" in " ".join(each.cmdline())]
-    size = second.memory_info().vms
-    resource.prlimit(second.pid, resource.RLIMIT_AS, (size, size))
-    began = time.monotonic()
-    with pytest.raises((requests.RequestException, ClientError)):
-        for sample in samples(seed + 3, 20):
-            # Longer than all before, so that what was freed does not do.
-            server.generate(sample.prompt_ids() * 3, 40, BUDGET)
-    closed = time.monotonic() - began
-    _, alive = psutil.wait_procs(everybody, timeout=15)
-    ended = time.monotonic() - began
-    figures.append(
-        f"out of memory on one of 2 ranks: the client knew after {closed:.1f} s, all ended after {ended:.1f}"
-    )
-    assert not alive and ended < 15
+    assert sum("scheduler_TP" in " ".join(each.cmdline()) for each in everybody) == RANKS
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(server.generate, ids, 40, BUDGET)
+        # From here on: how long the prompt takes to get there is the machine's.
+        while "made up by a test" not in server.launch.log.read_text(errors="replace"):
+            assert not reply.done(), reply.result()
+            time.sleep(0.1)
+        began = time.monotonic()
+        _, alive = psutil.wait_procs(everybody, timeout=15)
+        ended = time.monotonic() - began
+        assert not alive, "a rank has failed, and others live on"
+        with pytest.raises((requests.RequestException, ClientError)):
+            reply.result(timeout=5)
+    figures.append(f"out of memory on one of 2 ranks: all processes ended {ended:.1f} s later")
