@@ -249,7 +249,7 @@ def test_agents_begin_in_the_middle_and_go_on(generate, tmp_path, monkeypatch):
 def test_a_running_server_is_driven_over_several_points(generate, tmp_path, capsys, of_a_commit):
     """From the command line: load points, a part more, a row; what is there is not measured again."""
     file = tmp_path / "x.json"
-    given = ["--server", "stock", "--quick", "--url", generate, "--json", str(file), "--minutes", "0.02"]
+    given = ["--server", "stock", "--quick", "--url", generate, "--json", str(file), "--minutes", "0.04"]
     drawn = [*given, "--agents", "--limit", "16k"]
     assert main([*drawn, "--at", "2,3"]) == 0
     said = capsys.readouterr().out.splitlines()
