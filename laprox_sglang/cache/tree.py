@@ -5,30 +5,22 @@ view in slots of its own, and keeps its lock up to the column where the view beg
 stands for stays in the tree as ordinary, evictable cache.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
 from sglang.srt.mem_cache.common import evict_from_tree_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
-from laprox_sglang.cache.histories import Histories
-from laprox_sglang.options.refusals import attached_storage_fault
+from laprox_sglang.cache.tier import TieredCache
 from laprox_sglang.options.server import Config
-from laprox_sglang.ports import Backup, Key, Kv, Match, MatchParams, Node, Req
+from laprox_sglang.ports import Key, Kv, Match, MatchParams, Node, Req
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, plan_of, state_of, view_of
 from laprox_sglang.views.view import View
 
-if TYPE_CHECKING:
-    from laprox_sglang.ports import Tree as UnifiedRadixCache
-else:
-    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
-
 Ranges = list[tuple[int, int]]
-# With --hicache-write-policy write_back: the part of the pool that is free, or written and evicted next.
-AHEAD = 1 / 8
 
 
 class Opened(NamedTuple):
@@ -45,27 +37,13 @@ class Opened(NamedTuple):
     freed: int
 
 
-class LaproxCache(UnifiedRadixCache):
-    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed.
-
-    Attributes:
-        grew: slots have become free, or evictable, without a request leaving: there may be room that
-            admission has not looked at.
-        writes_late: a host tier is written to before an eviction, not as soon as something is in the tree.
-    """
+class LaproxCache(TieredCache):
+    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed."""
 
     config: Config
     report: Reporter
-    grew: bool = False
     # Who reads a view, by the row of req_to_token: SGLang frees rows without naming the request.
     _readers: dict[int, RequestState]
-    # Nodes of prompts of this batch that are to be written to host memory; those of an insertion at hand.
-    _to_write: list[Node]
-    _held_back: list[Node] | None = None
-    writes_late: bool = False
-    # Then: its prompts, and whether one was used since the last look.
-    _histories: Histories
-    _used: bool = False
 
     # A prompt comes in.
 
@@ -261,66 +239,6 @@ class LaproxCache(UnifiedRadixCache):
             # Of a request that ends SGLang knows by itself.
             self.grew |= view is not None
 
-    # With a host tier: what enters the tree is written to host memory at once, or before it is evicted.
-
-    def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int:
-        if self._held_back is None:
-            return super()._execute_and_commit_kv_backup(action, write_back)
-        # A write locks what it copies, and the lock on a prompt is about to be given up.
-        self._held_back += action.node_ids[-1:]
-        return 0
-
-    def back_up(self) -> None:
-        nodes, self._to_write = self._to_write, []
-        for node in nodes:
-            # Asked for anew, with all above it: moving the lock may have split it.
-            super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(node))
-
-    def init_hicache(self, server_args: object, params: object) -> None:
-        super().init_hicache(server_args, params)
-        self.writes_late = self.is_write_back
-        if self.writes_late:
-            # By this name every eviction would wait for all writes, and not only for one that it needs.
-            self.cache_controller.write_policy = "write_through"
-
-    def check_hicache_events(self) -> None:
-        if self.writes_late:
-            self._write_ahead()
-        super().check_hicache_events()
-
-    def _use(self, node: Node, key: Key, before: Node, shared: int) -> None:
-        self._histories.use(node, key, before, shared)
-        self._used = True
-
-    def _write_ahead(self) -> None:
-        """Has the histories written that are evicted next, so that an eviction finds them written."""
-        if not self._used:
-            return
-        self._used = False
-        missing = int(AHEAD * self.token_to_kv_pool_allocator.size)
-        missing -= self.token_to_kv_pool_allocator.available_size()
-        for node, history in self._histories.oldest_first():
-            if missing <= 0:
-                return
-            found, end, _ = self.tree_core.match_full_device_prefix(history.key)
-            if found <= history.shared:
-                self._histories.forget(node)
-                continue
-            # What was written already is not written again.
-            super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(end))
-            missing -= found - history.shared
-
-    def _finish_write_through_ack(self, ack_id: int) -> None:
-        super()._finish_write_through_ack(ack_id)
-        self.grew = True
-
-    def attach_storage_backend(self, storage_backend: str, **given: str | None) -> tuple[bool, str]:
-        """While the server runs: what its flags are refused for at the start is refused here."""
-        fault = attached_storage_fault(
-            storage_backend, given.get("hicache_write_policy"), self.config.untested
-        )
-        return (False, fault) if fault else super().attach_storage_backend(storage_backend, **given)
-
     # It leaves.
 
     def claim_kv_row(self, req: Req) -> bool:
@@ -344,7 +262,7 @@ class LaproxCache(UnifiedRadixCache):
         state.release()
 
     def reset(self) -> None:
-        self._readers, self._to_write, self._histories = {}, [], Histories()
+        self._readers = {}
         super().reset()
 
     def check_integrity(self) -> None:
