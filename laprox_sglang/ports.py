@@ -191,6 +191,7 @@ class HostController(Protocol):
     """Copies to host memory and back."""
 
     write_policy: str
+    ack_load_queue: Sequence[object]  # loads that have begun
 
 
 @port("sglang.srt.mem_cache.pool_host.group.HostPoolGroup")
@@ -213,6 +214,7 @@ class Tree(Protocol):
     cache_controller: HostController
     is_write_back: bool
     ongoing_write_through: Mapping[int, object]  # writes to host memory that are under way
+    ongoing_load_back: Mapping[int, object]  # and loads from there
     token_to_kv_pool_allocator: Allocator
     req_to_token_pool: Rows
 
@@ -245,6 +247,8 @@ class Tree(Protocol):
     def attach_storage_backend(self, storage_backend: str, **given: str | None) -> tuple[bool, str]: ...
 
     def writing_check(self, write_back: bool = False) -> None: ...  # with it, waits for all
+
+    def loading_check(self, finish_count: int | None = None) -> None: ...  # with it, waits for so many
 
     def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int: ...
 

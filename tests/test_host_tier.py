@@ -193,6 +193,52 @@ def test_a_write_that_ends_has_admission_look_again(tree):
     assert not scheduler.running_batch.batch_is_full and not scheduler.tree_cache.grew
 
 
+def came_back(scheduler: Scheduler, tokens: list[int], loaded: int) -> None:
+    """All that is left of ``tokens`` is in host memory, the first ``loaded`` of them."""
+    scheduler.arrive(tokens[:loaded], 2, enabled=False)
+    run(scheduler)
+    scheduler.settle()
+    scheduler.tree_cache.evict(EvictParams(num_tokens=scheduler.pool.size))
+    scheduler.settle()
+    assert scheduler.tree_cache.total_size()[0] == 0
+
+
+@CORES
+@pytest.mark.parametrize("policy", ["write_through", "write_back"])
+def test_a_prompt_that_is_being_loaded_waits_for_it(tree, policy):
+    """The load locks the prompt until it is noticed, and by then its view would have been given up."""
+    reasons = {}
+    for host in (0, 3):
+        scheduler = Scheduler(36, config=replace(CONFIG, budget=0.5), tree=tree, host=host, host_policy=policy)
+        tokens = prompt(random.Random(11), 32)
+        if host:
+            came_back(scheduler, tokens, 20)
+        req = scheduler.arrive(tokens, 2)
+        run(scheduler)
+        assert req.cached_tokens_host == (20 if host else 0)
+        reasons[host] = req.laprox.outcome.plan.reason
+    assert reasons == {0: None, 3: None}
+
+
+@CORES
+def test_a_load_that_ends_has_admission_look_again(tree):
+    scheduler = Scheduler(64, tree=tree, host=2)
+    tokens = prompt(random.Random(12), 30)
+    came_back(scheduler, tokens, 20)
+    scheduler.arrive(tokens, 12)
+    scheduler.step()
+    # Only the load is under way now.
+    scheduler.tree_cache.writing_check(write_back=True)
+    scheduler.step()
+    evictable = scheduler.tree_cache.evictable_size()
+    assert scheduler.transfers.loads and not scheduler.tree_cache.grew
+    scheduler.running_batch.batch_is_full = True
+    scheduler.transfers.end(9)
+    scheduler.step()
+    assert scheduler.tree_cache.evictable_size() > evictable
+    assert not scheduler.running_batch.batch_is_full and not scheduler.tree_cache.grew
+
+
 def test_an_aborted_load_leaves_nothing_behind():
     scheduler = Scheduler(64, host=4)
     first = scheduler.arrive(prompt(random.Random(7), 40))

@@ -90,9 +90,25 @@ class TieredCache(UnifiedRadixCache):
             super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(end))
             missing -= found - history.shared
 
+    # What is being copied is locked.
+
+    @property
+    def copying(self) -> bool:
+        return bool(self.ongoing_write_through or self.ongoing_load_back)
+
+    def wait_for_copies(self) -> None:
+        """All copies that have begun end; no rank needs to ask the others."""
+        self.writing_check(write_back=True)
+        self.loading_check(finish_count=len(self.cache_controller.ack_load_queue))
+
     def _finish_write_through_ack(self, ack_id: int) -> None:
         super()._finish_write_through_ack(ack_id)
         self.grew = True
+
+    def loading_check(self, finish_count: int | None = None) -> None:
+        loading = len(self.ongoing_load_back)
+        super().loading_check(finish_count)
+        self.grew |= len(self.ongoing_load_back) < loading
 
     def attach_storage_backend(self, storage_backend: str, **given: str | None) -> tuple[bool, str]:
         """While the server runs: what its flags are refused for at the start is refused here."""

@@ -174,10 +174,10 @@ class LaproxCache(TieredCache):
             return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
         short = self._unlock(req) < plan.slots and self.free_slots() < needed
-        if short and self.ongoing_write_through:
-            # What is being written to host memory is locked for as long: rather wait than leave it whole.
+        if short and self.copying:
+            # What is copied to host memory or back is locked for as long: rather wait than leave it whole.
             req.lock = self.lock(deep)
-            self.writing_check(write_back=True)
+            self.wait_for_copies()
             short = self._unlock(req) < plan.slots and self.free_slots() < needed
         if short:
             req.lock = self.lock(deep)
