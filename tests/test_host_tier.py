@@ -151,6 +151,23 @@ def test_nothing_is_written_while_there_is_room(tree):
 
 
 @CORES
+def test_a_prompt_that_is_asked_again_is_written_ahead_whole(tree):
+    """Its window is computed anew, which splits its node: all of it counts, and not the window alone."""
+    scheduler = Scheduler(320, context=200, tree=tree, host=2, host_policy="write_back")
+    draw = random.Random(13)
+    for _ in range(4):
+        tokens = prompt(draw, 60)
+        for _ in range(2):
+            scheduler.arrive(tokens, 2)
+            run(scheduler)
+    assert scheduler.transfers.written == 0
+    # What is missing now to an eighth of the pool is less than one of them.
+    scheduler.arrive(prompt(draw, 40), 2)
+    run(scheduler)
+    assert scheduler.transfers.written == 60
+
+
+@CORES
 def test_a_prompt_whose_tokens_are_being_written_waits_for_it(tree):
     """Others do not hold them, so its view frees more than it takes; the write alone is in the way."""
     reasons = {}

@@ -28,11 +28,12 @@ class Histories:
         """A prompt is used.
 
         Args:
-            before: node up to which the tree held it until now.
+            before: node up to which the tree held it until now. Of a prompt that is asked again it ends
+                where the window begins, and is known to nobody.
             shared: as of its ``History``, if no earlier prompt of its conversation is known.
         """
-        earlier = self._known.pop(before, None)
-        self._known.pop(node, None)
+        same = self._known.pop(node, None)
+        earlier = self._known.pop(before, None) or same
         self._known[node] = History(key, earlier.shared if earlier else shared)
 
     def forget(self, node: Node) -> None:
