@@ -170,6 +170,13 @@ class MatchParams(Protocol):
     req: Req | None
 
 
+@port("sglang.srt.mem_cache.base_prefix_cache.EvictParams")
+class Evict(Protocol):
+    """How much an allocation lacks."""
+
+    num_tokens: int
+
+
 @port("sglang.srt.mem_cache.unified_cache.cache_action.BackupKV")
 class Backup(Protocol):
     """What is to be written to host memory."""
@@ -249,6 +256,8 @@ class Tree(Protocol):
     def writing_check(self, write_back: bool = False) -> None: ...  # with it, waits for all
 
     def loading_check(self, finish_count: int | None = None) -> None: ...  # with it, waits for so many
+
+    def evict_for_alloc(self, params: Evict, **given: Callable[[], bool] | None) -> object: ...
 
     def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int: ...
 

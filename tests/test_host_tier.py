@@ -256,6 +256,22 @@ def test_a_load_that_ends_has_admission_look_again(tree):
     assert not scheduler.running_batch.batch_is_full and not scheduler.tree_cache.grew
 
 
+@CORES
+def test_a_decode_step_waits_for_a_write_rather_than_retract(tree):
+    """What could be evicted for it is being written, and so locked."""
+    retracted = {}
+    for host in (0, 3):
+        scheduler = Scheduler(50, tree=tree, host=host)
+        draw = random.Random(14)
+        scheduler.arrive(prompt(draw, 14), 2, enabled=False)
+        run(scheduler)
+        for _ in range(2):
+            scheduler.arrive(prompt(draw, 10), 10, enabled=False)
+        run(scheduler)
+        retracted[host] = scheduler.laprox.report.totals.released["retracted"]
+    assert retracted == {0: 0, 3: 0}
+
+
 def test_an_aborted_load_leaves_nothing_behind():
     scheduler = Scheduler(64, host=4)
     first = scheduler.arrive(prompt(random.Random(7), 40))

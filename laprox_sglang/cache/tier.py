@@ -3,12 +3,13 @@
 Without one nothing here ever happens.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from laprox_sglang.cache.histories import Histories
 from laprox_sglang.options.refusals import attached_storage_fault
 from laprox_sglang.options.server import Config
-from laprox_sglang.ports import Backup, Key, Node
+from laprox_sglang.ports import Backup, Evict, Key, Node
 
 if TYPE_CHECKING:
     from laprox_sglang.ports import Tree as UnifiedRadixCache
@@ -100,6 +101,12 @@ class TieredCache(UnifiedRadixCache):
         """All copies that have begun end; no rank needs to ask the others."""
         self.writing_check(write_back=True)
         self.loading_check(finish_count=len(self.cache_controller.ack_load_queue))
+
+    def evict_for_alloc(self, params: Evict, **given: Callable[[], bool] | None) -> object:
+        """Stock's; but where copies lock what it needs, it waits: a running request would be retracted."""
+        if self.copying and self.evictable_size() < params.num_tokens:
+            self.wait_for_copies()
+        return super().evict_for_alloc(params, **given)
 
     def _finish_write_through_ack(self, ack_id: int) -> None:
         super()._finish_write_through_ack(ack_id)
