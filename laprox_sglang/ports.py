@@ -184,11 +184,27 @@ class Backup(Protocol):
     node_ids: list[Node]  # from the root down, each the parent of the next
 
 
+@port("sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.TreePathNodeInfo")
+class PathNode(Protocol):
+    """What a prompt in the tree is made of."""
+
+    node_id: Node
+
+
+@port("sglang.srt.mem_cache.base_prefix_cache.IncLockRefResult")
+class HostLock(Protocol):
+    """Copies in host memory that are not to be given up."""
+
+    def to_dec_params(self) -> object: ...
+
+
 @port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore")
 class TreeCore(Protocol):
     """The tree itself, in Python or Rust."""
 
     def build_backup_kv_action(self, node_id: Node) -> Backup: ...
+
+    def collect_path_info(self, end_node_ids: Sequence[Node]) -> Sequence[Sequence[PathNode]]: ...
 
     def match_full_device_prefix(self, key: Key) -> tuple[int, Node, int]: ...
 
@@ -234,6 +250,10 @@ class Tree(Protocol):
     def lock(self, node: Node) -> Lock: ...
 
     def unlock(self, lock: Lock) -> None: ...
+
+    def inc_host_lock_ref(self, node_id: Node) -> HostLock: ...  # of one node, not of its path
+
+    def dec_host_lock_ref(self, node_id: Node, params: object) -> object: ...
 
     def root_node_handle(self, extra_key: str | None = None) -> Node: ...
 

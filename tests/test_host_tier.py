@@ -20,8 +20,8 @@ def context():
         yield
 
 
-def prompt(draw: random.Random, length: int) -> list[int]:
-    return [draw.randrange(VOCABULARY) for _ in range(length)]
+def prompt(draw: random.Random, length: int, vocabulary: int = VOCABULARY) -> list[int]:
+    return [draw.randrange(vocabulary) for _ in range(length)]
 
 
 def run(scheduler: Scheduler) -> None:
@@ -111,10 +111,12 @@ def test_no_prompt_is_left_whole_that_is_not_without_the_tier(tree, policy, seed
     print(f"{left_whole} left whole on either")
 
 
-def computed_later(scheduler: Scheduler, conversations: int, turns: int) -> tuple[int, int]:
+def computed_later(
+    scheduler: Scheduler, conversations: int, turns: int, vocabulary: int = VOCABULARY
+) -> tuple[int, int]:
     """Tokens that later turns compute, one conversation after the other; and in a pool for all of them."""
     draw = random.Random(9)
-    talks = [prompt(draw, 60) for _ in range(conversations)]
+    talks = [prompt(draw, 60, vocabulary) for _ in range(conversations)]
     before, computed, least = [0] * conversations, 0, 0
     for turn in range(turns):
         for i, tokens in enumerate(talks):
@@ -141,6 +143,16 @@ def test_what_is_written_late_adds_the_pool_to_host_memory(tree, figures):
     figures.append(f"later turns computed, {tree} core: {found}, {least} in a pool for all")
     # Host memory that holds what the pool holds as well holds too little of the rest.
     assert found["write_back"] <= 1.15 * least < found["write_through"]
+
+
+@CORES
+def test_a_full_host_does_not_write_the_same_again(tree, figures):
+    """Sixty conversations, of which no two begin alike, a pool of 1,600 slots and host memory of 800."""
+    scheduler = Scheduler(1600, context=200, tree=tree, host=0.5, host_policy="write_back")
+    computed, _ = computed_later(scheduler, conversations=60, turns=2, vocabulary=30_000)
+    written = scheduler.transfers.written
+    figures.append(f"{tree} core, a full host: {computed + 60 * 60} tokens computed, {written} slots written")
+    assert written <= computed + 60 * 60
 
 
 @CORES
@@ -226,7 +238,9 @@ def test_a_prompt_that_is_being_loaded_waits_for_it(tree, policy):
     """The load locks the prompt until it is noticed, and by then its view would have been given up."""
     reasons = {}
     for host in (0, 3):
-        scheduler = Scheduler(36, config=replace(CONFIG, budget=0.5), tree=tree, host=host, host_policy=policy)
+        scheduler = Scheduler(
+            36, config=replace(CONFIG, budget=0.5), tree=tree, host=host, host_policy=policy
+        )
         tokens = prompt(random.Random(11), 32)
         if host:
             came_back(scheduler, tokens, 20)

@@ -80,16 +80,22 @@ class TieredCache(UnifiedRadixCache):
         self._used = False
         missing = int(AHEAD * self.token_to_kv_pool_allocator.size)
         missing -= self.token_to_kv_pool_allocator.available_size()
+        ahead: list[tuple[Node, object]] = []
         for node, history in self._histories.oldest_first():
             if missing <= 0:
-                return
+                break
             found, end, _ = self.tree_core.match_full_device_prefix(history.key)
             if found <= history.shared:
                 self._histories.forget(node)
                 continue
+            # A full host gives up copies of what the pool holds, first: not of these, or they go round.
+            for part in self.tree_core.collect_path_info([end])[0]:
+                ahead.append((part.node_id, self.inc_host_lock_ref(part.node_id).to_dec_params()))
             # What was written already is not written again.
             super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(end))
             missing -= found - history.shared
+        for node, lock in ahead:
+            self.dec_host_lock_ref(node, lock)
 
     # What is being copied is locked.
 
