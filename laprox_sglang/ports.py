@@ -642,6 +642,7 @@ class OutputStreamer(Protocol):
 class WeightUpdater(Protocol):
     """Whether the weights at hand are those that are served."""
 
+    scheduler: Scheduler | None
     _session: object | None  # weights are half loaded until it ends
     offload_tags: set[str]  # what lies in no memory just now
     tp_worker: Worker

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from fakes import CONFIG, VOCABULARY, Scheduler, sglang_context
+from laprox_patches.scheduler.copies import flush, release
 from laprox_sglang.views.state import view_of
 from test_memory_properties import check
 
@@ -195,18 +196,32 @@ def test_a_prompt_whose_tokens_are_being_written_waits_for_it(tree):
 
 
 @CORES
-def test_the_cache_is_flushed_only_when_nothing_is_being_written(tree):
+def test_a_flush_waits_for_what_is_being_copied(tree):
+    """A paused engine, which looks at no copy any more: without the hook it would refuse until it goes on."""
     scheduler = Scheduler(64, tree=tree, host=2)
+    tokens = prompt(random.Random(5), 30)
+    came_back(scheduler, tokens, 20)
+    scheduler.arrive(tokens, 2)
+    run(scheduler)
+    cache = scheduler.tree_cache
+    assert scheduler.idle() and cache.ongoing_write_through and cache.ongoing_load_back
+    scheduler.dllm_manager = SimpleNamespace(any_staging_reqs=lambda: False)
+    scheduler._engine_paused = True
+    assert not scheduler.flush_cache(empty_cache=False)
+    flush(scheduler, empty_cache=False)
+    assert scheduler.flush_cache(empty_cache=False)
+    assert cache.host_pool_group.available_size() == cache.host_pool_group.size
+
+
+def test_memory_is_released_once_nothing_is_being_copied():
+    """SGLang asserts that the server is idle, and a write is none that anybody would wait for."""
+    scheduler = Scheduler(64, host=2)
     scheduler.arrive(prompt(random.Random(5), 30), 2)
     run(scheduler)
-    assert scheduler.idle() and scheduler.tree_cache.ongoing_write_through
     scheduler.dllm_manager = SimpleNamespace(any_staging_reqs=lambda: False)
-    assert not scheduler.is_fully_idle()
-    scheduler.settle()
+    assert scheduler.idle() and not scheduler.is_fully_idle()
+    release(SimpleNamespace(scheduler=scheduler), None)
     assert scheduler.is_fully_idle()
-    scheduler.flush()
-    host = scheduler.tree_cache.host_pool_group
-    assert host.available_size() == host.size
 
 
 @CORES

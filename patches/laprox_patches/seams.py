@@ -2,7 +2,7 @@
 
 from laprox_patches.model import attention_backend, decode_graphs, host_pool, memory_pool
 from laprox_patches.model.prefix_cache import register_cache
-from laprox_patches.scheduler import leak_check, metrics, output, step, weights
+from laprox_patches.scheduler import copies, leak_check, metrics, output, step, weights
 from laprox_patches.seam import register
 from laprox_patches.tokenizer import chat, replies, request
 from laprox_patches.version import check_ports
@@ -20,6 +20,7 @@ SEAMS = (
     *chat.SEAMS,
     *request.SEAMS,
     *weights.SEAMS,
+    *copies.SEAMS,
 )
 
 
