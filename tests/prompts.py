@@ -61,9 +61,9 @@ def ask_stock(seed: int, kv_dtype: str = "auto") -> StockReplies:
 
 
 def identity_prompts(seed: int) -> list[list[int]]:
-    """64 prompts: 16 below the default of --laprox-min-tokens, the rest of up to 1,600 tokens."""
+    """24 prompts: 6 below the default of --laprox-min-tokens, the rest of up to 1,600 tokens."""
     draw = random.Random(seed)
-    lengths = [draw.randint(60, 250) for _ in range(16)] + [draw.randint(300, 1600) for _ in range(48)]
+    lengths = [draw.randint(60, 250) for _ in range(6)] + [draw.randint(300, 1600) for _ in range(18)]
     return [Task(draw.random()).batch(1, length)[0].prompt_ids() for length in lengths]
 
 

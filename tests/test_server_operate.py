@@ -272,6 +272,9 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
         expect("requests_total", totals["unpruned"].get(reason, 0), outcome="whole", reason=reason)
     expect("prompt_tokens_total", totals["cached_tokens"], source="cached")
     expect("prompt_tokens_total", totals["prompt_tokens"] - totals["cached_tokens"], source="computed")
+    far = {tier: totals[f"cached_from_{tier}"] for tier in ("host", "storage")}
+    for tier, tokens in ({"gpu": totals["cached_tokens"] - sum(far.values())} | far).items():
+        expect("cached_tokens_total", tokens, tier=tier)
     for layer, cells in enumerate(totals["kept_cells"]):
         expect("kept_cells_total", cells, layer=str(layer))
     for how in ("finished", "retracted", "aborted_running", "aborted_mid_prefill"):
@@ -280,6 +283,8 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
         expect("stage_seconds_total", totals["stage_seconds"][stage], stage=stage)
     for state in ("pinned", "evictable", "available"):
         expect("slots", totals[f"{state}_slots"], state=state)
+    expect("host_slots", totals["host_slots"] - totals["host_available_slots"], state="used")
+    expect("host_slots", totals["host_available_slots"], state="available")
     for fault in ("malformed", "value", "not_allowed", "unsupported"):
         expect("refused_requests_total", totals["refused"].get(fault, 0), fault=fault)
     for name, key in {
