@@ -87,7 +87,8 @@ def test_another_method_keeps_something_else(server, seed):
     captured = Captured(load_model(), ids)
     scores = torch.empty((len(captured.keys), captured.keys[0].shape[1], len(ids)))
     scorer, pooling, allocation = config.method
-    rank(captured.prompts(config.window, 0, config.sink_tokens, 60), scorer, pooling, scores)
+    with torch.no_grad():
+        rank(captured.prompts(config.window, 0, config.sink_tokens, 60), scorer, pooling, scores)
     kept, cu_cells = keep(scores, 60, allocation, config.window + config.sink_tokens)
     served = [set(positions) for layer in kept_positions(said) for positions in layer]
     laprox = [set((kept[a:b] % len(ids)).tolist()) for a, b in pairwise(cu_cells)]
