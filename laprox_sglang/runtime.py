@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+import laprox_kernels as kernels
 from laprox_sglang.attention.decode_batch import DecodeBatch
 from laprox_sglang.cache.pool import LaproxKVPool
 from laprox_sglang.cache.tree import LaproxCache, Opened
@@ -19,7 +20,7 @@ from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.stages import Stages
 from laprox_sglang.views.state import Outcome, RequestState
 from laprox_sglang.views.window import Part, Window
-from laprox_sglang.warmup import check_kernels, check_scorer, compile_kernels
+from laprox_sglang.warmup import check_scorer, compile_kernels, no_queries
 
 
 class Chunk(NamedTuple):
@@ -48,7 +49,7 @@ class Runtime:
     """A prefill is bracketed by ``begin_prefill`` and ``finish_prefill``, both on the host's schedule;
     between them the attention backend calls ``observe``. A decode step begins with ``decode.take_step``.
     Warm-up and the capture of graphs are bracketed by nothing: they find no queries to save, and no view.
-    Nothing here waits for the device.
+    Nothing here waits for the device, but for copies of a host tier where the pool is short.
 
     Attributes:
         layers: of the model, by SGLang's number.
@@ -74,9 +75,11 @@ class Runtime:
             stream: where views are made.
 
         Raises:
-            BadScorer, Unsupported: as of ``warmup``.
+            BadScorer: as of ``check_scorer``.
+            Unsupported: no kernel serves this pool or window on this device.
         """
-        queries = check_kernels(config, layers, pool.keys, pool.values, dtype)
+        queries = no_queries(config, layers, dtype, pool.keys.device)
+        kernels.check_serving(pool.keys, pool.values, queries)
         check_scorer(config, layers[0], pool.keys.device)
         self.config = config
         self.pool = pool

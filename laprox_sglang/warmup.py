@@ -42,26 +42,12 @@ def check_scorer(config: Config, layer: ScoredLayer, device: torch.device) -> No
         try_out(config.scorer, config.method.scorer, prompt)
 
 
-def check_kernels(
-    config: Config,
-    layers: Sequence[ScoredLayer],
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    dtype: torch.dtype,
+def no_queries(
+    config: Config, layers: Sequence[ScoredLayer], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Queries ``[L, W, Hq, D]`` of zeros, as a prompt has them.
-
-    Args:
-        keys, values: ``[slots, L, H, D]``, the whole KV pool.
-        dtype: of the queries.
-
-    Raises:
-        Unsupported: no kernel serves this pool or window on this device.
-    """
+    """Queries ``[L, W, Hq, D]`` of zeros, shaped as those of a prompt."""
     shape = (len(layers), config.longest_window, layers[0].query_heads, layers[0].head_dim)
-    queries = torch.zeros(shape, dtype=dtype, device=keys.device)
-    kernels.check_serving(keys, values, queries)
-    return queries
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def compile_kernels(

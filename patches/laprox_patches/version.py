@@ -39,10 +39,11 @@ def check_ports(ports: Mapping[type, str] = PORTS) -> None:
     """
     for protocol, path in ports.items():
         try:
-            found = attributes(pkgutil.resolve_name(path))
+            cls = pkgutil.resolve_name(path)
         except (ImportError, AttributeError) as error:
             raise SeamError(f"{path} is missing from this SGLang ({error})") from None
-        missing = sorted(members(protocol) - found)
+        declared = attributes(cls)
+        missing = [name for name in sorted(members(protocol) - declared) if not is_assigned(cls, name)]
         if missing:
             raise SeamError(f"{path} has changed: no {', '.join(missing)}")
 
@@ -54,31 +55,38 @@ def members(protocol: type) -> set[str]:
 
 
 def attributes(cls: type) -> set[str]:
-    """Names that instances of ``cls`` have: those of the class, and those that its methods assign."""
+    """Names that ``cls`` declares for its instances."""
     found = set(dir(cls))
     if dataclasses.is_dataclass(cls):
         found |= {field.name for field in dataclasses.fields(cls)}
     for base in cls.__mro__:
         # ``dir`` of an enumeration says nothing of its methods.
         found |= {*vars(base), *vars(base).get("__annotations__", ())}
-        for member in vars(base).values():
-            found |= assigned(getattr(member, "__func__", member))
     return found
 
 
-def assigned(member: object) -> set[str]:
+def is_assigned(cls: type, name: str) -> bool:
+    """Whether a method of ``cls`` assigns it to its instance."""
+    return any(assigns(member, name) for base in cls.__mro__ for member in vars(base).values())
+
+
+def assigns(member: object, name: str) -> bool:
+    member = getattr(member, "__func__", member)
     if not isinstance(member, FunctionType):
-        return set()
+        return False
     # Hooks may be in place already: arguments are resolved more than once in a process.
     function = inspect.unwrap(member)
-    steps = list(dis.get_instructions(function))
+    # Taking every method apart would make each process of a start half a second later.
+    if name not in function.__code__.co_names:
+        return False
     own = function.__code__.co_varnames[:1]
     # What it sets on another object is no member of its class. Python 3.13 loads two names at once.
-    return {
-        step.argval
-        for before, step in pairwise(steps)
-        if step.opname == "STORE_ATTR" and own and own[0] in (before.argval, *loaded(before.argval))
-    }
+    return any(
+        (step.opname, step.argval) == ("STORE_ATTR", name)
+        and own
+        and own[0] in (before.argval, *loaded(before.argval))
+        for before, step in pairwise(dis.get_instructions(function))
+    )
 
 
 def loaded(name: object) -> tuple[object, ...]:
