@@ -1,0 +1,248 @@
+"""One budget over prompts of different length: which rule for giving slots to each keeps most answers right.
+
+    python -m benchmarks.quality.sharing [--groups N] [--model MODEL] [--minutes M] [--json FILE]
+
+A group is one prompt of each length, with a fact that is asked for ("needles"). Every rule gives the group
+the same number of slots in all, but for those that say "more". Scores are those of a server; what is read is
+simulated on one prefill. A run goes on where the last one stopped. A group takes a core a minute or two.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.harness.arguments import parser as parser_of
+from benchmarks.harness.files import replacing
+from benchmarks.harness.provenance import ROOT, chip, fault_of, made_by
+from benchmarks.quality import smollm2
+from benchmarks.quality.methods.choice import Chooser, plan_of
+from benchmarks.quality.record.intervals import difference_of_shares
+from benchmarks.quality.subject import Subject
+from benchmarks.quality.tasks.needles import TASK
+from benchmarks.quality.tasks.task import Case, Wanted
+from laprox_sglang.options.server import Config
+from laprox_sglang.scorers.allocators import keep
+
+LENGTHS = (300, 400, 600, 900, 1300, 1800)
+BUDGETS = (0.03, 0.05)
+SAME_SHARE, ALL_KV = "same share each", "all KV"
+# Slots that any view needs beside what is protected, so that a rule has something to choose.
+SPARE = 4
+
+
+class Asked(NamedTuple):
+    """A prompt of a group at one budget.
+
+    Attributes:
+        protected: slots whose cells are kept in any case.
+        share: slots of its own budget.
+        marginal: float32 ``[P - protected]``, of its windowed attention output the share that each further
+            slot carries, over all layers and heads; it falls.
+    """
+
+    length: int
+    protected: int
+    share: int
+    marginal: torch.Tensor
+
+    @property
+    def least(self) -> int:
+        return self.protected + SPARE
+
+    def retained(self, slots: int) -> float:
+        """Share of the output that so many slots carry, of what is not protected."""
+        return float(self.marginal[: slots - self.protected].sum())
+
+
+Rule = Callable[[Sequence[Asked]], list[int]]
+# Slots, whether the answer is exact, its mean log-probability.
+Row = tuple[int, bool, float]
+# By budget and rule: of a prompt of each length.
+Group = dict[str, dict[str, list[Row]]]
+
+
+def total(group: Sequence[Asked]) -> int:
+    return sum(asked.share for asked in group)
+
+
+def same_share(group: Sequence[Asked]) -> list[int]:
+    return [asked.share for asked in group]
+
+
+def same_slots(group: Sequence[Asked]) -> list[int]:
+    return given_in_turn(group, lambda asked, slots: slots)
+
+
+def by_sum(group: Sequence[Asked]) -> list[int]:
+    """One ranking: the next slot goes where it carries most, so that the sum of what is lost is least."""
+    return given_in_turn(group, lambda asked, slots: -float(asked.marginal[slots - asked.protected]))
+
+
+def by_maximum(group: Sequence[Asked]) -> list[int]:
+    """The next slot goes to the prompt that has lost most."""
+    return given_in_turn(group, lambda asked, slots: asked.retained(slots))
+
+
+def given_in_turn(group: Sequence[Asked], rank: Callable[[Asked, int], float]) -> list[int]:
+    """Slots one by one to the prompt of the lowest rank, which depends on the slots that it has."""
+    slots = [asked.least for asked in group]
+    for _ in range(total(group) - sum(slots)):
+        open_ = [i for i, asked in enumerate(group) if slots[i] < asked.length - 1]
+        slots[min(open_, key=lambda i: rank(group[i], slots[i]))] += 1
+    return slots
+
+
+def with_floor(least: int, group: Sequence[Asked]) -> list[int]:
+    """The same share each, and ``least`` slots at least: more slots in all."""
+    return [min(asked.length - 1, max(asked.share, least)) for asked in group]
+
+
+def floor_within(least: int, group: Sequence[Asked]) -> list[int]:
+    """Shares in proportion to length above ``least`` slots each, the same number in all."""
+    return given_in_turn(group, lambda asked, slots: slots / asked.length if slots >= least else slots - 1e6)
+
+
+RULES: dict[str, Rule] = {
+    SAME_SHARE: same_share,
+    "same slots each": same_slots,
+    "one ranking, by sum": by_sum,
+    "one ranking, by maximum": by_maximum,
+    "64 slots first, then by length": lambda group: floor_within(64, group),
+    "same share, at least 64 (more)": lambda group: with_floor(64, group),
+    "same share, at least 128 (more)": lambda group: with_floor(128, group),
+}
+
+
+class Prompt:
+    """A prompt that is computed once."""
+
+    def __init__(self, subject: Subject, case: Case) -> None:
+        self._subject, self.case = subject, case
+
+    @cached_property
+    def _chooser(self) -> Chooser:
+        return Chooser(self._subject.model, self._subject.model.prefill(self.case.prompt))
+
+    def at(self, config: Config, budget: float) -> tuple[Asked, torch.Tensor]:
+        """Also its scores, float32 ``[L, H, P]``."""
+        length = len(self.case.prompt)
+        plan = plan_of(config, budget, length)
+        scores = self._chooser.scores(config, plan)
+        layers, heads, _ = scores.shape
+        shares = scores.masked_fill(scores == math.inf, 0).flatten(1).sort(dim=1, descending=True).values
+        shares = shares / shares.sum(dim=1, keepdim=True)
+        marginal = shares.view(layers, -1, heads).sum(-1).mean(0)
+        share = max(plan.slots, plan.protected + SPARE)
+        return Asked(length, plan.protected, share, marginal), scores
+
+    def answers(self, chosen: Sequence[torch.Tensor]) -> list[tuple[bool, float]]:
+        """Whether the answer is exact, and its mean log-probability, by what is kept."""
+        wanted = torch.tensor(self.case.answer)
+        model, prefix = self._subject.model, self._chooser.prefix
+        found = []
+        for steps in model.follow(prefix, self.case.answer[:-1], torch.stack(list(chosen))):
+            exact = bool((steps.argmax(dim=-1) == wanted).all())
+            found.append((exact, round(float(steps.gather(1, wanted[:, None]).mean()), 4)))
+        return found
+
+
+def kept(scores: torch.Tensor, slots: int, asked: Asked, config: Config) -> torch.Tensor:
+    cells, _ = keep(scores.clone(), slots, config.method.allocation, asked.protected)
+    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
+    chosen[cells] = True
+    return chosen.view_as(scores)
+
+
+def measure(subject: Subject, cases: Sequence[Case]) -> Group:
+    config, found = Config(), {}
+    prompts = [Prompt(subject, case) for case in cases]
+    for budget in BUDGETS:
+        told = [prompt.at(config, budget) for prompt in prompts]
+        group = [asked for asked, _ in told]
+        slots = {name: rule(group) for name, rule in RULES.items()}
+        rows: dict[str, list[Row]] = {ALL_KV: [], **{name: [] for name in RULES}}
+        for index, (prompt, (asked, scores)) in enumerate(zip(prompts, told, strict=True)):
+            choices = [kept(scores, slots[name][index], asked, config) for name in RULES]
+            answers = prompt.answers([torch.ones_like(choices[0]), *choices])
+            for name, answer in zip(rows, answers, strict=True):
+                given = slots[name][index] if name in RULES else asked.length
+                rows[name].append((given, *answer))
+        found[f"{budget:.0%}"] = rows
+    return found
+
+
+def show(groups: Sequence[Group]) -> Table:
+    table = Table("budget", "rule", "slots", "exact", "less the same share", *map(str, LENGTHS), "log-prob")
+    for budget in groups[0]:
+        base = [exact for group in groups for _, exact, _ in group[budget][SAME_SHARE]]
+        for name in groups[0][budget]:
+            slots, exact, logprobs = zip(
+                *(row for group in groups for row in group[budget][name]), strict=True
+            )
+            less = difference_of_shares(exact, base)
+            table.add_row(
+                *(budget, name, f"{fmean(slots):.0f}", f"{100 * fmean(exact):.1f}"),
+                f"{100 * less.mean:+.1f} ({100 * less.low:+.1f} … {100 * less.high:+.1f})",
+                *(f"{100 * fmean(exact[index :: len(LENGTHS)]):.0f}" for index in range(len(LENGTHS))),
+                f"{fmean(logprobs):.3f}",
+            )
+    return table
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = parser_of("quality.sharing", __doc__)
+    parser.add_argument("--groups", type=int, default=50, metavar="N", help="prompts of each length")
+    parser.add_argument("--model", metavar="MODEL", help="default: SmolLM2-135M")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin no group after")
+    default = ROOT / "benchmarks" / "results" / "quality-sharing.json"
+    parser.add_argument("--json", type=Path, default=default, metavar="FILE")
+    given = parser.parse_args(arguments)
+    if fault := fault_of(given.json):
+        parser.error(f"--json: {fault}")
+    return given
+
+
+def main(arguments: list[str]) -> int:
+    given, deadline = parse(arguments), time.monotonic()
+    deadline += 60 * given.minutes
+    record: dict[str, Any] = {"groups": []}
+    if given.json.exists():
+        record = json.loads(given.json.read_text())
+    with Progress(console=Console(stderr=True)) as progress:
+        path = given.model or str(smollm2.fetch(progress))
+        name = Path(path).name if given.model else smollm2.NAME
+        if record.setdefault("model", name) != name:
+            print(f"{given.json} holds figures of {record['model']}: give another file", file=sys.stderr)
+            return 1
+        with Subject(path, name, progress) as subject:
+            wanted = (Wanted(subject.tokenizer, length, given.groups, tuning=True) for length in LENGTHS)
+            groups = list(zip(*map(TASK.cases, wanted), strict=True))
+            bar = progress.add_task("groups", total=len(groups), completed=len(record["groups"]))
+            for cases in groups[len(record["groups"]) :]:
+                if time.monotonic() > deadline:
+                    break
+                record["groups"].append(measure(subject, cases))
+                record |= {"chip": chip(), **made_by()}
+                with replacing(given.json) as draft:
+                    draft.write_text(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+                progress.advance(bar)
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(show(record["groups"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
