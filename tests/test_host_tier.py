@@ -107,9 +107,11 @@ def test_no_prompt_is_left_whole_that_is_not_without_the_tier(tree, policy, seed
                 sent.append(scheduler.arrive(tokens, 2))
                 run(scheduler)
                 reasons[host] += [req.laprox.outcome.plan.reason for req in sent]
-        assert reasons[0] == reasons[3]
-        left_whole += reasons[0].count("no_room")
-    print(f"{left_whole} left whole on either")
+        # Who waits for a copy may find the room that a twin has left meanwhile, but no less than without.
+        for without, beside in zip(reasons[0], reasons[3], strict=True):
+            assert beside == without or (without, beside) == ("no_room", None)
+        left_whole += reasons[3].count("no_room")
+    print(f"{left_whole} left whole beside the tier")
 
 
 def computed_later(

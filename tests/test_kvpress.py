@@ -23,8 +23,9 @@ pytestmark = pytest.mark.full
 VERSION = "0.5.5"
 WINDOW, KERNEL = 32, 7
 SHARES = [0.15, 0.3, 0.5]
-# Rounding may swap neighbours of a cut; so far apart, of their layer's sum, no two are swapped.
-NEAR = 1e-9
+# How far scores, as shares of their layer's sum, may be from kvpress's. At a cut two may be swapped that are
+# no further from each other than twice that.
+RELATIVE, ABSOLUTE = 1e-4, 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,9 @@ def same(ours: set, theirs: set, scores: torch.Tensor) -> bool:
     if len(ours) != len(theirs):
         return False
     swapped = scores[sorted(ours ^ theirs)]
-    return not len(swapped) or float(swapped.max() - swapped.min()) <= NEAR
+    return not len(swapped) or bool(
+        swapped.max() - swapped.min() <= 2 * (RELATIVE * swapped.max() + ABSOLUTE)
+    )
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -122,14 +125,19 @@ def test_scores_and_kept_cells_are_those_of_kvpress(kvpress, captured, name, sha
             if name == "keydiff":
                 # Ours is not negative.
                 theirs = (1 + theirs).clamp_min(0)
-            pinned = theirs[:, :-WINDOW] > 1e30
-            assert torch.equal(pinned, of_layer[:, :-WINDOW].isinf())
-            rest = theirs[:, :-WINDOW].masked_fill(pinned, 0)
-            expected = (rest / rest.sum()).masked_fill(pinned, float("inf"))
-            torch.testing.assert_close(of_layer[:, :-WINDOW], expected, rtol=1e-4, atol=1e-9)
+            candidates, expected = of_layer[:, :-WINDOW], theirs[:, :-WINDOW]
+            pinned = candidates.isinf(), expected > 1e30
+            rest = ~(pinned[0] | pinned[1])
+            shares = (whole[rest] / whole[rest].sum() for whole in (candidates, expected))
+            torch.testing.assert_close(*shares, rtol=RELATIVE, atol=ABSOLUTE)
             for head, positions in enumerate(picked.view(-1, slots).tolist()):
-                mine = kept[layer * len(of_layer) + head]
-                assert same(mine, set(positions), of_layer[head])
+                mine, first = kept[layer * len(of_layer) + head], [at[head] for at in pinned]
+                if torch.equal(*first):
+                    assert same(mine, set(positions), of_layer[head])
+                else:
+                    # By attention alone, which has a cut of its own; the rest goes by what that leaves.
+                    attention = press.press.score(*given)[0, head]
+                    assert same(*(set(at.nonzero()[:, 0].tolist()) for at in first), attention)
                 equal.append(mine == set(positions))
     figures.append(f"{name} and kvpress at {share:.0%}: the same kept in {sum(equal)} of {len(equal)} heads")
     assert sum(equal) >= 0.9 * len(equal), "more than rounding"
