@@ -1,7 +1,4 @@
-"""Front doors other than one tokenizer process: several of them, and SGLang's Rust server.
-
-Both start a server of their own, as no other test has either.
-"""
+"""SGLang's Rust server in front of the scheduler, where nobody but the scheduler checks options."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +8,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.harness.client import facts, generation
-from laprox_sglang.options.header import HEADER
+from benchmarks.harness.client import generation
 from laprox_tools.needle import Task
 from server import Server
 
@@ -57,41 +53,6 @@ def check_bad_options(server: Server, prompt: list[int]) -> None:
     assert last["error"]["message"].startswith(BAD[0][1])
     refused = counted(server, "laprox_refused_requests_total", "fault") - before
     assert refused == Counter([fault for *_, fault in (*BAD, BAD[0])])
-
-
-class TestTokenizerWorkers:
-    @pytest.fixture(scope="class")
-    def server(self) -> Iterator[Server]:
-        # They are asked for signs of life while they still import.
-        patience = {"SGLANG_UVICORN_WORKER_HEALTHCHECK_TIMEOUT": "120"}
-        with Server(*FLAGS, "--tokenizer-worker-num", "2", **patience) as server:
-            yield server
-
-    def test_every_worker_tells(self, server: Server, prompt: list[int]) -> None:
-        # At once, so that each of them gets some.
-        asked = [{"ids": prompt, "tokens": 8, "laprox": {"budget": 0.05}}] * 16
-        replies = server.generate_all(asked, at_once=8)
-        for reply in replies:
-            said = facts(reply)
-            assert len(reply["meta_info"]["laprox"]) == 1
-            assert said["pruned"] and said["slots_after"] == -(-len(prompt) // 20)
-        assert len({tuple(reply["output_ids"]) for reply in replies}) == 1
-        assert counted(server, "laprox_requests_total", "outcome")["pruned"] == 16
-
-    def test_options_of_every_kind(self, server: Server, prompt: list[int], instructions: str) -> None:
-        check_bad_options(server, prompt)
-        assert server.laprox()["refused"] is None
-        messages = [
-            {"role": "system", "content": instructions},
-            {"role": "user", "content": " ".join(Task(1).batch(1, 600)[0].prompt())},
-        ]
-        body = {"model": "default", "messages": messages, "max_tokens": 4, "temperature": 0}
-        reply = requests.post(
-            f"{server.url}/v1/chat/completions", json=body, headers={HEADER: '{"budget": 0.05}'}
-        )
-        [said] = reply.json()["metadata"]["laprox"]
-        assert said["dense_tokens"] >= len(instructions.split()) and said["instructions"] == "dense"
-        assert said["pruned"] and said["budget_effective"] < 0.06
 
 
 class TestRustServer:

@@ -226,6 +226,12 @@ UNTRIED = (
         "multi-item scoring, which itself has no decoding, was not tested beside views",
     ),
     Untried(
+        "--tokenizer-worker-num",
+        above_one("tokenizer_worker_num"),
+        "no request was sent to several tokenizer processes",
+        instead=lambda args: "use 1",
+    ),
+    Untried(
         "--grpc-port",
         lambda args: given("grpc_port")(args) and not given("smg_grpc_mode")(args),
         "no request was sent over gRPC",
