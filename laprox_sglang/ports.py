@@ -38,12 +38,27 @@ def port(path: str) -> Callable[[Class], Class]:
 # A request and its batch.
 
 
+@port("sglang.srt.managers.io_struct.TokenizedGenerateReqInput")
+class TokenizedRequest(Protocol):
+    """A request as it reaches the scheduler, whoever has looked at it before."""
+
+    rid: str
+    input_text: str | None
+    input_ids: Sequence[int] | None
+    sampling_params: SamplingParams
+    session_params: object | None
+    stream: bool
+    http_worker_ipc: str | None
+    time_stats: object
+
+
 @port("sglang.srt.sampling.sampling_params.SamplingParams")
 class SamplingParams(Protocol):
     """A request's own options, and whether there is anything to decode."""
 
     custom_params: Json | None  # where a request's own options lie
     max_new_tokens: int  # with one, nothing would read a view
+    beam_width: int | None
 
 
 @port("sglang.srt.managers.schedule_batch.ReqKvInfo")
@@ -485,6 +500,7 @@ class ModelConfig(ModelShape, Protocol):
     attention_chunk_size: int | None
     has_attention_sinks: bool
     dtype: torch.dtype
+    vocab_size: int
 
 
 # The processes of a server.
@@ -549,6 +565,8 @@ class ServerArgs(Protocol):
     cuda_graph_config: GraphConfig
     preferred_sampling_params: Json | None
     hicache_storage_backend: str | None
+    smg_grpc_mode: bool
+    tokenizer_worker_num: int
 
 
 # The scheduler and its parts.
@@ -617,6 +635,10 @@ class Scheduler(Protocol):
     chunked_req: Req | None
     metrics_reporter: MetricsReporter
     metrics_collector: MetricsCollector
+    model_config: ModelConfig
+    output_streamer: OutputStreamer
+
+    def _create_generation_req(self, recv_req: TokenizedRequest, *args: object, **kwargs: object) -> Req: ...
 
 
 @port("sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker")
@@ -636,6 +658,8 @@ class OutputStreamer(Protocol):
 
     has_additional_customized_info: bool
     tree_cache: Tree
+
+    def stream_output(self, reqs: list[Req], return_logprob: bool) -> None: ...
 
 
 @port("sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager")
@@ -674,7 +698,7 @@ class GenerateRequest(Protocol):
     """A request in the tokenizer manager: its options are checked there."""
 
     input_ids: Sequence[int] | None
-    sampling_params: Json | None
+    sampling_params: Json | list[Json] | None  # of a batch, one for each prompt if they differ
     session_params: object | None
 
 
@@ -703,14 +727,31 @@ class Message(Protocol):
     role: str
 
 
+class OpenAIRequest(Protocol):
+    """Where a body of OpenAI's API has options."""
+
+    custom_params: Json | None
+
+
+@port("sglang.srt.entrypoints.openai.protocol.CompletionRequest")
+class CompletionRequest(OpenAIRequest, Protocol):
+    """Its body has a place for options."""
+
+
+@port("sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase")
+class OpenAIHandler(Protocol):
+    """Whoever makes requests of such bodies."""
+
+    tokenizer_manager: TokenizerManager
+
+
 @port("sglang.srt.entrypoints.openai.protocol.ChatCompletionRequest")
-class ChatRequest(Protocol):
+class ChatRequest(OpenAIRequest, Protocol):
     """All that a chat template sees."""
 
     messages: list[Message]
     tools: list[object] | None
     input_ids: list[int] | None
-    custom_params: Json | None
     _format_add_generation_prompt: bool | None  # these two are of requests that only tokenize
     _format_add_special_tokens: bool
 

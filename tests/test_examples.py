@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from examples import anthropic_messages, frontend, openai_tools, router
 from fake_http import fake_http
+from laprox_sglang.options.header import HEADER
 from laprox_sglang.options.server import WINDOW
 from laprox_tools.needle import DIGITS, Task, Turn
 from server import ROOT, Server
@@ -151,6 +153,25 @@ def test_frontend(server: Server) -> None:
         before = meta["prompt_tokens"]
 
 
+def asked_by_header(task: Task) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Paths, bodies, and where in them a client's options are."""
+    text = " ".join(task.batch(1, 600)[0].prompt())
+    openai = {"model": "default", "max_tokens": 4}
+    chat: dict[str, Any] = openai | {"messages": [{"role": "user", "content": text}]}
+    yield "/v1/chat/completions", chat, chat
+    sampling: dict[str, Any] = {"max_new_tokens": 4}
+    yield "/generate", {"text": text, "sampling_params": sampling}, sampling
+    yield "/v1/completions", openai | {"prompt": text}, {}
+
+
+def ask_by_header(url: str, body: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a request that opts out in its body, and by its header does not."""
+    place["custom_params"] = {"laprox": {"enabled": False}}
+    reply = requests.post(url, json=body, headers={HEADER: '{"budget": 0.1}'}, timeout=600).json()
+    told: dict[str, Any] = (reply.get("meta_info") or reply["metadata"])["laprox"][-1]
+    return told
+
+
 def test_two_servers_behind_a_router_answer_as_one(server: Server, figures: list[str]) -> None:
     task = Task(SEED)
     conversations = [task.conversation([40, 12, 12, 12]) for _ in range(4)]
@@ -160,7 +181,11 @@ def test_two_servers_behind_a_router_answer_as_one(server: Server, figures: list
         before = [each.laprox()["requests"] for each in (server, other)]
         with router.router([server.url, other.url]) as url:
             together = router.talk(url, conversations)
-        served = [each.laprox()["requests"] - n for each, n in zip((server, other), before, strict=True)]
+            served = [each.laprox()["requests"] - n for each, n in zip((server, other), before, strict=True)]
+            by_header = [ask_by_header(f"{url}{path}", *asked) for path, *asked in asked_by_header(task)]
+    # The router leaves the options out of these bodies.
+    assert [facts["pruned"] for facts in by_header] == [True] * 3
+    assert [facts["budget_effective"] for facts in by_header] == pytest.approx([0.1] * 3, abs=0.01)
     assert sum(served) == 16 and all(served), served
     # A view may lose an answer; which one is not what is asked here.
     right = [

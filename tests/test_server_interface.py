@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 import sglang as sgl
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.harness.client import facts, generation
 from benchmarks.harness.server import RETURN_KEPT
 from benchmarks.quality.methods.reader import Model
+from laprox_sglang.options.header import HEADER
 from laprox_sglang.options.server import WINDOW
 from laprox_sglang.report.positions import kept_positions
 from laprox_tools.needle import MODEL_PATH, Task
@@ -171,6 +173,46 @@ def test_bad_options_fail_their_request_alone(server: Server, prompt: list[int],
     events = list(server.stream(prompt, 4, options))
     assert events[-1]["error"]["message"] == message
     assert facts(server.generate(prompt, 4, {"budget": 0.1}))["pruned"]
+
+
+def test_options_by_a_header(server: Server, prompt: list[int], seed: int) -> None:
+    text = " ".join(Task(seed).batch(1, 1000)[0].prompt())
+
+    def post(path: str, options: str, **body: Any) -> requests.Response:
+        return requests.post(server.url + path, json=body, headers={HEADER: options}, timeout=600)
+
+    # With those of the body; each prompt of a body has them.
+    body = generation(prompt, 8, {"keep_prefix": 300})
+    alone = facts(post("/generate", '{"budget": 0.1}', **body).json())
+    assert alone["pruned"] and alone["dense_tokens"] == 300
+    assert alone["slots_after"] == -(-(len(prompt) - 300) // 10)
+    server.flush()
+    for reply in post("/generate", '{"budget": 0.1}', **body | {"input_ids": [prompt, prompt[:900]]}).json():
+        assert facts(reply)["pruned"] and facts(reply)["budget_effective"] == pytest.approx(0.1, abs=0.01)
+    user = {"model": "default", "max_tokens": 4, "messages": [{"role": "user", "content": text}]}
+    for path, asked in {
+        "/v1/chat/completions": user,
+        "/v1/completions": {"model": "default", "max_tokens": 4, "prompt": text},
+    }.items():
+        [said] = post(path, '{"budget": 0.05}', **asked).json()["metadata"]["laprox"]
+        assert said["pruned"] and said["budget_effective"] == pytest.approx(0.05, abs=0.01)
+        refused = post(path, '{"budget": 7.5}', **asked)
+        assert refused.status_code == 400 and "budget 7.5 is out of range" in refused.json()["message"]
+    # These have no place for options in their bodies, nor for facts in their replies.
+    before = server.laprox()
+    post("/v1/messages", '{"budget": 0.05}', **user).raise_for_status()
+    [model] = openai.OpenAI(base_url=server.url + "/v1", api_key="none").models.list()
+    asked = {"model": model.id, "input": text, "max_output_tokens": 6}
+    post("/v1/responses", '{"budget": 0.05}', **asked).raise_for_status()
+    assert server.laprox()["pruned"] == before["pruned"] + 2
+    for options, said in {
+        "budget=0.1": f"{HEADER}: JSON is malformed",
+        '{"keep_prefix": 200}': f"{HEADER} and custom_params.laprox say different things of keep_prefix",
+        '{"instructions": {}}': "custom_params.laprox: Object contains unknown field `instructions`",
+    }.items():
+        response = post("/generate", options, **body)
+        assert response.status_code == 400 and response.json()["error"]["message"].startswith(said)
+    assert facts(server.generate(prompt, 4))["reason"] == "within_budget"
 
 
 def test_sessions_are_refused(server: Server, prompt: list[int]) -> None:

@@ -10,11 +10,32 @@ from laprox_sglang.options.refusals import (
     ENVIRONMENT_REFUSALS,
     OFF,
     REFUSALS,
+    RUST_SERVER,
     Untried,
     used_untried,
 )
 from laprox_sglang.options.values import ConfigError
 from laprox_sglang.ports import ModelConfig, ServerArgs
+
+NOBODY_LOOKS = (
+    "SGLang's Rust server and the gRPC servicer of its router render chats themselves, so nobody would know "
+    "where instructions are: give a number of tokens, 0 for none"
+)
+
+
+def front_checks(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether all requests come by SGLang's tokenizer manager, which checks them and seals their options.
+
+    SGLang's Rust server, and the gRPC servicer of its router, take its place, and know nothing of LaProx.
+
+    Args:
+        args: a resolved view of SGLang's ``ServerArgs``.
+    """
+    return not (args.smg_grpc_mode or is_on(RUST_SERVER, environ))
+
+
+def is_on(name: str, environ: Mapping[str, str]) -> bool:
+    return environ.get(name, "").lower() not in OFF
 
 
 def refuse(flag: str, why: str) -> ConfigError:
@@ -63,7 +84,7 @@ def never_right(args: ServerArgs, environ: Mapping[str, str]) -> Iterator[Config
         if refusal.applies(args):
             yield refuse(refusal.flag, refusal.why)
     for name, why in ENVIRONMENT_REFUSALS.items():
-        if environ.get(name, "").lower() not in OFF:
+        if is_on(name, environ):
             yield refuse(name, why)
     if args.cuda_graph_config.prefill.backend == "full":
         yield refuse("--cuda-graph-backend-prefill full", "its graphs hide the queries; use breakable")

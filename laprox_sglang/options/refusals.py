@@ -65,7 +65,6 @@ def above_one(name: str) -> Callable[[ServerArgs], bool]:
 OTHER_CACHE = "it manages cached KV by whole tokens and a view would have no part in it"
 OTHER_POOL = "LaProx needs its own layout of the KV pool"
 CONTEXT_PARALLEL = "the KV of a prompt is spread over ranks, and scores need all of it"
-UNCHECKED = "options of requests would go unchecked, and a bad one would stop the server"
 WHOLE_ROWS = "it reads whole rows of slots"
 OTHER_QUANTIZED = (
     "of quantized KV only fp8_e4m3 is read: fp8_e5m2 is as large and less exact, and mxfp8 and 4-bit KV keep "
@@ -150,8 +149,6 @@ REFUSALS = (
     Refusal("--enable-nvidia-megakernel", given("enable_nvidia_megakernel"), "its decode reads whole rows"),
     Refusal("--dllm-algorithm", given("dllm_algorithm"), "diffusion models read all of the prompt again"),
     Refusal("--is-embedding", given("is_embedding"), "embedding has no decoding"),
-    Refusal("--tokenizer-worker-num", above_one("tokenizer_worker_num"), UNCHECKED),
-    Refusal("--smg-grpc-mode", given("smg_grpc_mode"), UNCHECKED),
     Refusal("--use-ray", given("use_ray"), "its actors load no plugins, so there would be no LaProx in them"),
     Refusal("--encoder-only", given("encoder_only"), "an encoder has no decoding"),
     Refusal(
@@ -228,7 +225,22 @@ UNTRIED = (
         given("enable_mis"),
         "multi-item scoring, which itself has no decoding, was not tested beside views",
     ),
-    Untried("--grpc-port", given("grpc_port"), "options of requests were not tested over gRPC"),
+    Untried(
+        "--tokenizer-worker-num",
+        above_one("tokenizer_worker_num"),
+        "no request was sent to several tokenizer processes",
+        instead=lambda args: "use 1",
+    ),
+    Untried(
+        "--grpc-port",
+        lambda args: given("grpc_port")(args) and not given("smg_grpc_mode")(args),
+        "no request was sent over gRPC",
+    ),
+    Untried(
+        "--smg-grpc-mode",
+        given("smg_grpc_mode"),
+        "no request was sent over it, and its replies have no place for facts",
+    ),
     Untried(
         "--cuda-graph-backend-decode",
         other_decode_graphs,
@@ -241,12 +253,12 @@ UNTRIED_NAMES = tuple(untried.name for untried in UNTRIED)
 
 # Environment variables of SGLang that replace what LaProx builds on.
 ENVIRONMENT_REFUSALS = {
-    "SGLANG_RUST_SERVER": UNCHECKED,
     "SGLANG_USE_HND_KVCACHE": OTHER_POOL,
     "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING": OTHER_POOL,
     "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": OTHER_POOL,
     "SGLANG_ENABLE_METADATA_GLUE_GRAPH": "its graphs do not tell compressed batches from whole ones",
 }
+RUST_SERVER = "SGLANG_RUST_SERVER"
 OFF = ("", "0", "false", "no", "n", "off")
 
 

@@ -1,6 +1,6 @@
 """What a request may say on top of what its server was told."""
 
-from typing import Self
+from typing import Self, TypeGuard
 
 import msgspec
 
@@ -93,6 +93,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     "not_allowed",
                 )
 
+    @classmethod
+    def checked(cls, custom_params: Json | None, own: Json | None, config: Config) -> Self:
+        """The options of a request, if a server with ``config`` serves them.
+
+        Args:
+            custom_params: those that count, which the server may prefer.
+            own: those that the request itself gave.
+
+        Raises:
+            ConfigError: they are not served, or requests may not set one of ``own``.
+        """
+        options = cls.of(custom_params)
+        cls.check_allowed(own, config)
+        options.check(config)
+        return options
+
     def slots(self, config: Config, length: int) -> int:
         """Slots granted to ``length`` tokens of a prompt; a request never gets more than the server gives."""
         granted = budget_slots(config.budget, length)
@@ -129,6 +145,38 @@ class Told(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     instructions: Instructions = Instructions()
+
+    @classmethod
+    def of(cls, custom_params: Json | None) -> Self:
+        """As ``Options.of``; also of options that were sealed."""
+        if not is_sealed(custom_params):
+            return super().of(custom_params)
+        try:
+            return msgspec.json.decode(custom_params["laprox"], type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"custom_params.laprox: {shown(error)}", "malformed") from None
+
+    def seal(self) -> str:
+        """What says to the scheduler that these were checked: a text, where a client's are an object."""
+        return msgspec.json.encode(self).decode()
+
+
+def is_sealed(custom_params: Json | None) -> TypeGuard[Json]:
+    """Whether the options in ``custom_params`` are what ``Told.seal`` says."""
+    return isinstance(custom_params, dict) and isinstance(custom_params.get("laprox"), str)
+
+
+def check_kind(session: object, beam_width: int | None) -> None:
+    """Refuses requests that LaProx does not serve, whatever their options.
+
+    Raises:
+        ConfigError: names what they ask for.
+    """
+    serves = "--enable-laprox does not serve them"
+    if session:
+        raise ConfigError(f"session_params: sessions keep whole KV; {serves}", "unsupported")
+    if (beam_width or 1) > 1:
+        raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
 
 
 assert Options.__struct_fields__ == REQUEST_OPTIONS

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from laprox_sglang.ports import Req
 from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
 from laprox_sglang.report.facts import Cached, Facts
+from laprox_sglang.report.refused import Refused
 from laprox_sglang.report.totals import Totals
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.state import RequestState, state_of
@@ -22,6 +23,7 @@ class Reporter:
         events: where events go; None without ``--laprox-events``.
         metrics: what ``/metrics`` says; None without ``--enable-metrics``.
         untested: flags of this server that were not tried with LaProx.
+        refused: requests that no tokenizer manager had checked.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,7 @@ class Reporter:
         self.events: Publisher | None = None
         self.metrics: Metrics | None = None
         self.untested: tuple[str, ...] = ()
+        self.refused = Refused()
 
     def exchanged(self, before: View | None, view: View | None) -> None:
         """A request reads ``view`` where it read ``before``."""
@@ -76,6 +79,7 @@ class Reporter:
             "events": events
             and {"endpoint": events.endpoint, "sent": events.sent, "overflows": events.overflows},
             "untested": list(self.untested),
+            "refused": self.refused.to_dict(),
         }
 
 

@@ -12,22 +12,25 @@ from typing import Any
 import msgspec
 from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolved_view
+from sglang.srt.environ import envs
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.attached import attach_config, config_of, mark_typed, was_typed
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.options.check import check_arguments, check_model
+from laprox_sglang.options.check import NOBODY_LOOKS, check_arguments, check_model, front_checks
 from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
 from laprox_sglang.options.values import (
     BUDGET_FORMS,
+    SYSTEM,
     ConfigError,
     parse_budget,
     parse_floor,
     parse_names,
     parse_tokens,
+    shown,
 )
 from laprox_sglang.ports import ModelConfig, ServerArgs
 from laprox_sglang.report.endpoint import check_endpoints
@@ -70,6 +73,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "untested": parse_names,
 }
 TEXTS = (*PARSERS, "events")
+WORKER = "laprox_patches.tokenizer.worker:app"
 
 
 def add_flags(result: None, parser: ArgumentParser) -> None:
@@ -149,11 +153,24 @@ def enable(self: ServerArgs) -> None:
 
         register_all()
         install()
+        if self.tokenizer_worker_num > 1:
+            load_in_workers()
     attach_config(self, config)
     if self.radix_cache_backend is None:
         self.radix_cache_backend = "laprox"
     if self.prefill_max_requests is None:
         self.prefill_max_requests = PREFILL_REQUESTS
+
+
+def load_in_workers() -> None:
+    """SGLang loads no plugins in tokenizer workers, but takes their application by its name."""
+    path = envs.SGLANG_HTTP_SERVER_APP_PATH
+    if path.is_set() and path.get() != WORKER:
+        raise ConfigError(
+            f"{path.name}={shown(path.get())} names another application than LaProx's, with which tokenizer "
+            "workers load it: unset it"
+        )
+    path.set(WORKER)
 
 
 def check_resolved(result: None, self: ServerArgs) -> None:
@@ -183,6 +200,8 @@ def check_served(config: Config, args: ServerArgs, model: ModelConfig) -> None:
     # Before the arguments: another kind of model makes SGLang choose another attention backend.
     check_model(model)
     check_arguments(args, untested=config.untested)
+    if config.keep_prefix == SYSTEM and not front_checks(args):
+        raise ConfigError(f"--laprox-keep-prefix {SYSTEM}: {NOBODY_LOOKS}")
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}

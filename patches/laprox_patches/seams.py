@@ -2,9 +2,10 @@
 
 from laprox_patches.model import attention_backend, decode_graphs, host_pool, memory_pool
 from laprox_patches.model.prefix_cache import register_cache
-from laprox_patches.scheduler import copies, leak_check, metrics, output, step, weights
+from laprox_patches.scheduler import copies, leak_check, metrics, output, request, step, weights
 from laprox_patches.seam import register
-from laprox_patches.tokenizer import chat, replies, request
+from laprox_patches.tokenizer import chat, header, replies
+from laprox_patches.tokenizer import request as tokenized
 from laprox_patches.version import check_ports
 
 SEAMS = (
@@ -18,6 +19,8 @@ SEAMS = (
     *replies.SEAMS,
     *leak_check.SEAMS,
     *chat.SEAMS,
+    *header.SEAMS,
+    *tokenized.SEAMS,
     *request.SEAMS,
     *weights.SEAMS,
     *copies.SEAMS,

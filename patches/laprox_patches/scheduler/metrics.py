@@ -29,6 +29,7 @@ def open_reports(result: None, self: Scheduler) -> None:
 
         labels, layers = self.metrics_collector.labels, laprox.pool.keys.shape[1]
         laprox.report.metrics = Metrics(labels, laprox.report, laprox.slot_bytes, layers)
+        laprox.report.refused.export(labels)
         publish(self)
     # All ranks that share the heads see the same requests: the first of them tells.
     if laprox.config.events is not None and laprox.ranks.index == 0:

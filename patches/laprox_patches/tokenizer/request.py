@@ -1,17 +1,19 @@
 """Tokenizer manager: a bad per-request option fails that request, before there is one to schedule; and what
 the template knows of a prompt is added to the options of its request."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
-from laprox_sglang.options.request import Options
+from laprox_sglang.options.request import Instructions, Options, Told, check_kind
 from laprox_sglang.options.values import SYSTEM, ConfigError
 from laprox_sglang.ports import GenerateRequest, TokenizerManager
-from laprox_sglang.prefix import ChatPrompt, Found
+from laprox_sglang.prefix import ChatPrompt
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.views.memory import largest_view
 
@@ -21,29 +23,24 @@ def check_options(result: None, self: TokenizerManager, obj: GenerateRequest, in
     if config is None:
         return
     own = obj.sampling_params or {}
+    assert isinstance(own, dict), "a batch is checked one by one"
     # SGLang merges the server's preferred parameters in only after this check.
     params = (self.preferred_sampling_params or {}) | own
+    custom = params.get("custom_params")
     try:
-        options = Options.of(params.get("custom_params"))
-        Options.check_allowed(own.get("custom_params"), config)
-        options.check(config)
-        check_request(obj, params)
+        options = Options.checked(custom, own.get("custom_params"), config)
+        check_kind(getattr(obj, "session_params", None), params.get("beam_width"))
     except ConfigError as error:
         refused(self).add(error.fault)
         raise
+    told = Told(**msgspec.structs.asdict(options))
     found = obj.input_ids.found if isinstance(obj.input_ids, ChatPrompt) else None
     if found is not None and options.keep_prefix_or(config) == SYSTEM:
-        most = largest_view(config, self.context_len)
-        obj.sampling_params = with_instructions(params, found, most)
-
-
-def check_request(obj: GenerateRequest, params: dict[str, Any]) -> None:
-    """Refuses what else a request may ask for that LaProx does not serve."""
-    serves = "--enable-laprox does not serve them"
-    if getattr(obj, "session_params", None):
-        raise ConfigError(f"session_params: sessions keep whole KV; {serves}", "unsupported")
-    if (params.get("beam_width") or 1) > 1:
-        raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
+        instructions = Instructions(found.spans, largest_view(config, self.context_len), found.how)
+        told = msgspec.structs.replace(told, keep_prefix=found.dense, instructions=instructions)
+    if told != Told() or (custom or {}).get("laprox"):
+        # Requests of one batch may share what their client sent.
+        obj.sampling_params = params | {"custom_params": (custom or {}) | {"laprox": told.seal()}}
 
 
 def refused(manager: TokenizerManager) -> Refused:
@@ -58,24 +55,15 @@ def export_refused(result: None, self: TokenizerManager) -> None:
 async def add_refused(
     original: Callable[[TokenizerManager], Awaitable[list[dict[str, Any]]]], self: TokenizerManager
 ) -> list[dict[str, Any]]:
-    """Totals come from the scheduler, which a refused request never reaches."""
+    """Totals come from the scheduler, which most refused requests never reach."""
     states = await original(self)
     # The hook stays in a process whose next engine is stock.
     if config_of(self.server_args) is not None:
-        states[0]["laprox"]["refused"] = refused(self).to_dict()
+        laprox = states[0]["laprox"]
+        counts = Counter(laprox["refused"]) + Counter(refused(self).to_dict())
+        # Of several tokenizer workers each knows its own; the metric adds them up.
+        laprox["refused"] = None if self.server_args.tokenizer_worker_num > 1 else dict(counts)
     return states
-
-
-def with_instructions(params: dict[str, Any], found: Found, most: int) -> dict[str, Any]:
-    """Sampling parameters that say in tokens what "system" means for their prompt.
-
-    Args:
-        most: slots of the largest view that there is memory for.
-    """
-    custom = params.get("custom_params") or {}
-    told = {"spans": found.spans, "most": most, "how": found.how}
-    laprox = (custom.get("laprox") or {}) | {"keep_prefix": found.dense, "instructions": told}
-    return params | {"custom_params": custom | {"laprox": laprox}}
 
 
 TARGET = "sglang.srt.managers.tokenizer_manager.TokenizerManager."
