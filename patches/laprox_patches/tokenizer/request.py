@@ -8,10 +8,12 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
+from laprox_sglang.options.refusals import OTHER_MULTIMODAL
 from laprox_sglang.options.request import Options
+from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import SYSTEM, ConfigError
 from laprox_sglang.ports import GenerateRequest, TokenizerManager
-from laprox_sglang.prefix import ChatPrompt, Found
+from laprox_sglang.prefix import ChatPrompt, ChatText, Found
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.views.memory import largest_view
 
@@ -27,23 +29,49 @@ def check_options(result: None, self: TokenizerManager, obj: GenerateRequest, in
         options = Options.of(params.get("custom_params"))
         Options.check_allowed(own.get("custom_params"), config)
         options.check(config)
-        check_request(obj, params)
+        check_request(obj, params, config)
     except ConfigError as error:
         refused(self).add(error.fault)
         raise
-    found = obj.input_ids.found if isinstance(obj.input_ids, ChatPrompt) else None
-    if found is not None and options.keep_prefix_or(config) == SYSTEM:
+    if options.keep_prefix_or(config) == SYSTEM and (found := instructions_of(obj, input_ids)) is not None:
         most = largest_view(config, self.context_len)
         obj.sampling_params = with_instructions(params, found, most)
 
 
-def check_request(obj: GenerateRequest, params: dict[str, Any]) -> None:
+def instructions_of(obj: GenerateRequest, input_ids: list[int]) -> Found | None:
+    """Where they are in its tokens; None where no chat template told."""
+    if isinstance(obj.input_ids, ChatPrompt):
+        return obj.input_ids.found
+    return obj.text.look(input_ids) if isinstance(obj.text, ChatText) else None
+
+
+def check_request(obj: GenerateRequest, params: dict[str, Any], config: Config) -> None:
     """Refuses what else a request may ask for that LaProx does not serve."""
     serves = "--enable-laprox does not serve them"
     if getattr(obj, "session_params", None):
         raise ConfigError(f"session_params: sessions keep whole KV; {serves}", "unsupported")
     if (params.get("beam_width") or 1) > 1:
         raise ConfigError(f"beam_width: beams copy rows of whole KV; {serves}", "unsupported")
+    for name in ("video_data", "audio_data"):
+        if getattr(obj, name, None) and OTHER_MULTIMODAL.name not in config.untested:
+            raise ConfigError(
+                f"{name}: with --enable-laprox only pictures were tried; send those, or start the server "
+                f"with --laprox-untested {OTHER_MULTIMODAL.name}",
+                "unsupported",
+            )
+
+
+def with_plain_text(
+    original: Callable[..., object],
+    self: TokenizerManager,
+    obj: GenerateRequest,
+    input_text: object,
+    *given: object,
+    **named: object,
+) -> object:
+    """One of the two ways to the scheduler takes no text that is more than text."""
+    plain = str(input_text) if isinstance(input_text, ChatText) else input_text
+    return original(self, obj, plain, *given, **named)
 
 
 def refused(manager: TokenizerManager) -> Refused:
@@ -86,6 +114,13 @@ SEAMS = (
         HookType.AFTER,
         ("self", "obj", "input_ids"),
         "None",
+    ),
+    Seam(
+        TARGET + "_create_tokenized_object",
+        with_plain_text,
+        HookType.AROUND,
+        ("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
+        "Union[TokenizedGenerateReqInput, TokenizedEmbeddingReqInput]",
     ),
     Seam(TARGET + "init_metric_collector_watchdog", export_refused, HookType.AFTER, ("self",)),
     Seam(
