@@ -3,7 +3,7 @@
 SGLang has no types that mypy could see, and it changes every two weeks. So the code is checked against these
 Protocols, and at the start of a server the gate (``laprox_patches.version``) checks SGLang's classes against
 them, member by member. A class that is subclassed here is listed with the methods that are overridden or
-called. (A chat's ``Message`` stands for many classes of SGLang, so it is the one that is not looked for.)
+called. (``Message``, ``Tokenizer`` and ``Description`` stand for many classes, so they are not looked for.)
 """
 
 from __future__ import annotations
@@ -487,6 +487,12 @@ class ModelShape(Protocol):
     def get_num_kv_heads(self, tensor_parallel_size: int) -> int: ...  # of a rank
 
 
+class Description(Protocol):
+    """A model's ``config.json``."""
+
+    architectures: list[str]
+
+
 @port("sglang.srt.configs.model_config.ModelConfig")
 class ModelConfig(ModelShape, Protocol):
     """What a model is refused for before its weights are loaded."""
@@ -496,6 +502,8 @@ class ModelConfig(ModelShape, Protocol):
     is_encoder_decoder: bool
     is_multimodal: bool
     is_generation: bool
+    model_impl: str
+    hf_config: Description
     attention_arch: object
     attention_chunk_size: int | None
     has_attention_sinks: bool
@@ -697,7 +705,10 @@ class GraphRunner(Protocol):
 class GenerateRequest(Protocol):
     """A request in the tokenizer manager: its options are checked there."""
 
+    text: str | None
     input_ids: Sequence[int] | None
+    video_data: object | None
+    audio_data: object | None
     sampling_params: Json | list[Json] | None  # of a batch, one for each prompt if they differ
     session_params: object | None
 
@@ -714,11 +725,18 @@ class TokenizerManager(Protocol):
     """Checks requests, and makes replies."""
 
     server_args: ServerArgs
+    tokenizer: Tokenizer
     context_len: int
     allow_auto_truncate: bool
     preferred_sampling_params: Json | None
     enable_metrics: bool
     metrics_collector: MetricsCollector
+
+
+class Tokenizer(Protocol):
+    """Makes tokens of what a template rendered."""
+
+    def encode(self, text: str) -> list[int]: ...
 
 
 class Message(Protocol):
@@ -769,6 +787,7 @@ class ChatHandler(Protocol):
 
 @port("sglang.srt.entrypoints.openai.protocol.MessageProcessingResult")
 class RenderedChat(Protocol):
-    """What a chat came to: ids, or text for models that take images."""
+    """What a chat came to: ids, or text, or both for models that take images."""
 
+    prompt: str
     prompt_ids: list[int] | str

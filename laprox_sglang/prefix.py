@@ -73,6 +73,21 @@ class ChatPrompt(list[int]):
     found: Found | None = None
 
 
+class ChatText(str):
+    """Text of a chat prompt whose tokens are not known yet: a model's processor makes them, and many of one
+    picture.
+
+    Attributes:
+        look: finds the instructions in those tokens.
+    """
+
+    look: Callable[[Sequence[int]], Found]
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Text and no more, wherever it is copied or sent to."""
+        return str, (str(self),)
+
+
 def common(first: str, second: str) -> int:
     """Length of what both begin with."""
     shorter = min(len(first), len(second))

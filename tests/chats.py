@@ -116,6 +116,7 @@ class Serving:
         self.tokenizer_manager = SimpleNamespace(
             server_args=SimpleNamespace(_laprox=config or Config()),
             preferred_sampling_params=None,
+            tokenizer=tokenizer,
             context_len=context,
             allow_auto_truncate=False,
         )
@@ -123,7 +124,7 @@ class Serving:
     def process(self, request: Any, is_multimodal: bool, **_: Any) -> Any:
         self.rendered += 1
         ids = self.tokenizer.encode(text_of(self.tokenizer, request), add_special_tokens=False)
-        return SimpleNamespace(prompt_ids=ids)
+        return SimpleNamespace(prompt="", prompt_ids=ids)
 
 
 def text_of(tokenizer: Any, request: Any) -> str:

@@ -164,10 +164,18 @@ def difference(oracle: Model, prefix: Prefix, reply: dict[str, Any], tolerance: 
     """Largest difference of the log-probs; the prompt's own KV is exact, whatever turn it is."""
     output = reply["output_ids"]
     (logprobs,) = oracle.follow(prefix, output[:-1], cells_in(reply, prefix)[None])
-    assert logprobs.argmax(-1).tolist() == output
-    chosen = logprobs.gather(1, torch.tensor(output)[:, None])[:, 0].tolist()
-    assert chosen_logprobs(reply) == pytest.approx(chosen, abs=tolerance.logprob)
-    return max(abs(a - b) for a, b in zip(chosen_logprobs(reply), chosen, strict=True))
+    return farthest(logprobs, output, chosen_logprobs(reply), tolerance)
+
+
+def farthest(
+    logprobs: torch.Tensor, ids: list[int], said: list[float], tolerance: Tolerance = EXACT
+) -> float:
+    """Largest difference between what was said of greedy tokens and ``logprobs`` ``[T, vocabulary]``."""
+    expected = logprobs.gather(1, torch.tensor(ids)[:, None])[:, 0]
+    # Two tokens may be as likely as each other.
+    assert (logprobs.amax(-1) - expected).max() <= tolerance.logprob
+    assert said == pytest.approx(expected.tolist(), abs=tolerance.logprob)
+    return float((torch.tensor(said) - expected).abs().max())
 
 
 def cells_in(reply: dict[str, Any], prefix: Prefix) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """Chat requests: what the template knows of instructions reaches the scheduler, and no body stays behind."""
 
 import asyncio
+import copy
+import pickle
 import random
 import tracemalloc
 from types import SimpleNamespace
@@ -10,11 +12,11 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 
 import chats
 from laprox_patches.tokenizer import chat
-from laprox_patches.tokenizer.request import add_refused, check_options
+from laprox_patches.tokenizer.request import add_refused, check_options, with_plain_text
 from laprox_sglang.options.request import Instructions, Options, Told
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REQUEST_OPTIONS, SYSTEM, ConfigError
-from laprox_sglang.prefix import ChatPrompt, Found
+from laprox_sglang.prefix import ChatPrompt, ChatText, Found
 from laprox_sglang.renderings import REMEMBERED, REMEMBERED_TOKENS
 
 SYSTEM_PROMPT, USER, END = 1000, 2000, 9
@@ -40,7 +42,7 @@ class Serving(chats.Serving):
         for each in request.messages:
             words = [int.from_bytes(word.encode()[:2]) for word in each.content.split()]
             ids += [{"system": SYSTEM_PROMPT}.get(each.role, USER), *words, END]
-        return SimpleNamespace(prompt_ids=ids)
+        return SimpleNamespace(prompt="", prompt_ids=ids)
 
 
 def prompt(serving: Serving, *messages, **options):
@@ -167,10 +169,10 @@ def test_bodies_of_any_size_leave_nothing():
         """A token for four characters, as fast as can be."""
         *_, system, question = ["", *(each.content for each in request.messages)]
         if len(system) > 4 * context:
-            return SimpleNamespace(prompt_ids=tokens)
+            return SimpleNamespace(prompt="", prompt_ids=tokens)
         ids = tokens[: len(system) // 4]
         ids += [int(system.partition(" ")[0] or 0), USER, *question.encode()]
-        return SimpleNamespace(prompt_ids=ids)
+        return SimpleNamespace(prompt="", prompt_ids=ids)
 
     def ask(number: int) -> None:
         size = 4_000_000 if number % 20 == 0 else int(4 ** draw.uniform(2, 8))
@@ -224,13 +226,74 @@ def test_what_the_template_knows_becomes_options_of_the_request(server, asked, k
 
 def checked(config: Config, params: dict, found: Found | None = None) -> SimpleNamespace:
     """A request that the tokenizer manager has checked."""
-    manager = SimpleNamespace(
+    prompt = ChatPrompt(range(20))
+    prompt.found = found
+    obj = SimpleNamespace(sampling_params=params, session_params=None, text=None, input_ids=prompt)
+    check_options(None, manager(config), obj, list(prompt))
+    return obj
+
+
+def manager(config: Config) -> SimpleNamespace:
+    return SimpleNamespace(
         server_args=SimpleNamespace(_laprox=config), preferred_sampling_params=None, context_len=1000
     )
-    obj = SimpleNamespace(sampling_params=params, session_params=None, input_ids=ChatPrompt(range(20)))
-    obj.input_ids.found = found
-    check_options(None, manager, obj, list(obj.input_ids))
-    return obj
+
+
+PICTURE, PATCHES = int.from_bytes(b"pi"), 64
+
+
+class Seeing(Serving):
+    """Its prompts go on as text, of which a processor makes tokens, many of one picture.
+
+    Attributes:
+        own: the template is one of SGLang's, which gives no ids.
+    """
+
+    def __init__(self, own: bool = False) -> None:
+        super().__init__()
+        self.own, self.tokenizer_manager.tokenizer = own, self
+
+    def process(self, request, is_multimodal, **kwargs):
+        ids = super().process(request, is_multimodal, **kwargs).prompt_ids
+        return SimpleNamespace(prompt=" ".join(map(str, ids)), prompt_ids=[] if self.own else ids)
+
+    def encode(self, text):
+        return [int(word) for word in text.split()]
+
+    def expand(self, text):
+        return [
+            each for token in self.encode(text) for each in [token] * (PATCHES if token == PICTURE else 1)
+        ]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_instructions_of_a_text_are_looked_for_in_its_tokens(own):
+    """A picture moves all that stands behind it."""
+    serving = Seeing(own)
+    first, later = message("system", "be brief"), message("system", "from now on be long again")
+    turns = [message("user", "picture who"), message("assistant", "me"), later, message("user", "and now")]
+    request = ChatCompletionRequest(model="m", messages=[first, *turns])
+    result = chat.process_messages(Seeing.process, serving, request, True)
+    rendered, ids = serving.rendered, serving.expand(result.prompt)
+    assert bool(result.prompt_ids) != own
+    obj = SimpleNamespace(sampling_params={}, session_params=None, text=result.prompt, input_ids=None)
+    check_options(None, manager(Config()), obj, ids)
+    told = Told.of(obj.sampling_params["custom_params"])
+    # Three tokens and a picture's of one turn, three of the other.
+    behind = 4 + 3 + PATCHES + 3
+    assert told.keep_prefix == 5 and told.instructions.spans == ((behind, behind + 8),)
+    assert serving.rendered == rendered
+    # An unexpanded prompt has them elsewhere, and goes on as ids where nobody has to see.
+    assert own or result.prompt_ids.found.spans == ((4 + 4 + 3, 4 + 4 + 3 + 8),)
+
+
+def test_a_text_that_knows_more_is_text_wherever_it_is_sent():
+    text = ChatText("who")
+    text.look = lambda tokens: Found(len(tokens))
+    for sent in (pickle.loads(pickle.dumps(text)), copy.deepcopy(text)):
+        assert type(sent) is str and sent == text
+    sent = with_plain_text(lambda *given: given, "manager", "request", text, [1], None)
+    assert sent == ("manager", "request", "who", [1], None) and type(sent[2]) is str
 
 
 def test_a_client_may_not_say_where_its_instructions_are():

@@ -213,6 +213,15 @@ def test_a_model_that_is_not_served_is_named(tmp_path, changes, fault):
     read_model(config_of(tmp_path / "config.json", layer_types=["full_attention"] * 32))
 
 
+def test_a_model_that_sees_is_read_as_what_it_reads_with():
+    path = ROOT / "tests" / "models" / "qwen2_5_vl"
+    model = read_model(path)
+    assert (model.num_hidden_layers, model.kv_heads, model.head_dim, model.context_len) == (2, 1, 32, 512)
+    assert model.weights_from.endswith("without what sees")
+    with pytest.raises(CommandError, match="describes no text model"):
+        read_model(path.with_name("llava"))
+
+
 def test_room_and_speed_pay_or_do_not():
     full = look()
     assert full.laprox.requests > 5 * full.stock.requests and full.reason is None

@@ -24,7 +24,8 @@ def manager(config: Config, preferred: Any = None) -> Any:
 
 def fault_of(front: Any, custom_params: Any) -> str | None:
     """What is wrong with a request, in one line; None if it is served."""
-    request = SimpleNamespace(sampling_params={"custom_params": custom_params}, input_ids=[1, 2])
+    params = {"custom_params": custom_params}
+    request = SimpleNamespace(sampling_params=params, text=None, input_ids=[1, 2])
     try:
         check_options(None, front, request, [1, 2])
     except ConfigError as error:
@@ -83,7 +84,7 @@ def test_names_of_every_kind_are_tried_or_refused_in_one_line(seed: int) -> None
 def test_what_a_server_prefers_is_not_what_a_request_sets() -> None:
     preferred = {"custom_params": {"laprox": {"return_kept": True}}}
     front = manager(Config(), preferred)
-    check_options(None, front, SimpleNamespace(sampling_params={}, input_ids=[1]), [1])
+    check_options(None, front, SimpleNamespace(sampling_params={}, text=None, input_ids=[1]), [1])
     fault = fault_of(front, preferred["custom_params"])
     assert fault is not None and "--laprox-request-options budget,enabled,keep_prefix,return_kept" in fault
     assert refused(front).to_dict() == {"not_allowed": 1}

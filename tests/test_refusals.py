@@ -7,6 +7,7 @@ refusal that reads the record never fires, so every one is tried here on a view 
 import argparse
 import copy
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +46,8 @@ CLEAN = {
     "dtype": "float32",
 }
 TRITON = {"attention_backend": "triton"}
+# Configurations without weights.
+MODELS = Path(__file__).with_name("models")
 TWO_RANKS = {"tp_size": 2, "attn_cp_size": 2}
 # By refused flag: what makes SGLang resolve it on a CPU, where the flag alone with any value does not.
 RESOLVES_WITH: dict[str, dict[str, Any]] = {
@@ -70,6 +73,8 @@ RESOLVES_WITH: dict[str, dict[str, Any]] = {
     "--rl-on-policy-target": TRITON,
     "--enable-mis": {"attention_backend": "flashinfer"},
     "--attention-backend": TRITON,
+    "--model-path": {"model_path": str(MODELS / "llava")},
+    "--language-only": {"model_path": str(MODELS / "qwen2_5_vl")},
 }
 # By refused flag: why SGLang itself does not resolve it here. These are declared, as SGLang declares what
 # it resolves.
@@ -261,6 +266,26 @@ def test_what_is_resolved_away_is_refused_by_what_it_asked_for(name):
     refused(arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "served"),
+    [
+        ("qwen2_5_vl", {}, True),
+        ("qwen2_5_vl", {"model_impl": "transformers"}, False),
+        ("llava", {}, False),
+        # Whoever switches pictures off has a model over text.
+        ("llava", {"enable_multimodal": False}, True),
+    ],
+)
+def test_models_over_pictures_are_served_that_were_tried(name, given, served):
+    path = str(MODELS / name)
+    arguments = resolved(model_path=path, **given)
+    check_model(model_config_of(record(model_path=path, **given)))
+    if served:
+        check_arguments(arguments, {})
+    else:
+        assert refused(arguments).startswith(f"--model-path {path} was not tried")
+
+
 @pytest.mark.parametrize("size", [1, None])
 def test_sizes_of_one_or_unset_pass(size):
     sizes = {"pp_size": 1, "dcp_size": 1, "attn_cp_size": 1, "page_size": size}
@@ -411,7 +436,6 @@ def test_everything_is_refused_through_the_check_of_a_start(model):
         ({"attention_arch": AttentionArch.MLA}, "latent attention"),
         ({"is_hybrid_swa": True}, "sliding-window"),
         ({"is_encoder_decoder": True}, "cross attention"),
-        ({"is_multimodal": True}, "image or audio"),
         ({"attention_chunk_size": 8192}, "chunked local attention"),
         ({"has_attention_sinks": True}, "attention sinks"),
         ({"is_generation": False}, "no decoding"),
@@ -436,9 +460,11 @@ def test_state_space_model_is_refused(model, monkeypatch):
     [
         ({"sampling_params": {"beam_width": 2}}, "beam_width"),
         ({"session_params": {"id": "x"}}, "session_params"),
+        ({"video_data": ["x"]}, "video_data: with --enable-laprox only pictures were tried"),
+        ({"audio_data": "x"}, "--laprox-untested model-path"),
         ({"sampling_params": {"custom_params": {"laprox": {"budget": 7.5}}}}, "budget"),
     ],
-    ids=["beams", "session", "budget"],
+    ids=["beams", "session", "video", "audio", "budget"],
 )
 def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
     given = {"sampling_params": None, "session_params": None, "input_ids": None} | request_
@@ -451,8 +477,18 @@ def test_a_request_is_refused_before_there_is_one_to_schedule(request_, fault):
     # A stock server is none of our business, and neither is one beam.
     check_options(None, SimpleNamespace(server_args=SimpleNamespace()), SimpleNamespace(**given), [1])
     for beams in (None, 1):
-        plain = SimpleNamespace(sampling_params={"beam_width": beams}, session_params=None, input_ids=[1])
+        plain = SimpleNamespace(
+            sampling_params={"beam_width": beams}, session_params=None, text=None, input_ids=[1]
+        )
         check_options(None, manager, plain, [1])
+
+
+def test_video_is_tried_where_other_models_over_pictures_are():
+    manager = SimpleNamespace(
+        server_args=SimpleNamespace(_laprox=Config(untested=["model-path"])), preferred_sampling_params=None
+    )
+    request = SimpleNamespace(sampling_params={}, text="", input_ids=None, video_data=["x"])
+    check_options(None, manager, request, [1])
 
 
 def test_beams_of_a_server_s_own_parameters_are_refused():

@@ -127,7 +127,6 @@ def check_model(config: ModelConfig) -> None:
         "sliding-window layers": config.is_hybrid_swa,
         "linear-attention or state-space layers": mambaish_config(config) is not None,
         "cross attention": config.is_encoder_decoder,
-        "image or audio input": config.is_multimodal,
         "chunked local attention": bool(config.attention_chunk_size),
         "attention sinks": bool(config.has_attention_sinks),
         "no decoding": not config.is_generation,

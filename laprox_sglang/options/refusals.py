@@ -14,7 +14,7 @@ from laprox_sglang.options.values import ConfigError, shown
 
 if TYPE_CHECKING:
     # Importing it loads torch, which the commands that watch a server do without.
-    from laprox_sglang.ports import ServerArgs
+    from laprox_sglang.ports import ModelConfig, ServerArgs
 
 # Served backends by device; the one that SGLang chooses on an A100, H100 or H200 is among them.
 ATTENTION_BACKENDS = {"cpu": ("torch_native",), "cuda": ("flashinfer", "triton", "fa3")}
@@ -176,12 +176,31 @@ def other_storage(args: ServerArgs) -> bool:
     return args.hicache_storage_backend not in (None, STORAGE)
 
 
+# Of models over images, as ``config.json`` names them.
+VISION_MODELS = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
+
+
+def other_multimodal(args: ServerArgs) -> bool:
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
+    model: ModelConfig = model_config_of(args)
+    served = model.hf_config.architectures[0] in VISION_MODELS and model.model_impl != "transformers"
+    return model.is_multimodal and not served
+
+
 ATTENTION_BACKEND = Untried(
     "--attention-backend",
     other_attention_backend,
     "its KV reads were not tested",
     value=lambda args: str(args.attention_backend),
     instead=lambda args: f"give --attention-backend {BACKENDS_IN_WORDS[args.device]}",
+)
+OTHER_MULTIMODAL = Untried(
+    "--model-path",
+    other_multimodal,
+    "of models over pictures, video or audio only Qwen2.5-VL and Qwen3-VL were, in SGLang's own classes",
+    value=lambda args: args.model_path,
+    instead=lambda args: "serve one of these",
 )
 OTHER_STORAGE = Untried(
     "--hicache-storage-backend",
@@ -240,6 +259,12 @@ UNTRIED = (
         "--smg-grpc-mode",
         given("smg_grpc_mode"),
         "no request was sent over it, and its replies have no place for facts",
+    ),
+    OTHER_MULTIMODAL,
+    Untried(
+        "--language-only",
+        given("language_only"),
+        "pictures that another server has encoded were not tested",
     ),
     Untried(
         "--cuda-graph-backend-decode",

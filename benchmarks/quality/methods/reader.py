@@ -165,9 +165,7 @@ class Model:
         """
         self.device = device
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation="laprox_quality"
-            )
+            model = self.load(path, dtype)
         except Exception as error:
             # Whatever transformers and the readers below it make of other people's files.
             raise BadModel(f"{path} is not loaded: {type(error).__name__}: {shown(error)}") from error
@@ -185,6 +183,9 @@ class Model:
             for module in attentions
         ]
         self.gram = [weights @ weights.mT for weights in self.output]
+
+    def load(self, path: str | Path, dtype: torch.dtype) -> Any:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="laprox_quality")
 
     def prefill(
         self,

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionMessageUserParam
@@ -14,13 +14,14 @@ from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.values import SYSTEM, ConfigError, shown
-from laprox_sglang.ports import ChatHandler, ChatRequest, Message, RenderedChat, TokenizerManager
+from laprox_sglang.ports import ChatHandler, ChatRequest, Message, RenderedChat, Tokenizer, TokenizerManager
 from laprox_sglang.prefix import (
     INSTRUCTIONS,
     OTHER_QUESTION,
     Ask,
     Asks,
     ChatPrompt,
+    ChatText,
     Found,
     InstructionFinder,
     leading,
@@ -54,17 +55,17 @@ def process_messages(
 ) -> RenderedChat:
     result = original(self, request, is_multimodal, **kwargs)
     manager = self.tokenizer_manager
-    prompt = result.prompt_ids
-    if not isinstance(prompt, list) or request.input_ids or not wanted(request, manager):
+    if request.input_ids or not wanted(request, manager):
         return result
     # Of ``/tokenize`` and the like: nothing is generated, and the template was asked otherwise.
     if request._format_add_generation_prompt is not None or request._format_add_special_tokens:
         return result
-    # SGLang refuses it, and what is refused leaves nothing here.
-    if len(prompt) >= manager.context_len and not manager.allow_auto_truncate:
-        return result
     messages = [message for message in request.messages if message.role in INSTRUCTIONS]
     if not (messages or request.tools):
+        return result
+    prompt = tokens_of(result, manager.tokenizer)
+    # SGLang refuses it, and what is refused leaves nothing here.
+    if len(prompt) >= manager.context_len and not manager.allow_auto_truncate:
         return result
     template = template_of(manager)
 
@@ -76,8 +77,7 @@ def process_messages(
 
         def render() -> list[int]:
             try:
-                rendered = original(self, other, is_multimodal, **kwargs).prompt_ids
-                return rendered if isinstance(rendered, list) else []
+                return tokens_of(original(self, other, is_multimodal, **kwargs), manager.tokenizer)
             except Exception as error:
                 template.fault = shown(f"{type(error).__name__}: {error}")
                 return []
@@ -91,12 +91,28 @@ def process_messages(
         instructed if first == len(messages) else ask(*messages[:first]),
         ask(tools=None, tool_choice="none"),
     )
-    found = template.instructions.find(prompt, asks)
-    template.say(found, len(prompt))
-    known = ChatPrompt(prompt)
-    known.found = found
-    result.prompt_ids = known
+
+    def look(tokens: Sequence[int]) -> Found:
+        found = template.instructions.find(tokens, asks)
+        template.say(found, len(tokens))
+        return found
+
+    # Which of the two goes on is decided later: with a picture it is the text. Whatever this renders is
+    # remembered, so that nothing is rendered in the event loop.
+    found = look(prompt)
+    if result.prompt_ids == prompt:
+        result.prompt_ids = known = ChatPrompt(prompt)
+        known.found = found
+    if result.prompt:
+        result.prompt = text = ChatText(result.prompt)
+        text.look = look
     return result
+
+
+def tokens_of(rendered: RenderedChat, tokenizer: Tokenizer) -> list[int]:
+    """Templates of SGLang's own give no ids to models that take images."""
+    ids = rendered.prompt_ids
+    return ids if ids and isinstance(ids, list) else tokenizer.encode(rendered.prompt or str(ids))
 
 
 def wanted(request: ChatRequest, manager: TokenizerManager) -> bool:

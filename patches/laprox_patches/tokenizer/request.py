@@ -10,10 +10,12 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from laprox_patches.attached import attached, config_of
 from laprox_patches.seam import Seam
+from laprox_sglang.options.refusals import OTHER_MULTIMODAL
 from laprox_sglang.options.request import Instructions, Options, Told, check_kind
+from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import SYSTEM, ConfigError
 from laprox_sglang.ports import GenerateRequest, TokenizerManager
-from laprox_sglang.prefix import ChatPrompt
+from laprox_sglang.prefix import ChatPrompt, ChatText, Found
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.views.memory import largest_view
 
@@ -30,17 +32,48 @@ def check_options(result: None, self: TokenizerManager, obj: GenerateRequest, in
     try:
         options = Options.checked(custom, own.get("custom_params"), config)
         check_kind(getattr(obj, "session_params", None), params.get("beam_width"))
+        check_media(obj, config)
     except ConfigError as error:
         refused(self).add(error.fault)
         raise
     told = Told(**msgspec.structs.asdict(options))
-    found = obj.input_ids.found if isinstance(obj.input_ids, ChatPrompt) else None
-    if found is not None and options.keep_prefix_or(config) == SYSTEM:
+    if options.keep_prefix_or(config) == SYSTEM and (found := instructions_of(obj, input_ids)) is not None:
         instructions = Instructions(found.spans, largest_view(config, self.context_len), found.how)
         told = msgspec.structs.replace(told, keep_prefix=found.dense, instructions=instructions)
     if told != Told() or (custom or {}).get("laprox"):
         # Requests of one batch may share what their client sent.
         obj.sampling_params = params | {"custom_params": (custom or {}) | {"laprox": told.seal()}}
+
+
+def instructions_of(obj: GenerateRequest, input_ids: list[int]) -> Found | None:
+    """Where they are in its tokens; None where no chat template told."""
+    if isinstance(obj.input_ids, ChatPrompt):
+        return obj.input_ids.found
+    return obj.text.look(input_ids) if isinstance(obj.text, ChatText) else None
+
+
+def check_media(obj: GenerateRequest, config: Config) -> None:
+    """Refuses what else than text and pictures a request has."""
+    for name in ("video_data", "audio_data"):
+        if getattr(obj, name, None) and OTHER_MULTIMODAL.name not in config.untested:
+            raise ConfigError(
+                f"{name}: with --enable-laprox only pictures were tried; send those, or start the server "
+                f"with --laprox-untested {OTHER_MULTIMODAL.name}",
+                "unsupported",
+            )
+
+
+def with_plain_text(
+    original: Callable[..., object],
+    self: TokenizerManager,
+    obj: GenerateRequest,
+    input_text: object,
+    *given: object,
+    **named: object,
+) -> object:
+    """One of the two ways to the scheduler takes no text that is more than text."""
+    plain = str(input_text) if isinstance(input_text, ChatText) else input_text
+    return original(self, obj, plain, *given, **named)
 
 
 def refused(manager: TokenizerManager) -> Refused:
@@ -74,6 +107,13 @@ SEAMS = (
         HookType.AFTER,
         ("self", "obj", "input_ids"),
         "None",
+    ),
+    Seam(
+        TARGET + "_create_tokenized_object",
+        with_plain_text,
+        HookType.AROUND,
+        ("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
+        "Union[TokenizedGenerateReqInput, TokenizedEmbeddingReqInput]",
     ),
     Seam(TARGET + "init_metric_collector_watchdog", export_refused, HookType.AFTER, ("self",)),
     Seam(

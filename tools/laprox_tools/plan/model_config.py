@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laprox_sglang.options.refusals import VISION_MODELS
 from laprox_tools import CommandError
 
 # A server on a GPU computes in 16 bits; float32 checkpoints are loaded as such.
 WEIGHT_BYTES = 2
+FILES = "its files"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ def read_model(path: Path, context: int | None = None) -> Model:
         raise CommandError(f"{file}: {error.strerror}; give a model's folder or its config.json") from None
     except ValueError as error:
         raise CommandError(f"{file} is not JSON: {error}") from None
+    sees = isinstance(config, dict) and (config.get("architectures") or [None])[0] in VISION_MODELS
+    if sees:
+        config = reading_part(config)
     if not isinstance(config, dict) or "num_attention_heads" not in config:
         raise CommandError(f"{file} describes no text model: it has no num_attention_heads")
     if (fault := fault_of(config)) is not None:
@@ -66,7 +71,7 @@ def read_model(path: Path, context: int | None = None) -> Model:
             hidden_size=int(config["hidden_size"]),
             context_len=context or context_of(config),
             weights=weights,
-            weights_from=source,
+            weights_from=f"{source}, without what sees" if sees and source != FILES else source,
         )
     except KeyError as error:
         raise CommandError(f"{file} has no {error.args[0]}") from None
@@ -74,6 +79,12 @@ def read_model(path: Path, context: int | None = None) -> Model:
         raise
     except (OSError, TypeError, ValueError, AttributeError) as error:
         raise CommandError(f"{file} is not as a model's: {error}") from None
+
+
+def reading_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model of one that sees, as a configuration of its own; it may be a part of the other."""
+    reads = config | config.get("text_config", {})
+    return {name: value for name, value in reads.items() if name != "vision_config"}
 
 
 def checkpoint_bytes(folder: Path) -> int:
@@ -116,7 +127,7 @@ def weights_of(config: dict[str, Any], files: int) -> tuple[int, str]:
     """
     single = "float32" in (config.get("torch_dtype"), config.get("dtype"))
     if files:
-        return files * WEIGHT_BYTES // 4 if single else files, "its files"
+        return files * WEIGHT_BYTES // 4 if single else files, FILES
     count = parameters(config)
     quantization = config.get("quantization_config")
     bits = 8 * WEIGHT_BYTES if quantization is None else quantized_bits(quantization)
