@@ -101,6 +101,8 @@ def test_the_line_that_says_why_is_found_in_a_log():
     assert loaded_class(log) == "Gemma2ForCausalLM" and loaded_class("") is None
     assert reason(log) == "ValueError: y"
     assert reason(f"{log}laprox: no\nRuntimeError: z") == "laprox: no"
+    raised = 'raise SystemExit(f"laprox: {error}")'
+    assert reason(f"{log}  {raised}\nSystemExit: laprox: no") == "laprox: no"
     assert reason("killed") == "killed" and reason("") == "it says nothing"
 
 

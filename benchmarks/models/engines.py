@@ -10,6 +10,7 @@ from unittest.mock import patch
 from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.models.candidates import Candidate
 from benchmarks.models.verdict import OPTED_OUT, STOCK, VIEW, WHOLE, Answer, Answers
+from laprox_sglang.options.values import ConfigError
 
 TOKENS = 8
 ENGINE = {
@@ -47,8 +48,12 @@ def ask_stock(model: Path, candidate: Candidate, prompts: list[list[int]]) -> An
 def ask_laprox(model: Path, candidate: Candidate, prompts: list[list[int]]) -> Answers:
     from laprox_sglang.engine import Engine
 
-    with in_forks():
-        engine = Engine(laprox=LAPROX, **arguments(model, candidate))
+    try:
+        with in_forks():
+            engine = Engine(laprox=LAPROX, **arguments(model, candidate))
+    except ConfigError as error:
+        # As a command line is told.
+        raise SystemExit(f"laprox: {error}") from None
     return {kind: [ask(engine, ids, options) for ids in prompts] for kind, options in OPTIONS.items()}
 
 

@@ -87,9 +87,9 @@ def beside(reading: dict[str, float] | None) -> str:
 
 def reason(log: str) -> str:
     """The line of a log that says why a start or an answer failed."""
-    for pattern in (r"laprox: .*", r"^[\w.]*(?:Error|Exception)\b.*"):
+    for pattern in (r"^(?:SystemExit: )?(laprox: .*)", r"^([\w.]*(?:Error|Exception)\b.*)"):
         if said := re.search(pattern, log, re.MULTILINE):
-            return said[0]
+            return said[1]
     lines = log.splitlines()
     return lines[-1] if lines else "it says nothing"
 
