@@ -36,6 +36,7 @@ ELSEWHERE = {
     "pip install": "the Makefile, before the tests",
     "pytest": "make test runs all of them",
     "python -m benchmarks.quality": "test_server_quality, in small",
+    "python -m benchmarks.models": "test_models, some of them",
     "python -m benchmarks.checks": "on a GPU; test_check_serving has its parts",
     "python -m sglang_router.launch_router": "test_examples, over two servers; test_documents has its flags",
     "python -m benchmarks.serving": "on a GPU; test_bench_serving has its parts",

@@ -17,6 +17,7 @@ from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
 from benchmarks.tables.headline import headline
+from benchmarks.tables.tried_models import models
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -53,6 +54,7 @@ def quality(name: str) -> Results:
 PAGES = {
     Path("README.md"): readme,
     Path("docs/on-a-gpu.md"): lambda: {"pruning": all_rows.pruning()},
+    Path("docs/models.md"): models,
     Path("docs/quality.md"): about_quality,
     Path("benchmarks/README.md"): all_figures,
 }
