@@ -1,4 +1,4 @@
-"""``--tp-size 2`` on a CPU: two ranks with one KV head each, so that heads compete over ranks or not at all.
+"""``--tp-size`` on a CPU: one of the ``SPREADS``, by ``LAPROX_TEST_RANKS``, or of two ranks by the seed.
 
 SGLang's leak checks run after every step, and with them the comparison of what the ranks hold.
 """
@@ -16,25 +16,26 @@ import requests
 import torch
 import zmq
 
-import laprox_kernels as kernels
 from benchmarks.harness.client import ClientError, facts
 from benchmarks.harness.server import RETURN_KEPT, cores, free_port
 from benchmarks.quality.methods.choice import Chooser, plan_of
 from benchmarks.quality.methods.judge import outcomes
 from benchmarks.quality.methods.reader import Model, everything
+from choice import check_choice
 from laprox_sglang.options.server import Config
 from laprox_sglang.report.events import Start, decode
 from laprox_sglang.scorers.allocators import floor_cells
 from laprox_tools.needle import MODEL_PATH, Sample, Task
-from prompts import OPTED_OUT, cells_in, difference
+from prompts import EXACT, OPTED_OUT, cells_in, difference
 from server import Server
+from spread import SPREADS, Spread, write_model
 
 pytestmark = pytest.mark.full
 
-RANKS, POOL = 2, 3000
-LAYERS, HEADS = 8, 2
-OWN = HEADS // RANKS
+POOL, LAYERS = 3000, 8
 BUDGETS = (0.1, 0.05)
+# How many prompts, and their lengths. Of 700 tokens 5 % are less than the smallest view: hardly an answer.
+ASKED = {0.1: (16, 500, 900), 0.05: (12, 1200, 1450)}
 BUDGET = {"budget": 0.2}
 FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
@@ -50,10 +51,11 @@ RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
 
 
 class Ranks:
-    """A server, and who listens to its events."""
+    """A server, who listens to its events, and what is served."""
 
-    def __init__(self, server: Server, events: str) -> None:
-        self.server = server
+    def __init__(self, server: Server, events: str, name: str) -> None:
+        self.server, self.name, self.spread = server, name, SPREADS[name]
+        self.heads = len(self.spread.kv)
         self._context = zmq.Context()
         self.events = self._context.socket(zmq.SUB)
         self.events.subscribe(b"")
@@ -64,41 +66,44 @@ class Ranks:
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    events = f"tcp://127.0.0.1:{free_port()}"
-    flags = (*FLAGS, "--tp-size", str(RANKS), "--laprox-events", events)
-    with Server(*flags, tokens=POOL, **cores(RANKS), **RETRACT, **TESTS, **NO_DUMP) as server:
-        found = Ranks(server, events)
+def name(seed: int) -> str:
+    """Of a spread."""
+    drawn = "one-head" if seed % 2 else "four-heads"
+    return os.environ.get("LAPROX_TEST_RANKS") or drawn
+
+
+@pytest.fixture(scope="module")
+def model(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its KV heads are those that all ranks tell of."""
+    folder = tmp_path_factory.mktemp("model") / name
+    write_model(SPREADS[name], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(name: str, model: Path) -> Iterator[Ranks]:
+    events, spread = f"tcp://127.0.0.1:{free_port()}", SPREADS[name]
+    served = MODEL_PATH if spread.copied else model
+    flags = ("--model-path", str(served), *FLAGS, "--tp-size", str(spread.ranks), "--laprox-events", events)
+    with Server(*flags, tokens=POOL, **cores(spread.ranks), **RETRACT, **TESTS, **NO_DUMP) as server:
+        found = Ranks(server, events, name)
         yield found
         found.close()
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Model:
-    return Model(MODEL_PATH)
+def oracle(model: Path) -> Model:
+    return Model(model)
 
 
-def samples(seed: int, count: int) -> list[Sample]:
+def samples(seed: int, count: int, shortest: int = 500, longest: int = 900) -> list[Sample]:
     draw = random.Random(seed)
-    return [Task(draw.random()).batch(1, draw.randint(500, 900))[0] for _ in range(count)]
+    return [Task(draw.random()).batch(1, draw.randint(shortest, longest))[0] for _ in range(count)]
 
 
-def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
-    """Of every rank's heads those of the best places among all heads of their layers: bool ``[L, H, n]``."""
-    plan = plan_of(Config(), budget, len(chooser.prefix.ids))
-    scores = chooser.scores(Config(), plan).clone()
-    kernels.floor(scores, floor_cells(plan.slots, plan.protected, Config().method.allocation.floor))
-    order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = order.argsort(1).view_as(scores).float()
-    ranked = places.masked_fill(scores == torch.inf, -1)
-    chosen = torch.zeros_like(scores, dtype=torch.bool)
-    for rank in range(RANKS):
-        own = slice(rank * OWN, (rank + 1) * OWN)
-        best = ranked[:, own].flatten().sort(stable=True).indices[: plan.slots * LAYERS * OWN]
-        part = torch.zeros(ranked[:, own].numel(), dtype=torch.bool)
-        part[best] = True
-        chosen[:, own] = part.view(LAYERS, OWN, -1)
-    return chosen
+def by_rank(cells: torch.Tensor, spread: Spread) -> torch.Tensor:
+    """``[R, L, h, n]`` of ``[L, H, n]``."""
+    return cells.unflatten(1, (spread.ranks, -1)).transpose(0, 1)
 
 
 def test_whole_prompts_give_the_ids_of_one_rank(ranks: Ranks, oracle: Model, seed: int) -> None:
@@ -114,12 +119,12 @@ def test_whole_prompts_give_the_ids_of_one_rank(ranks: Ranks, oracle: Model, see
 def test_ranks_keep_what_a_choice_among_all_heads_keeps(
     ranks: Ranks, oracle: Model, seed: int, figures: list[str]
 ) -> None:
-    worst, kept, equal = 0.0, 0, 0
+    worst, kept, allocation = 0.0, 0, Config().method.allocation
     for i, sample in enumerate(samples(seed + 1, 8)):
         options = {"budget": BUDGETS[i % 2], "return_kept": True}
         reply = ranks.server.generate(sample.prompt_ids(), 9, options, return_logprob=True)
         said, prefix = facts(reply), oracle.prefill(sample.prompt_ids())
-        assert said["kept_cells"] == said["slots_after"] * LAYERS * HEADS
+        assert said["kept_cells"] == said["slots_after"] * LAYERS * ranks.heads
         cells = cells_in(reply, prefix)
         assert cells.sum() == said["kept_cells"]
         assert 1 - cells.flatten(0, 1).any(0).float().mean().item() == pytest.approx(
@@ -129,19 +134,22 @@ def test_ranks_keep_what_a_choice_among_all_heads_keeps(
         assert shares.tolist() == pytest.approx(said["layer_share"], abs=1e-6)
         # What it reads is what it says.
         worst = max(worst, difference(oracle, prefix, reply))
-        expected = chosen_by_place(Chooser(oracle, prefix), BUDGETS[i % 2])
-        kept, equal = kept + int(cells.sum()), equal + int((cells & expected).sum())
+        kept += int(cells.sum())
+        plan, chooser = plan_of(Config(), BUDGETS[i % 2], len(prefix.ids)), Chooser(oracle, prefix)
+        scores = by_rank(chooser.scores(Config(), plan), ranks.spread)
+        held = floor_cells(plan.slots, plan.protected, allocation.floor)
+        cells = by_rank(cells, ranks.spread)
+        assert (cells.sum(dim=(1, 2, 3)) == plan.slots * LAYERS * cells.shape[2]).all()
+        check_choice(cells, scores, by_place=True, held=held, rounding=EXACT.gap)
     figures.append(
-        f"2 ranks: {equal / kept:.3%} of {kept:,} cells are those of a choice among all heads, "
+        f"{ranks.name}: of {kept:,} cells that were kept none is certainly worse than one that was not, "
         f"log-probs differ by at most {worst:.1e}"
     )
-    # Places are interpolated within narrow bins of scores.
-    assert equal > 0.99 * kept
 
 
 def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, figures: list[str]) -> None:
-    asked = samples(seed + 2, 16)
-    for budget in BUDGETS:
+    for budget, (count, *lengths) in ASKED.items():
+        asked = samples(seed + 2, count, *lengths)
         replies = ranks.server.generate_all(
             [{"ids": each.prompt_ids(), "tokens": 4, "laprox": {"budget": budget}} for each in asked], 6
         )
@@ -153,7 +161,9 @@ def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, f
             prefix = oracle.prefill(each.prompt_ids())
             cells = Chooser(oracle, prefix).cells(Config(), budget)
             alone += outcomes(oracle, prefix, [], each.answer_ids(), [cells])[1].exact
-        figures.append(f"2 ranks at {budget:.0%}: {found} of {len(asked)} answers exact, one rank {alone}")
+        figures.append(
+            f"{ranks.name} at {budget:.0%}: {found} of {len(asked)} answers exact, one rank {alone}"
+        )
         assert abs(found - alone) <= 0.03 * len(asked) + 1
 
 
@@ -187,7 +197,7 @@ def test_soak(ranks: Ranks, seed: int, figures: list[str]) -> None:
         assert time.monotonic() < deadline, said
         time.sleep(0.05)
     figures.append(
-        f"soak of 2 ranks: prunes {said['prunes']}, left whole {said['unpruned']}, {said['released']}"
+        f"soak of {ranks.name}: prunes {said['prunes']}, left whole {said['unpruned']}, {said['released']}"
     )
     assert said["released"]["retracted"] >= 5 and said["released"]["aborted_running"] >= 5
     assert said["prunes"] >= 40
@@ -198,12 +208,12 @@ def test_one_rank_tells_of_all(ranks: Ranks) -> None:
     assert len(states) == 1 and not states[0]["laprox"]["untested"]
     said = states[0]["laprox"]
     # K and V in float32 of 64 numbers.
-    assert said["slot_bytes"] == 2 * 4 * 64 * LAYERS * HEADS
+    assert said["slot_bytes"] == 2 * 4 * 64 * LAYERS * ranks.heads
     messages = []
     while ranks.events.poll(1000):
         messages.append(ranks.events.recv_multipart()[-1])
     start, *events = map(decode, messages)
-    assert isinstance(start, Start) and start.heads == HEADS and start.slot_bytes == said["slot_bytes"]
+    assert isinstance(start, Start) and start.heads == ranks.heads and start.slot_bytes == said["slot_bytes"]
     # From the first that was published after we came; another rank would count by itself.
     assert [event.seq for event in events] == list(range(events[0].seq, said["events"]["sent"] + 1))
     assert events[0].seq < 9
@@ -217,7 +227,7 @@ def test_out_of_memory_on_one_rank_ends_all(ranks: Ranks, seed: int, figures: li
     server, ids = ranks.server, Task(seed).batch(1, MOST + 100)[0].prompt_ids()
     assert MOST < len(ids) < POOL
     everybody = psutil.Process(server.pid).children(recursive=True)
-    assert sum("scheduler_TP" in " ".join(each.cmdline()) for each in everybody) == RANKS
+    assert sum("scheduler_TP" in " ".join(each.cmdline()) for each in everybody) == ranks.spread.ranks
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(server.generate, ids, 40, BUDGET)
         # From here on: how long the prompt takes to get there is the machine's.
@@ -230,4 +240,4 @@ def test_out_of_memory_on_one_rank_ends_all(ranks: Ranks, seed: int, figures: li
         assert not alive, "a rank has failed, and others live on"
         with pytest.raises((requests.RequestException, ClientError)):
             reply.result(timeout=5)
-    figures.append(f"out of memory on one of 2 ranks: all processes ended {ended:.1f} s later")
+    figures.append(f"{ranks.name}, out of memory on one rank: all processes ended {ended:.1f} s later")
