@@ -121,7 +121,7 @@ class Runtime:
             token += chunk.end - chunk.start
         self._window.expect(parts)
         # Before any is published: what is in the tree may be evicted.
-        self._last = [(chunk, cache.take(chunk.plan.slots)) for chunk in chunks if chunk.last]
+        self._last = [(chunk, cache.take(chunk.plan.least)) for chunk in chunks if chunk.last]
         for chunk, _ in self._last:
             cache.publish(chunk.req)
 

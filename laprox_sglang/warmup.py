@@ -12,7 +12,7 @@ from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import gram_matrices, output_weights
 from laprox_sglang.ranks import Ranks
-from laprox_sglang.scorers import try_out
+from laprox_sglang.scorers import check_nested, try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
@@ -40,6 +40,8 @@ def check_scorer(config: Config, layer: ScoredLayer, device: torch.device) -> No
             window + config.sink_tokens, weights,
         )  # fmt: skip
         try_out(config.scorer, config.method.scorer, prompt)
+        if config.elastic:
+            check_nested(config.scorer, config.method.scorer, prompt)
 
 
 def no_queries(

@@ -83,7 +83,8 @@ def test_every_flag_is_there_with_its_default() -> None:
     for field in msgspec.structs.fields(Config):
         _, default, bounds, _ = told["--laprox-" + field.name.replace("_", "-")]
         value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        assert default == ("of the allocator" if field.name == "floor" else str(value or "off")), field.name
+        depends = {"floor": "of the allocator", "budget_max": "of `--laprox-budget`"}
+        assert default == depends.get(field.name, str(value or "off")), field.name
         check_bounds(field.name, bounds)
     floor = told["--laprox-floor"][3]
     for name, allocation in ALLOCATORS.items():

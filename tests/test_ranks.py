@@ -100,7 +100,7 @@ class Prompt:
         layers, keys, values, queries = self.part(index, ranks.size)
         table = torch.arange(TOKENS + 1, dtype=torch.int32).roll(-1).view(1, -1)
         pruner = Pruner(config, layers, keys, values, table, TOKENS, ranks)
-        slots = torch.arange(1, PLAN.slots + 1)
+        slots = torch.arange(1, PLAN.least + 1)
         view = pruner.make_view(PLAN, 0, queries, slots, True, True)
         view.check_integrity(table[0])
         return view
@@ -122,7 +122,7 @@ class Prompt:
             whole = found.masked_fill(found == torch.inf, 0).sum(dim=(0, 2, 3))
             found /= whole[None, :, None, None]
         allocation = config.method.allocation
-        kernels.floor(found.flatten(0, 1), floor_cells(PLAN.slots, PLAN.protected, allocation.floor))
+        kernels.floor(found.flatten(0, 1), floor_cells(PLAN.least, PLAN.protected, allocation.floor))
         return found
 
 
@@ -160,7 +160,7 @@ def test_ranks_keep_what_a_choice_among_all_their_heads_keeps(scorer, allocator,
             by_layer.argsort(1, descending=True).argsort(1).view(LAYERS, size, -1, TOKENS).transpose(0, 1)
         )
         scores = torch.where(scores == torch.inf, scores, -places.float())
-    own = PLAN.slots * LAYERS * max(1, HEADS // size)
+    own = PLAN.least * LAYERS * max(1, HEADS // size)
     for index, view in enumerate(views):
         assert torch.equal(cells_of(view, size), found), "all ranks are told the same"
         lengths = found[index].sum(-1).flatten()
@@ -190,12 +190,12 @@ def test_ranks_with_the_same_scores_keep_what_each_would_alone(kind, seed):
     elif kind == "nan":
         scores[:, 1] = torch.nan
     allocation = Config(allocator="layer").method.allocation
-    alone, _ = keep(scores.clone(), PLAN.slots, allocation, 0)
+    alone, _ = keep(scores.clone(), PLAN.least, allocation, 0)
     group = Group(2)
     with ThreadPoolExecutor(2) as threads:
         both = list(
             threads.map(
-                lambda i: keep(scores.clone(), PLAN.slots, allocation, 0, ranks=group.rank(i))[0], range(2)
+                lambda i: keep(scores.clone(), PLAN.least, allocation, 0, ranks=group.rank(i))[0], range(2)
             )
         )
     assert torch.equal(*both)

@@ -87,14 +87,14 @@ def chosen_by_place(chooser: Chooser, budget: float) -> torch.Tensor:
     """Of every rank's heads those of the best places among all heads of their layers: bool ``[L, H, n]``."""
     plan = plan_of(Config(), budget, len(chooser.prefix.ids))
     scores = chooser.scores(Config(), plan).clone()
-    kernels.floor(scores, floor_cells(plan.slots, plan.protected, Config().method.allocation.floor))
+    kernels.floor(scores, floor_cells(plan.least, plan.protected, Config().method.allocation.floor))
     order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = order.argsort(1).view_as(scores).float()
     ranked = places.masked_fill(scores == torch.inf, -1)
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     for rank in range(RANKS):
         own = slice(rank * OWN, (rank + 1) * OWN)
-        best = ranked[:, own].flatten().sort(stable=True).indices[: plan.slots * LAYERS * OWN]
+        best = ranked[:, own].flatten().sort(stable=True).indices[: plan.least * LAYERS * OWN]
         part = torch.zeros(ranked[:, own].numel(), dtype=torch.bool)
         part[best] = True
         chosen[:, own] = part.view(LAYERS, OWN, -1)

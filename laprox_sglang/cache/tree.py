@@ -136,11 +136,11 @@ class LaproxCache(TieredCache):
         if self.disable:
             # Nobody else reads them: a part of its own slots is the view's, over which it is packed.
             own = self._columns(req)[plan.start : plan.end].long()
-            self.token_to_kv_pool_allocator.free(own[plan.slots :])
+            self.token_to_kv_pool_allocator.free(own[plan.least :])
             self.grew = True
-            return Opened(own[: plan.slots], True, self.free_slots() - before)
+            return Opened(own[: plan.least], True, self.free_slots() - before)
         allocator = self.token_to_kv_pool_allocator
-        reason = self._move_lock(req, plan, plan.slots - had + reserve)
+        reason = self._move_lock(req, plan, plan.least - had + reserve)
         if reason is not None:
             if taken is not None:
                 allocator.free(taken)
@@ -148,11 +148,11 @@ class LaproxCache(TieredCache):
         staged = False
         if taken is None:
             # What is evicted may be what the view is packed from, and then there is nothing to write.
-            staged = allocator.available_size() < plan.slots
+            staged = allocator.available_size() < plan.least
             if staged:
                 self._to_write.clear()
-            evict_from_tree_cache(self, plan.slots)
-            taken = allocator.alloc(plan.slots)
+            evict_from_tree_cache(self, plan.least)
+            taken = allocator.alloc(plan.least)
         if taken is None:
             self._take_back(req, plan)
             return "no_room"
@@ -173,12 +173,12 @@ class LaproxCache(TieredCache):
         if start is None or req.kv.cache_protected_len < plan.end:
             return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
-        short = self._unlock(req) < plan.slots and self.free_slots() < needed
+        short = self._unlock(req) < plan.least and self.free_slots() < needed
         if short and self.copying:
             # What is copied to host memory or back is locked for as long: rather wait than leave it whole.
             req.lock = self.lock(deep)
             self.wait_for_copies()
-            short = self._unlock(req) < plan.slots and self.free_slots() < needed
+            short = self._unlock(req) < plan.least and self.free_slots() < needed
         if short:
             req.lock = self.lock(deep)
             self.unlock(upper)

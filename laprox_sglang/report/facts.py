@@ -78,18 +78,18 @@ def request_facts(
         "dense_tokens": plan.start if view else plan.end,
         "protected_tokens": plan.inside,
         "instructions": instructions,
-        "budget_effective": plan.slots / plan.length if plan.length else 1.0,
+        "budget_effective": plan.least / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,
         "erased_share": 0.0,
         "slots_before": plan.length,
-        "slots_after": plan.slots,
+        "slots_after": plan.least,
         "layer_share": None,
     }
     if view is None:
         return facts
     facts["kept_cells"] = kept = view.kept_cells
-    facts["kept_share"] = plan.slots / plan.length
+    facts["kept_share"] = plan.least / plan.length
     if not view.host_counts.there:
         facts["erased_share"] = None
         if return_kept:

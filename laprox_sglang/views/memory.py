@@ -63,7 +63,8 @@ def windows(config: Config, args: ServerArgs) -> int:
 
 def largest_view(config: Config, context: int) -> int:
     """Slots of the largest view: a request may ask for as many as the server grants to the whole context."""
-    return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
+    granted = max(budget_slots(config.budget, context), budget_slots(config.most, context))
+    return max(granted, config.longest_window + config.sink_tokens)
 
 
 def slot_bytes(model: ModelShape, ranks: int, itemsize: int) -> int:

@@ -77,8 +77,8 @@ class Pruner:
         columns = self._req_to_token[row_index]
         row = columns[: plan.end].long()
         cu_cells, counts, kept_positions = self.pack(queries, plan, row, slots, staged, positions)
-        columns[plan.start : plan.start + plan.slots] = slots.int()
-        columns[plan.start + plan.slots : plan.end] = 0
+        columns[plan.start : plan.start + plan.least] = slots.int()
+        columns[plan.start + plan.least : plan.end] = 0
         return View.of(plan, slots, self._layers, cu_cells, counts, kept_positions)
 
     def pack(
@@ -99,7 +99,7 @@ class Pruner:
         for first, beyond in plan.spans:
             scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected, ranks=self._ranks)
+        kept, cu_cells = keep(scores, plan.least, self._allocation, plan.protected, ranks=self._ranks)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)

@@ -82,7 +82,7 @@ class Scoring:
                 layer.scaling,
                 plan.start,
                 plan.sinks,
-                plan.slots,
+                plan.least,
                 partial(output_weights, layer),
                 plan.inside,
             )
