@@ -2,12 +2,12 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-# Steps between a view's guarantee and its first size, at whose ends it is known what its slots carry.
-STEPS = 32
+# Parts that a view's slots beyond its guarantee are given back in; the slots of a part have one price.
+PARTS = 32
 # Given back at once for each view that can: a step of decoding takes one slot for each, so that a full pool
 # costs a round of launches every so many steps.
 AHEAD = 16
@@ -23,8 +23,8 @@ class Holding(NamedTuple):
         least: what its request is promised.
         slots: what it has now.
         first: what it had when it was made.
-        carried: share of its prompt's contribution that as many of its best slots carry as ``points`` says,
-            ascending; None as long as the device has not said it.
+        carried: share of its prompt's contribution that its best slots carry, as many as ``ends`` says; None
+            as long as the device has not told.
     """
 
     least: int
@@ -33,59 +33,58 @@ class Holding(NamedTuple):
     carried: Sequence[float] | None
 
     @property
-    def points(self) -> list[int]:
-        """``STEPS`` + 1 numbers of slots, from ``least`` to ``first``; where these are near, some are alike."""
-        return [self.least + step * (self.first - self.least) // STEPS for step in range(STEPS + 1)]
+    def ends(self) -> list[int]:
+        """Of the parts: ``PARTS`` + 1 numbers of slots from ``least`` to ``first``, of which some may be
+        alike."""
+        return [self.least + part * (self.first - self.least) // PARTS for part in range(PARTS + 1)]
 
 
-def price(carried: Sequence[float], low: int, high: int, slots: int) -> float:
-    """The ranking of all requests' slots, the cheapest first: the share of its own prompt that a slot carries.
+def price(carried: float, slots: int) -> float:
+    """What the slots of all requests are ranked by, the cheapest first: share of its prompt that one carries.
 
     Args:
-        carried: up to the last of the slots that are priced, as of ``Holding``.
-        low, high: places in ``carried`` between which they lie.
-        slots: as many as lie between these.
+        carried: share that ``slots`` slots carry together.
     """
-    return (carried[high] - carried[low]) / slots
-
-
-class Offer:
-    """The slots of a view, the cheapest first, in parts of one price."""
-
-    def __init__(self, view: Holding) -> None:
-        self._view = view
-        self._points = view.points
-        self.left = view.slots
-
-    def part(self) -> tuple[float, int]:
-        """Its price, and how many slots are left without it; no part can be had for nothing."""
-        view, points = self._view, self._points
-        if self.left == view.least:
-            return inf, view.least
-        # The last point below.
-        low = bisect_left(points, self.left) - 1
-        if view.carried is None:
-            # It gives too, and last.
-            return inf, points[low]
-        return price(view.carried, low, low + 1, points[low + 1] - points[low]), points[low]
+    return carried / slots
 
 
 def give_back(views: Sequence[Holding], short: int) -> list[int]:
     """How many slots each view keeps, so that the others make up for ``short``, or for all that there are.
 
-    What is lost of all prompts' contributions, each counted as one, is as little as it can be. Of equal parts
-    those of earlier views go first.
+    The sum of what prompts lose, each a share of its own, is as small as it can be. Of equals the view that
+    comes first gives.
     """
-    offers = [Offer(view) for view in views]
-    surplus = [view.slots - view.least for view in views]
-    short = min(sum(surplus), max(short, AHEAD * sum(map(bool, surplus))))
-    queue = [(*offer.part(), i) for i, offer in enumerate(offers) if surplus[i]]
+    ends = [view.ends for view in views]
+    left = [view.slots for view in views]
+
+    def cheapest(i: int) -> tuple[float, int, int]:
+        """A view's next part to give: its price, the view, and the slots that are left without it."""
+        carried = views[i].carried
+        low = bisect_left(ends[i], left[i]) - 1
+        if carried is None:
+            return inf, i, ends[i][low]
+        return price(carried[low + 1] - carried[low], ends[i][low + 1] - ends[i][low]), i, ends[i][low]
+
+    can = [i for i, view in enumerate(views) if view.slots > view.least]
+    short = min(max(short, AHEAD * len(can)), sum(views[i].slots - views[i].least for i in can))
+    queue = [cheapest(i) for i in can]
     heapify(queue)
     while short > 0:
-        _, low, i = queue[0]
-        offer = offers[i]
-        given = min(short, offer.left - low)
-        offer.left -= given
+        _, i, low = heappop(queue)
+        given = min(short, left[i] - low)
+        left[i] -= given
         short -= given
-        heapreplace(queue, (*offer.part(), i))
-    return [offer.left for offer in offers]
+        if left[i] > views[i].least:
+            heappush(queue, cheapest(i))
+    return left
+
+
+def first_slots(least: int, most: int, free: int, size: int) -> int:
+    """Slots of a new view, from ``least`` to ``most``.
+
+    Args:
+        free: slots of the pool that are free or evictable beside its ``least``.
+        size: of the pool.
+    """
+    room = (free / size - SCARCE) / (AMPLE - SCARCE)
+    return least + int((most - least) * min(1.0, max(0.0, room)))
