@@ -21,7 +21,7 @@ from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS, UNTRI
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REFUSED, ConfigError
-from laprox_sglang.report.events import Pruned, Released, Retracted, Start
+from laprox_sglang.report.events import Pruned, Released, Retracted, Shrunk, Start
 from laprox_sglang.report.facts import Cached, request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
 from laprox_sglang.report.refused import Refused
@@ -217,7 +217,7 @@ def test_every_metric_and_event_is_there() -> None:
     told = quoted(METRICS.read_text())
     assert {*(metric.name for metric in METRICS_OF_A_SERVER), Refused.NAME} <= told
     told = quoted((DOCS / "events.md").read_text())
-    for event in (Start, Pruned, Retracted, Released):
+    for event in (Start, Pruned, Shrunk, Retracted, Released):
         assert {event.__struct_config__.tag, *event.__struct_fields__} <= told
 
 
