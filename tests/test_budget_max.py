@@ -110,12 +110,15 @@ def test_a_view_that_shrinks_while_it_is_read_is_that_of_the_smaller_budget(tree
 @EVERY_CORE
 @EVERY_LOOP
 def test_nobody_is_retracted_while_others_have_more_than_their_guarantee(tree, overlap):
-    """A pool for three at the guarantee, with their answers; at the most it does not hold two."""
+    """A pool for four at the guarantee, with their answers; at the most it does not hold three."""
     retracted, shrinks = {}, {}
     for budget, most in ((MOST, MOST), (LEAST, MOST), (LEAST, LEAST)):
         config = replace(CONFIG, budget=budget, budget_max=most)
-        scheduler = Scheduler(96, config=config, tree=tree, overlap=overlap)
-        reqs = answers(scheduler, 3, 20)
+        scheduler = Scheduler(145, config=config, tree=tree, overlap=overlap)
+        # SGLang expects shorter answers than there are: it lets in whom it retracts later.
+        ratio = scheduler.new_token_ratio_tracker
+        ratio.init = ratio.min = ratio.current = 0.1
+        reqs = answers(scheduler, 4, 22)
         totals = scheduler.laprox.report.totals
         retracted[budget, most] = totals.released["retracted"]
         shrinks[budget, most] = totals.shrinks

@@ -320,7 +320,8 @@ class Machine(RuleBasedStateMachine):
         cache, available = scheduler.tree_cache, scheduler.token_to_kv_pool_allocator.available_size
         free, before = cache.free_slots(), available()
         cache.evict_for_alloc(EvictParams(num_tokens=tokens))
-        assert available() >= min(before + tokens, free) and cache.free_slots() == free
+        # It may have waited for copies that locked some.
+        assert available() >= min(before + tokens, free) and cache.free_slots() >= free
 
     @precondition(lambda self: self.scheduler.tree_cache._readers.surplus)
     @rule(index=st.integers(0, 9), share=st.floats(0, 1))
