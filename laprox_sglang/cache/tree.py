@@ -78,13 +78,14 @@ class LaproxCache(TieredCache):
         free = self.free_slots()
         if self.disable or free < plan.least:
             return None
-        slots = plan.least
-        if plan.spare:
-            # Behind the view its prompt is evictable.
-            room = free + plan.length - plan.least
-            slots = min(free, first_slots(plan.least, plan.most, room, self.token_to_kv_pool_allocator.size))
+        slots = self._first_slots(plan, free) if plan.spare else plan.least
         evict_from_tree_cache(self, slots)
         return self.token_to_kv_pool_allocator.alloc(slots)
+
+    def _first_slots(self, plan: Plan, free: int) -> int:
+        # Behind the view its prompt is evictable.
+        room = free + plan.length - plan.least
+        return min(free, first_slots(plan.least, plan.most, room, self.token_to_kv_pool_allocator.size))
 
     def publish(self, req: Req) -> None:
         """As stock after the forward pass, but before it, and once.

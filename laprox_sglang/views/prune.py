@@ -103,9 +103,7 @@ class Pruner:
         for first, beyond in plan.spans:
             scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        marked = None
-        if elastic and self._marked is not None:
-            marked = self._marked[: scores.numel()].view_as(scores)
+        marked = self._marks(scores) if elastic else None
         kept, cu_cells = keep(scores, len(slots), self._allocation, plan.protected, marked, self._ranks)
         self.stages.done("select")
         at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions or elastic else None
@@ -113,15 +111,22 @@ class Pruner:
         counts = told.counts(kept, cu_cells, self._layers, plan.length, self._ranks)
         if at is not None:
             at.add_(plan.start)
-        spare = None
-        if elastic and at is not None:
-            of_kept = scores.flatten()[kept]
-            carried = told.carried(of_kept, sums, plan, len(slots), self._allocation)
-            spare = Spare(plan.least, len(slots), plan.protected, of_kept, at, HostCopy(carried))
+        spare = self._spare(plan, scores.flatten()[kept], sums, len(slots), at) if elastic else None
         if at is not None:
             at = told.positions(at, cu_cells, self._layers, self._ranks) if positions else None
         self.stages.done("pack")
         return View.of(plan, slots, self._layers, cu_cells, counts, at, spare)
+
+    def _marks(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Where a floor is marked in place of ``scores``, which stay."""
+        return None if self._marked is None else self._marked[: scores.numel()].view_as(scores)
+
+    def _spare(
+        self, plan: Plan, scores: torch.Tensor, sums: torch.Tensor, slots: int, at: torch.Tensor | None
+    ) -> Spare:
+        assert at is not None
+        carried = told.carried(scores, sums, plan, slots, self._allocation)
+        return Spare(plan.least, slots, plan.protected, scores, at, HostCopy(carried))
 
     def shrink_view(self, view: View, row_index: int, slots: int) -> View:
         """The same prompt's view of ``slots`` slots, in the first of its own; the row says so.
@@ -147,7 +152,7 @@ class Pruner:
             slots,
             self._allocation,
             spare.protected,
-            None if self._marked is None else self._marked[: len(spare.scores)],
+            self._marks(spare.scores),
         )
         source = view.own[kept // cells].mul_(cells).add_(kept % cells)
         own = view.own[:slots]
