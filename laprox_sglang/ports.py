@@ -570,6 +570,8 @@ class ServerArgs(Protocol):
     chunked_prefill_size: int | None
     max_running_requests: int | None
     max_total_tokens: int | None
+    tp_size: int
+    disable_radix_cache: bool
     cuda_graph_config: GraphConfig
     preferred_sampling_params: Json | None
     hicache_storage_backend: str | None

@@ -18,7 +18,8 @@ from laprox_sglang.streams import ForwardStream
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.stages import Stages
-from laprox_sglang.views.state import Outcome, RequestState
+from laprox_sglang.views.state import Outcome, RequestState, view_of
+from laprox_sglang.views.view import View
 from laprox_sglang.views.window import Part, Window
 from laprox_sglang.warmup import check_scorer, compile_kernels, no_queries
 
@@ -121,7 +122,7 @@ class Runtime:
             token += chunk.end - chunk.start
         self._window.expect(parts)
         # Before any is published: what is in the tree may be evicted.
-        self._last = [(chunk, cache.take(chunk.plan.slots)) for chunk in chunks if chunk.last]
+        self._last = [(chunk, cache.take(chunk.plan)) for chunk in chunks if chunk.last]
         for chunk, _ in self._last:
             cache.publish(chunk.req)
 
@@ -157,6 +158,13 @@ class Runtime:
                 else:
                     self._make_view(chunk, room, cache)
         return any(isinstance(room, Opened) for room in opened)
+
+    def shrink_view(self, req: Req, slots: int) -> View:
+        """The view of a running request with fewer slots, as ``Pruner.shrink_view``."""
+        view = view_of(req)
+        assert view is not None
+        with self._stream.behind():
+            return self.pruner.shrink_view(view, req.kv.req_pool_idx, slots)
 
     def _make_view(self, chunk: Chunk, room: Opened, cache: LaproxCache) -> None:
         state, plan = chunk.state, chunk.plan

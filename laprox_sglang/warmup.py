@@ -12,7 +12,7 @@ from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import gram_matrices, output_weights
 from laprox_sglang.ranks import Ranks
-from laprox_sglang.scorers import try_out
+from laprox_sglang.scorers import check_nested, try_out
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.prune import Pruner
@@ -40,6 +40,8 @@ def check_scorer(config: Config, layer: ScoredLayer, device: torch.device) -> No
             window + config.sink_tokens, weights,
         )  # fmt: skip
         try_out(config.scorer, config.method.scorer, prompt)
+        if config.elastic:
+            check_nested(config.scorer, config.method.scorer, prompt)
 
 
 def no_queries(
@@ -81,4 +83,13 @@ def compile_kernels(
         for window, slots, staged, positions in kinds:
             plan = Plan(0, tokens, slots, 0, window, None)
             pruner.pack(queries, plan, row, row[:slots], staged, positions)
+    if config.elastic:
+        # What is chosen from is then a view, which may be smaller than any prompt that is pruned.
+        for tokens in kernels.lengths_of_every_kind(compete, config.longest_window + 1, longest):
+            row = torch.arange(1, tokens + 1, device=queries.device)
+            plan = Plan(0, tokens, 1, 0, config.longest_window, None, spare=tokens - 1)
+            view = pruner.pack(queries, plan, row, row, True, False)
+            for slots in (min(16, tokens - 1), 1):
+                if slots < view.slots:
+                    view = pruner.repack(view, slots)
     decode.compile(queries[0, :1], keys, values)

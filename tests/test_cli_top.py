@@ -32,7 +32,7 @@ LAPROX = {
     "slots_freed": 88_000, "slots_taken": 2_000, "slots_held": 18_000, "released": {"finished": 140},
     "config": {"budget": 0.1, "keep_prefix": "system"},
     "available_slots": 20_000, "evictable_slots": 12_000, "pinned_slots": 8_000,
-    "protected_slots": 5_000, "view_slots": 2_400,
+    "protected_slots": 5_000, "view_slots": 2_400, "surplus_slots": 0, "shrinks": 0,
     "running": 8, "running_tokens": 31_000, "waiting": 2, "prefilling": 1, "untested": [],
     "host_slots": 0, "host_available_slots": 0,
 }  # fmt: skip
@@ -114,6 +114,25 @@ def test_rates_are_differences():
     # It was started anew.
     anew = drawn("here", snapshot(info(requests=1, slots_freed=0, slots_taken=0), 12.0), before, None)
     assert "0.0 requests/s" in anew and "0 slots freed/s" in anew
+
+
+def test_views_that_may_shrink_are_told_of():
+    now = snapshot(info(), 10.0)
+    assert "beyond what was promised" not in drawn("here", now, None, None)
+    config = {"budget": 0.1, "budget_max": 0.3, "keep_prefix": "system"}
+    changed = {
+        "view_slots": 4_400,
+        "surplus_slots": 2_000,
+        "evictable_slots": 14_000,
+        "available_slots": 18_000,
+    }
+    now = snapshot(info(config=config, shrinks=12, **changed), 10.0)
+    # They count as evictable, and are shown as what they are.
+    assert now.pool["views"] == 4_400 and now.pool["exact, evictable"] == 12_000
+    assert sum(now.pool.values()) == 40_000 and now.pool["tails"] == 600
+    text = drawn("here", now, None, None)
+    assert "budget 0.1 to 0.3" in text
+    assert "views hold 2,000 slots beyond what was promised" in text and "12 shrinks" in text
 
 
 def test_ranks_are_shown_together():

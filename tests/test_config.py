@@ -23,7 +23,7 @@ from laprox_sglang.options.values import (
     parse_budget,
     parse_tokens,
 )
-from laprox_sglang.scorers import SCORERS
+from laprox_sglang.scorers import SCORERS, SEE_BUDGET
 from laprox_sglang.scorers.allocators import Allocation
 from laprox_sglang.scorers.pooling import Pooling
 
@@ -322,6 +322,50 @@ def test_a_request_gets_at_most_what_the_server_has(server, asked, fits):
         ConfigError, match=re.escape(f"budget {asked} is above the server's {server}")
     ) as error:
         options.check(Config(budget=server))
+    one_line(error)
+
+
+@pytest.mark.parametrize("most", [budget for budget in BAD_BUDGETS if budget is not None], ids=repr)
+def test_bad_budget_max_is_refused(most):
+    with pytest.raises(ConfigError) as error:
+        Config(budget=0.1, budget_max=most)
+    assert one_line(error).startswith("budget-max ") and repr(most) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "most", "elastic"),
+    [(0.2, None, False), (0.2, 0.2, False), (1, 1.0, False), (300, 300, False), (0.2, 0.3, True),
+     (0.2, 300, True), (300, 0.2, True), (0.1, 1, True), (300, 301, True)],
+)  # fmt: skip
+def test_views_shrink_where_two_budgets_were_given(budget, most, elastic):
+    config = Config(budget=budget, budget_max=most)
+    assert config.elastic is elastic and config.most == (budget if most is None else most)
+    assert Config.from_environment({ENVIRONMENT: config.to_json()}) == config
+
+
+@pytest.mark.parametrize(("budget", "most"), [(0.2, 0.1), (300, 299), (1, 0.5)])
+def test_a_budget_max_below_the_budget_is_refused(budget, most):
+    with pytest.raises(ConfigError, match=re.escape(f"budget-max {most} is below budget {budget}")) as error:
+        Config(budget=budget, budget_max=most)
+    one_line(error)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_scorer_whose_scores_depend_on_the_budget_has_one_budget(scorer):
+    Config(scorer=scorer, budget=0.2, budget_max=0.2)
+    if scorer not in SEE_BUDGET:
+        Config(scorer=scorer, budget=0.2, budget_max=0.3)
+        return
+    with pytest.raises(ConfigError, match=f"budget-max does not go together with scorer {scorer}") as error:
+        Config(scorer=scorer, budget=0.2, budget_max=0.3)
+    one_line(error)
+
+
+def test_a_request_may_ask_for_what_there_may_be_room_for():
+    config = Config(budget=0.1, budget_max=0.3)
+    Options(budget=0.3).check(config)
+    with pytest.raises(ConfigError, match=r"budget 0\.31 is above the server's 0\.3.*-budget-max$") as error:
+        Options(budget=0.31).check(config)
     one_line(error)
 
 

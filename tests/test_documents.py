@@ -21,7 +21,7 @@ from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS, UNTRI
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import REFUSED, ConfigError
-from laprox_sglang.report.events import Pruned, Released, Retracted, Start
+from laprox_sglang.report.events import Pruned, Released, Retracted, Shrunk, Start
 from laprox_sglang.report.facts import Cached, request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
 from laprox_sglang.report.refused import Refused
@@ -83,7 +83,8 @@ def test_every_flag_is_there_with_its_default() -> None:
     for field in msgspec.structs.fields(Config):
         _, default, bounds, _ = told["--laprox-" + field.name.replace("_", "-")]
         value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        assert default == ("of the allocator" if field.name == "floor" else str(value or "off")), field.name
+        depends = {"floor": "of the allocator", "budget_max": "of `--laprox-budget`"}
+        assert default == depends.get(field.name, str(value or "off")), field.name
         check_bounds(field.name, bounds)
     floor = told["--laprox-floor"][3]
     for name, allocation in ALLOCATORS.items():
@@ -195,7 +196,7 @@ def facts_known() -> set[str]:
     plan = Plan(0, 10, 10, 0, 1, "short")
     whole = request_facts(Outcome(plan, None), 10, Cached(0), False)
     counts = SimpleNamespace(there=True, tolist=lambda: [0, 4, 4], tobytes=bytes)
-    view = SimpleNamespace(host_counts=counts, kept_cells=4, heads=1, positions=counts)
+    view = SimpleNamespace(slots=10, host_counts=counts, kept_cells=4, heads=1, positions=counts)
     return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, Cached(0), True)}
 
 
@@ -216,7 +217,7 @@ def test_every_metric_and_event_is_there() -> None:
     told = quoted(METRICS.read_text())
     assert {*(metric.name for metric in METRICS_OF_A_SERVER), Refused.NAME} <= told
     told = quoted((DOCS / "events.md").read_text())
-    for event in (Start, Pruned, Retracted, Released):
+    for event in (Start, Pruned, Shrunk, Retracted, Released):
         assert {event.__struct_config__.tag, *event.__struct_fields__} <= told
 
 

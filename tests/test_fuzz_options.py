@@ -51,10 +51,10 @@ def test_every_request_is_refused_in_one_line_or_planned(seed: int, figures: lis
         config = front.server_args._laprox
         plan = make_plan(config, Options.of(custom_params), draw.randint(1, CONTEXT), draw.randint(0, 9))
         assert plan.reason in (None, *REASONS)
-        assert 0 <= plan.start <= plan.end and 0 <= plan.slots <= plan.length
+        assert 0 <= plan.start <= plan.end and 0 <= plan.least <= plan.length
         if plan.reason is None:
             least = config.longest_window + plan.sinks
-            assert plan.slots <= max(budget_slots(config.budget, plan.length), least), "above the server's"
+            assert plan.least <= max(budget_slots(config.budget, plan.length), least), "above the server's"
     counts = sum((Counter(refused(front).to_dict()) for front in fronts), Counter())
     assert served + counts.total() == REQUESTS
     assert served > REQUESTS / 10 and min(counts[fault] for fault in REFUSED[:3]) > REQUESTS / 100

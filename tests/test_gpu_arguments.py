@@ -195,9 +195,9 @@ def test_no_view_is_larger_than_what_is_packed():
     def instructed(tokens):
         return make_plan(config, Options(), 1000, 9, True, Instructions(((4, 4 + tokens),), most))
 
-    assert instructed(inside).pruned and instructed(inside).slots == most
+    assert instructed(inside).pruned and instructed(inside).least == most
     assert instructed(inside + 1).reason == "within_budget"
-    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).slots == 50
+    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).least == 50
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])

@@ -55,7 +55,9 @@ def check_tree(scheduler: Scheduler) -> dict[tuple[int, ...], int]:
     locks += [under_way[0] for under_way in copied]
     locked = {slot for node in locks for slot in core.collect_full_device_indices(node, root).tolist()}
     assert locked == set(shared.values()) - set(unlocked(core)), "lock without a request, or the reverse"
-    assert (tree.protected_size(), tree.evictable_size()) == (len(locked), len(shared) - len(locked))
+    surplus = sum(view.surplus for view in map(view_of, scheduler.live()) if view)
+    evictable = len(shared) - len(locked) + surplus
+    assert (tree.protected_size(), tree.evictable_size()) == (len(locked), evictable)
     assert tree.total_size() == (len(shared), 0)
     if not locks:
         # It takes every lock for a leak.
@@ -124,7 +126,9 @@ def check_request(scheduler: Scheduler, req, shared: dict[tuple[int, ...], int])
     private = set(range(owned, req.kv.kv_allocated_len))
     if view:
         view.check_integrity(row)
-        assert owned == (0 if scheduler.tree == "off" else view.start) and view.slots == req.laprox.plan.slots
+        plan = req.laprox.plan
+        assert owned == (0 if scheduler.tree == "off" else view.start)
+        assert plan.least <= view.slots <= plan.most and view.surplus == view.slots - plan.least
         private -= set(range(view.start, view.end))
         check_view(scheduler, view, columns, tokens, req.laprox.options.instructions.spans)
     for i in private:
@@ -175,6 +179,7 @@ class Machine(RuleBasedStateMachine):
         graphs=st.booleans(),
         size=st.sampled_from([26, 26, 48, 64, 90]),
         budget=st.sampled_from([0.2, 0.5, 9]),
+        most=st.sampled_from([None, 0.7, 1.0]),
         keep=st.sampled_from([0, 0, 4, 20]),
         kv_dtype=st.sampled_from([torch.float32, FP8]),
         host=st.sampled_from([0, 0, 0.8, 2, 5]),
@@ -192,8 +197,11 @@ class Machine(RuleBasedStateMachine):
         host=0,
         layout="page_first",
         policy="write_back",
+        most=None,
     ):
         config = replace(CONFIG, budget=budget, keep_prefix=keep)
+        if self.tree != "off":
+            config = replace(config, budget_max=most)
         self.scheduler = Scheduler(
             size,
             config=config,
@@ -304,6 +312,29 @@ class Machine(RuleBasedStateMachine):
     def evict(self, tokens):
         self.scheduler.tree_cache.evict(EvictParams(num_tokens=tokens))
 
+    @precondition(lambda self: self.tree != "off")
+    @rule(tokens=st.integers(1, 30))
+    def pool_short(self, tokens):
+        """Somebody wants slots: histories go first, then what views hold beyond their guarantees."""
+        scheduler = self.scheduler
+        cache, available = scheduler.tree_cache, scheduler.token_to_kv_pool_allocator.available_size
+        free, before = cache.free_slots(), available()
+        cache.evict_for_alloc(EvictParams(num_tokens=tokens))
+        # It may have waited for copies that locked some.
+        assert available() >= min(before + tokens, free) and cache.free_slots() >= free
+
+    @precondition(lambda self: self.scheduler.tree_cache._readers.surplus)
+    @rule(index=st.integers(0, 9), share=st.floats(0, 1))
+    def shrink_now(self, index, share):
+        cache = self.scheduler.tree_cache
+        reqs = [req for req in self.scheduler.live() if (view := view_of(req)) and view.surplus]
+        req = reqs[index % len(reqs)]
+        view = view_of(req)
+        slots = view.slots - 1 - int(share * (view.surplus - 1))
+        free = cache.free_slots()
+        cache.exchange(req, cache.shrink_view(req, slots), view.own[slots:])
+        assert view_of(req).slots == slots and cache.free_slots() == free
+
     @precondition(lambda self: self.scheduler.idle())
     @rule()
     def flush(self):
@@ -331,6 +362,7 @@ class Machine(RuleBasedStateMachine):
         assert scheduler.token_to_kv_pool_allocator.available_size() == scheduler.pool.size
         self.counts.update(scheduler.laprox.report.totals.released)
         self.counts["pruned"] += scheduler.laprox.report.totals.prunes
+        self.counts["shrinks"] += scheduler.laprox.report.totals.shrinks
         self.counts["staged"] += scheduler.laprox.report.totals.staged
         self.counts["no_room"] += scheduler.no_room
 
@@ -365,5 +397,5 @@ def test_every_slot_is_in_exactly_one_place(tree, seed):
     # A test of memory that never pruned, retracted or aborted would prove nothing.
     events = "pruned turns finished retracted aborted_waiting aborted_mid_prefill aborted_running".split()
     # Without a tree every view is packed over its own prompt, and there is always room for it.
-    for event in [*events, *([] if tree == "off" else ["staged", "no_room", "written", "loaded"])]:
+    for event in [*events, *([] if tree == "off" else ["shrinks", "staged", "no_room", "written", "loaded"])]:
         assert machine.counts[event] >= 1, machine.counts

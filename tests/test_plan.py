@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import WINDOW, Config
-from laprox_sglang.options.values import AUTO, SYSTEM
+from laprox_sglang.options.values import AUTO, SYSTEM, counts_tokens
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)
@@ -84,14 +84,44 @@ def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
     """13,107 tokens are a tenth of 131,072, and all of a prompt that is no longer than that."""
     config = Config(budget=server)
     made = plan(end=end, config=config, budget=asked)
-    alone = [plan(end=end, config=Config(budget=budget)).slots for budget in (server, asked)]
-    assert made.slots == min(alone)
-    assert (server, asked, end) != (0.1, 13_107, 13_107) or made.slots == 1311
+    alone = [plan(end=end, config=Config(budget=budget)).least for budget in (server, asked)]
+    assert made.least == min(alone)
+    assert (server, asked, end) != (0.1, 13_107, 13_107) or made.least == 1311
+
+
+@pytest.mark.parametrize(
+    ("budget", "most", "options", "expected"),
+    [
+        # least, most, window
+        (0.1, None, {}, (100, 100, 24)),
+        (0.1, 0.1, {}, (100, 100, 24)),
+        (0.1, 0.3, {}, (100, 300, 24)),
+        (0.1, 1.0, {}, (100, 1000, 24)),
+        (0.1, 250, {}, (100, 250, 24)),
+        # Of a short prompt the number may be less than the share, and then it is nothing more.
+        (0.1, 50, {}, (100, 100, 24)),
+        (50, 0.1, {}, (50, 100, 8)),
+        # What is promised is a window and its sinks at least; their window is that of the promised size.
+        (2, 27, {}, (28, 28, 8)),
+        (2, 300, {}, (28, 300, 8)),
+        # A request has at most what it asks for, and is promised no more than others are.
+        (0.1, 0.3, {"budget": 0.3}, (100, 300, 24)),
+        (0.1, 0.3, {"budget": 0.2}, (100, 200, 24)),
+        (0.1, 0.3, {"budget": 0.1}, (100, 100, 24)),
+        (0.1, 0.3, {"budget": 0.05}, (50, 50, 8)),
+        (0.1, 0.3, {"budget": 150}, (100, 150, 24)),
+        (0.1, 0.3, {"keep_prefix": 500}, (50, 150, 8)),
+        (0.1, 0.3, {"enabled": False}, (1000, 1000, 24)),
+    ],
+)
+def test_a_view_may_be_larger_while_there_is_room(budget, most, options, expected):
+    made = plan(config=Config(budget=budget, budget_max=most), **options)
+    assert (made.least, made.most, made.window) == expected
 
 
 def test_a_prompt_that_is_left_whole_after_all():
     made = plan(keep_prefix=200)
-    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, 24, "no_room", ())
+    assert tuple(made.whole("no_room")) == (200, 1000, 800, 0, 24, "no_room", (), 0)
     assert made.pruned and not made.whole("no_room").pruned
 
 
@@ -120,8 +150,8 @@ def test_a_prompt_that_is_left_whole_after_all():
 )  # fmt: skip
 def test_instructions_behind_other_messages_are_protected(spans, options, expected):
     made = make_plan(CONFIG, Options(**options), 1000, 16, True, Instructions(tuple(spans), 300))
-    assert (made.slots, made.window, made.spans, made.reason) == expected
-    assert made.protected == made.sinks + made.window + sum(b - a for a, b in made.spans) <= made.slots
+    assert (made.least, made.window, made.spans, made.reason) == expected
+    assert made.protected == made.sinks + made.window + sum(b - a for a, b in made.spans) <= made.least
 
 
 def test_a_retracted_request_protects_the_same_positions():
@@ -130,18 +160,26 @@ def test_a_retracted_request_protects_the_same_positions():
     assert first.spans == ((500, 540), (985, 992)) and again.spans == ((500, 540), (985, 1000))
 
 
+def larger(budget, most):
+    """``most``, or what may stand in its place behind ``budget``."""
+    comparable = most is not None and counts_tokens(budget) == counts_tokens(most)
+    return max(budget, most) if comparable else most
+
+
 configs = st.builds(
-    lambda window, sinks, spare, budget, keep: Config(
+    lambda window, sinks, spare, budget, most, keep: Config(
         window=window,
         sink_tokens=sinks,
         min_tokens=(WINDOW if window == AUTO else window) + sinks + spare,
         budget=budget,
+        budget_max=larger(budget, most),
         keep_prefix=keep,
     ),
     st.integers(1, 64) | st.just(AUTO),
     st.integers(0, 16),
     st.integers(1, 100),
     st.one_of(st.floats(1e-6, 1.0), st.integers(1, 5000)),
+    st.none() | st.floats(1e-6, 1.0) | st.integers(1, 5000),
     st.integers(0, 300) | st.just(SYSTEM),
 )
 
@@ -166,20 +204,22 @@ def test_every_plan(config, data):
     keep = config.keep_prefix if options.keep_prefix is None else options.keep_prefix
     assert made.start == (0 if keep == SYSTEM else min(keep, end))
     assert made.sinks == max(0, config.sink_tokens - made.start)
-    assert 0 <= made.slots <= made.length
+    assert 0 <= made.least <= made.length and made.spare >= 0
+    granted = [options.slots(budget, made.length) for budget in (config.budget, config.most)]
+    assert made.most == max(made.least, *granted) <= made.length or not made.pruned
     if made.pruned:
-        assert config.longest_window + made.sinks <= made.slots < made.length
+        assert config.longest_window + made.sinks <= made.least < made.length
         # What the start has compiled.
         assert made.window in config.windows and 1 <= made.window <= config.longest_window
-        assert made.protected <= made.slots <= instructions.most
+        assert made.protected <= made.least <= instructions.most
         protected = {*range(made.start, made.start + made.sinks), *range(end - made.window, end)}
         protected |= {i for a, b in made.spans for i in range(a, b)}
         assert len(protected) == made.protected
         assert {i for a, b in spans for i in range(a, b) if made.start <= i < end} <= protected
         # Something is left to be chosen.
-        assert config.window != AUTO or spans or made.protected < made.slots
+        assert config.window != AUTO or spans or made.protected < made.least
         assert made.length >= config.min_tokens and options.enabled and in_tree and new_tokens > 1
         # The prefix cache may hold all but the window: what it offers never reaches into the dense prefix.
         assert made.end - config.longest_window > made.start
     else:
-        assert made.slots == made.length
+        assert made.least == made.most == made.length

@@ -101,7 +101,7 @@ class Prompt:
         layers, keys, values, queries = self.part(index, ranks.size)
         table = torch.arange(TOKENS + 1, dtype=torch.int32).roll(-1).view(1, -1)
         pruner = Pruner(config, layers, keys, values, table, TOKENS, ranks)
-        slots = torch.arange(1, PLAN.slots + 1)
+        slots = torch.arange(1, PLAN.least + 1)
         view = pruner.make_view(PLAN, 0, queries, slots, True, True)
         view.check_integrity(table[0])
         return view
@@ -150,9 +150,9 @@ def test_ranks_keep_what_a_choice_among_all_their_heads_keeps(scorer, allocator,
         assert torch.equal(cells_of(view, size), found), "all ranks are told the same"
         lengths = found[index].sum(-1).flatten()
         assert torch.equal(view.cu_cells.diff(), lengths), "and read their own"
-        assert lengths.sum() == PLAN.slots * len(lengths), "as many as their slots have room for"
-        assert allocator != "uniform" or (lengths == PLAN.slots).all()
-    held = floor_cells(PLAN.slots, PLAN.protected, config.method.allocation.floor)
+        assert lengths.sum() == PLAN.least * len(lengths), "as many as their slots have room for"
+        assert allocator != "uniform" or (lengths == PLAN.least).all()
+    held = floor_cells(PLAN.least, PLAN.protected, config.method.allocation.floor)
     check_choice(found, prompt.scores(config, size), allocator == "layer", held)
     # Scores of layers: a sum, or counts; then what is told: how many, and which.
     assert group.sums == {"model": 3, "layer": 3, "uniform": 2}[allocator]
@@ -173,14 +173,14 @@ def test_ranks_with_the_same_scores_keep_what_they_would_alone(kind, seed):
     allocation, group = Config(allocator="layer").method.allocation, Group(2)
 
     def kept(index: int) -> torch.Tensor:
-        return keep(scores.clone(), PLAN.slots, allocation, 0, ranks=group.rank(index))[0]
+        return keep(scores.clone(), PLAN.least, allocation, 0, ranks=group.rank(index))[0]
 
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(kept, range(2))
     assert torch.equal(first, second)
     found = torch.zeros_like(scores, dtype=torch.bool)
     found.view(-1)[first] = True
-    kernels.floor(scores, floor_cells(PLAN.slots, 0, allocation.floor))
+    kernels.floor(scores, floor_cells(PLAN.least, 0, allocation.floor))
     check_choice(found.expand(2, *found.shape), scores.expand(2, *found.shape), by_place=True, rounding=0)
 
 

@@ -425,6 +425,15 @@ def test_everything_is_refused_through_the_check_of_a_start(model):
         check_served(
             Config(window=999, min_tokens=2000), resolved(declared={"device": "cuda"} | TRITON), model
         )
+    elastic = Config(budget=0.1, budget_max=0.3)
+    check_served(elastic, resolved(), model)
+    for given, flag in [
+        ({"disable_radix_cache": True}, "--disable-radix-cache"),
+        ({"tp_size": 2}, "--tensor-"),
+    ]:
+        check_served(Config(budget=0.1, budget_max=0.1), resolved(**given), model)
+        with pytest.raises(ConfigError, match=f"^{flag}.* does not go together with --laprox-budget-max: no"):
+            check_served(elastic, resolved(**given), model)
     preferred = {"custom_params": {"laprox": {"budget": 0.9}}}
     with pytest.raises(ConfigError, match=r"budget 0\.9 is above"):
         check_served(Config(budget=0.2), resolved(preferred_sampling_params=preferred), model)

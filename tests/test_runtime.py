@@ -215,7 +215,7 @@ def test_a_pruned_request_pins_its_prefix_its_view_and_its_tail(tree, overlap, b
     req, cache = scheduler.arrive(PROMPT), scheduler.tree_cache
     prefill(scheduler)
     view, whole = view_of(req), tree != "off"
-    assert (view.start, view.end) == (keep, N) and view.slots == req.laprox.plan.slots < N - keep
+    assert (view.start, view.end) == (keep, N) and view.slots == req.laprox.plan.least < N - keep
     for tail in range(3):
         assert pinned(scheduler) == keep + view.slots + tail
         # All else of the prompt is ordinary cache, beside which the view has slots of its own.
@@ -579,7 +579,7 @@ def test_a_view_that_would_free_nothing_needs_room(tree, overlap, size, pruned):
         # It has cost what the view takes, and is said to.
         assert scheduler.laprox.report.totals.slots_freed == -view_of(req).slots
     else:
-        assert req.laprox.outcome.plan.slots == len(BODY) and req.laprox.queries is None
+        assert req.laprox.outcome.plan.least == len(BODY) and req.laprox.queries is None
         assert req.kv.cache_protected_len == scheduler.tree_cache.protected_size() == len(BODY)
         assert scheduler.tp_worker.last_shared_read_runner.shared_read_done_event is event
     scheduler.run_until_idle()

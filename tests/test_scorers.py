@@ -8,7 +8,7 @@ import torch
 
 import laprox_kernels as kernels
 from laprox_sglang.options.server import Config
-from laprox_sglang.scorers import SCORERS, BadScorer, find, is_pooled, try_out
+from laprox_sglang.scorers import SCORERS, SEE_BUDGET, BadScorer, check_nested, find, is_pooled, try_out
 from laprox_sglang.scorers.allocators import ALLOCATORS, keep
 from laprox_sglang.scorers.pooling import KINDS, Pooling
 from laprox_sglang.scorers.prompt import Prompt
@@ -251,3 +251,17 @@ def test_a_scorer_that_does_not_score_is_refused_before_anything_is_served(score
     with pytest.raises(BadScorer, match=said):
         try_out("mine", scorer, prompt)
     try_out("mine", SCORERS["criticalkv"], prompt)
+
+
+@EVERY_SCORER
+def test_scores_that_depend_on_the_budget_are_noticed(name, seed):
+    noticed = 0
+    for variant in range(20):
+        prompt = next(random_case(seed + variant, most=200).layers())
+        try:
+            check_nested(name, SCORERS[name], prompt)
+        except BadScorer as error:
+            assert "leave --laprox-budget-max out" in str(error)
+            noticed += 1
+    # Of a prompt that its first part fills alike no scorer can tell.
+    assert noticed >= 10 if name in SEE_BUDGET else noticed == 0

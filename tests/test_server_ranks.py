@@ -137,9 +137,9 @@ def test_ranks_keep_what_a_choice_among_all_heads_keeps(
         kept += int(cells.sum())
         plan, chooser = plan_of(Config(), BUDGETS[i % 2], len(prefix.ids)), Chooser(oracle, prefix)
         scores = by_rank(chooser.scores(Config(), plan), ranks.spread)
-        held = floor_cells(plan.slots, plan.protected, allocation.floor)
+        held = floor_cells(plan.least, plan.protected, allocation.floor)
         cells = by_rank(cells, ranks.spread)
-        assert (cells.sum(dim=(1, 2, 3)) == plan.slots * LAYERS * cells.shape[2]).all()
+        assert (cells.sum(dim=(1, 2, 3)) == plan.least * LAYERS * cells.shape[2]).all()
         check_choice(cells, scores, by_place=True, held=held, rounding=EXACT.gap)
     figures.append(
         f"{ranks.name}: of {kept:,} cells that were kept none is certainly worse than one that was not, "

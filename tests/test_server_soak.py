@@ -27,9 +27,12 @@ POOL = 2000
 ROUNDS = 6
 TOKENS = 12
 BUDGET = 0.2
+# What a view may have while there is room.
+MOST = 0.6
 FLAGS = (
     "--enable-laprox",
     *("--laprox-budget", str(BUDGET)),
+    *("--laprox-budget-max", str(MOST)),
     *("--chunked-prefill-size", "128"),
 )
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "8"}
@@ -83,7 +86,12 @@ class Soak:
     def check(self, reply: dict[str, Any], tokens: int) -> dict[str, Any]:
         assert len(reply["output_ids"]) == tokens
         said = facts(reply)
-        assert holds_its_budget(said, BUDGET), said
+        # What it was promised, whatever it had beside that.
+        least, before = said["slots_least"], said["slots_before"]
+        promised = {"slots_after": least, "budget_effective": least / before}
+        assert holds_its_budget(said | promised, BUDGET), said
+        assert least <= said["slots_after"] <= said["slots_first"] <= before, said
+        self.seen["shrunk"] += said["shrinks"] > 0
         self.seen["completed"] += 1
         return said
 
@@ -189,6 +197,7 @@ def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str, host: str
     assert totals["prunes"] >= totals["pruned"]
     assert soak.seen["turns that hit"] and soak.seen["aborted_waiting"] >= 8
     assert totals["staged"] >= ROUNDS
+    assert totals["shrinks"] >= soak.seen["shrunk"] >= 8 and totals["surplus_slots"] == 0
     assert (totals["cached_from_host"] > 0) == bool(host)
     assert {"disabled", "short", "no_decode", "no_room"} <= set(unpruned)
     for how in ("retracted", "aborted_mid_prefill", "aborted_running"):

@@ -66,7 +66,7 @@ def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float
         least = scores.masked_fill(reference | ~cells, torch.inf).amin(-1)
         # A head that is held at its floor competes with no other.
         scope, floor = config.method.allocation
-        least_cells = floor_cells(plan.slots, plan.window + plan.sinks, floor)
+        least_cells = floor_cells(plan.least, plan.window + plan.sinks, floor)
         held = (cells.sum(-1) <= least_cells) | (reference.sum(-1) <= least_cells)
         rivals = (0, 1) if scope == "model" else (1,)
         free = gap(

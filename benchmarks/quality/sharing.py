@@ -144,7 +144,7 @@ class Prompt:
         shares = scores.masked_fill(scores == math.inf, 0).flatten(1).sort(dim=1, descending=True).values
         shares = shares / shares.sum(dim=1, keepdim=True)
         marginal = shares.view(layers, -1, heads).sum(-1).mean(0)
-        share = max(plan.slots, plan.protected + SPARE)
+        share = max(plan.least, plan.protected + SPARE)
         return Asked(length, plan.protected, share, marginal), scores
 
     def answers(self, chosen: Sequence[torch.Tensor]) -> list[tuple[bool, float]]:

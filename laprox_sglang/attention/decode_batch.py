@@ -30,10 +30,11 @@ class DecodeBatch:
         self._req_to_token = req_to_token
         self._cells = (layers, heads)
         self._whole = torch.zeros(SPAN + layers * heads + 1, dtype=torch.int64, device=req_to_token.device)
-        self._views: list[View | None] = []
+        # Of the rows' views; the views themselves are held by their requests alone, with all that they know.
+        self._tables: list[torch.Tensor] = []
         self._longest = 0
         self._graph_tables, self._graph_rows = self._buffers(0, 0)
-        self._graph_views: list[View | None] = []
+        self._in_graph: list[torch.Tensor] = []
 
     def take_step(self, views: list[View | None], lengths: list[int]) -> None:
         """Takes the rows of a decode step, whose new columns have their slots already.
@@ -42,7 +43,7 @@ class DecodeBatch:
             lengths: logical columns that each row may have, the new one included.
         """
         self.forget()
-        self._views = views
+        self._tables = [view.table if view else self._whole for view in views]
         self.compressed = any(views)
         if self.compressed:
             slots = (
@@ -56,7 +57,7 @@ class DecodeBatch:
         self.compressed = compressed
 
     def forget(self) -> None:
-        self._views = []
+        self._tables = []
         self.compressed = False
         self.rows = self.plan = None
 
@@ -67,7 +68,7 @@ class DecodeBatch:
             queries: ``[1, Hq, D]``, of any content.
             keys, values: ``[slots, L, H, D]``, the whole KV pool.
         """
-        self._views, self._longest = [None], 1
+        self._tables, self._longest = [self._whole], 1
         row = torch.zeros(1, dtype=torch.int64, device=queries.device)
         self.prepare(row, row + 1)
         assert self.rows is not None
@@ -77,7 +78,7 @@ class DecodeBatch:
     def allocate(self, batch: int) -> None:
         """Makes the buffers that graphs of up to ``batch`` rows will read."""
         self._graph_tables, self._graph_rows = self._buffers(batch, self._req_to_token.shape[1])
-        self._graph_views = []
+        self._in_graph = []
 
     def prepare(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
         """Lays out the batch for a step without a graph.
@@ -87,7 +88,7 @@ class DecodeBatch:
             seq_lens: int64 ``[B]``, logical lengths, the new token included.
         """
         tables, rows = self._buffers(len(seq_lens), self._longest)
-        self._load(tables, self._views)
+        torch.stack(self._tables, out=tables)
         kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], rows)
         self.rows = rows
         self.make_plan()
@@ -95,20 +96,17 @@ class DecodeBatch:
     def prepare_graph(self, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor) -> None:
         """Lays out the batch for a replay, or for a capture; ``make_plan`` is part of the graph."""
         batch = len(seq_lens)
-        views = self._views + [None] * (batch - len(self._views))
+        rows = self._tables + [self._whole] * (batch - len(self._tables))
         tables = self._graph_tables[:batch]
-        if views != self._graph_views:
-            self._load(tables, views)
-            self._graph_views = views
+        if list(map(id, rows)) != list(map(id, self._in_graph)):
+            torch.stack(rows, out=tables)
+            self._in_graph = rows
         self.rows = Rows(*(buffer[:batch] for buffer in self._graph_rows))
         kernels.layout(self._req_to_token, req_pool_indices, seq_lens, tables[:, :SPAN], self.rows)
 
     def make_plan(self) -> None:
         assert self.rows is not None
         self.plan = kernels.plan_decode(self.rows, *self._cells)
-
-    def _load(self, tables: torch.Tensor, views: list[View | None]) -> None:
-        torch.stack([view.table if view else self._whole for view in views], out=tables)
 
     def _buffers(self, batch: int, columns: int) -> tuple[torch.Tensor, Rows]:
         """Tables ``[batch, SPAN + C + 1]`` of the rows' views, and rows whose ``cu_cells`` lie in them."""

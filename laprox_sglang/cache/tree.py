@@ -5,6 +5,7 @@ view in slots of its own, and keeps its lock up to the column where the view beg
 stands for stays in the tree as ordinary, evictable cache.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,14 @@ from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
 from sglang.srt.mem_cache.common import evict_from_tree_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
+from laprox_sglang.cache.readers import Readers
 from laprox_sglang.cache.tier import TieredCache
 from laprox_sglang.options.server import Config
-from laprox_sglang.ports import Key, Kv, Match, MatchParams, Node, Req
+from laprox_sglang.ports import Evict, Key, Kv, Match, MatchParams, Node, Req
 from laprox_sglang.report.reporter import Reporter
 from laprox_sglang.views.plan import Plan
-from laprox_sglang.views.state import RequestState, plan_of, state_of, view_of
+from laprox_sglang.views.pressure import first_slots
+from laprox_sglang.views.state import plan_of, state_of, view_of
 from laprox_sglang.views.view import View
 
 Ranges = list[tuple[int, int]]
@@ -38,12 +41,16 @@ class Opened(NamedTuple):
 
 
 class LaproxCache(TieredCache):
-    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed."""
+    """For ``--disable-radix-cache`` too: the tree holds nothing then, and what a view stands for is freed.
+
+    Attributes:
+        shrink_view: makes a request's view one of so many slots; of ``Runtime``.
+    """
 
     config: Config
     report: Reporter
-    # Who reads a view, by the row of req_to_token: SGLang frees rows without naming the request.
-    _readers: dict[int, RequestState]
+    shrink_view: Callable[[Req, int], View]
+    _readers: Readers
 
     # A prompt comes in.
 
@@ -63,15 +70,22 @@ class LaproxCache(TieredCache):
         capped: Key = RadixKey(key.token_ids, key.extra_key, key.is_bigram, limit, key.cache_salt)
         return capped
 
-    def take(self, slots: int) -> torch.Tensor | None:
+    def take(self, plan: Plan) -> torch.Tensor | None:
         """Slots for a view of a prompt that is about to enter the tree; None if there are not as many.
 
         They are never those that the prompts of this batch lie in: these are locked, or not in the tree yet.
         """
-        if self.disable or self.free_slots() < slots:
+        free = self.free_slots()
+        if self.disable or free < plan.least:
             return None
+        slots = self._first_slots(plan, free) if plan.spare else plan.least
         evict_from_tree_cache(self, slots)
         return self.token_to_kv_pool_allocator.alloc(slots)
+
+    def _first_slots(self, plan: Plan, free: int) -> int:
+        # Behind the view its prompt is evictable.
+        room = free + plan.length - plan.least
+        return min(free, first_slots(plan.least, plan.most, room, self.token_to_kv_pool_allocator.size))
 
     def publish(self, req: Req) -> None:
         """As stock after the forward pass, but before it, and once.
@@ -119,6 +133,22 @@ class LaproxCache(TieredCache):
         """Slots that a request can have: those that nobody holds, and the evictable ones."""
         return self.token_to_kv_pool_allocator.available_size() + self.evictable_size()
 
+    def evictable_size(self) -> int:
+        """What views hold beyond what was promised is cache too, evicted behind all that the tree holds."""
+        return super().evictable_size() + self._readers.surplus
+
+    def evict_for_alloc(self, params: Evict, **given: Callable[[], bool] | None) -> object:
+        available = self.token_to_kv_pool_allocator.available_size
+        wanted = available() + params.num_tokens
+        evicted = super().evict_for_alloc(params, **given)
+        if available() < wanted and self._readers.surplus:
+            self._shrink(wanted - available())
+        return evicted
+
+    def _shrink(self, short: int) -> None:
+        for req, view, slots in self._readers.give_back(short):
+            self.exchange(req, self.shrink_view(req, slots), view.own[slots:])
+
     def open_view(self, req: Req, plan: Plan, taken: torch.Tensor | None, reserve: int) -> Opened | str:
         """Moves a request's lock up to where its view begins, and takes slots for it if it has none yet.
 
@@ -136,11 +166,12 @@ class LaproxCache(TieredCache):
         if self.disable:
             # Nobody else reads them: a part of its own slots is the view's, over which it is packed.
             own = self._columns(req)[plan.start : plan.end].long()
-            self.token_to_kv_pool_allocator.free(own[plan.slots :])
+            self.token_to_kv_pool_allocator.free(own[plan.least :])
             self.grew = True
-            return Opened(own[: plan.slots], True, self.free_slots() - before)
+            return Opened(own[: plan.least], True, self.free_slots() - before)
         allocator = self.token_to_kv_pool_allocator
-        reason = self._move_lock(req, plan, plan.slots - had + reserve)
+        # What it has beyond what was promised, others can have as well.
+        reason = self._move_lock(req, plan, plan.least - had + reserve)
         if reason is not None:
             if taken is not None:
                 allocator.free(taken)
@@ -148,11 +179,11 @@ class LaproxCache(TieredCache):
         staged = False
         if taken is None:
             # What is evicted may be what the view is packed from, and then there is nothing to write.
-            staged = allocator.available_size() < plan.slots
+            staged = allocator.available_size() < plan.least
             if staged:
                 self._to_write.clear()
-            evict_from_tree_cache(self, plan.slots)
-            taken = allocator.alloc(plan.slots)
+            evict_from_tree_cache(self, plan.least)
+            taken = allocator.alloc(plan.least)
         if taken is None:
             self._take_back(req, plan)
             return "no_room"
@@ -173,12 +204,12 @@ class LaproxCache(TieredCache):
         if start is None or req.kv.cache_protected_len < plan.end:
             return "not_in_tree"
         upper, deep = self.lock(start), req.last_node
-        short = self._unlock(req) < plan.slots and self.free_slots() < needed
+        short = self._unlock(req) < plan.least and self.free_slots() < needed
         if short and self.copying:
             # What is copied to host memory or back is locked for as long: rather wait than leave it whole.
             req.lock = self.lock(deep)
             self.wait_for_copies()
-            short = self._unlock(req) < plan.slots and self.free_slots() < needed
+            short = self._unlock(req) < plan.least and self.free_slots() < needed
         if short:
             req.lock = self.lock(deep)
             self.unlock(upper)
@@ -227,17 +258,14 @@ class LaproxCache(TieredCache):
         Args:
             freed: int64, slots of the view before it that ``view`` does not have; they are given back.
         """
-        state = state_of(req)
-        before, state.view = state.view, view
-        self.report.exchanged(before, view)
-        if view is None:
-            del self._readers[req.kv.req_pool_idx]
-        else:
-            self._readers[req.kv.req_pool_idx] = state
+        before = state_of(req).exchange(view)
+        could_have = self._readers.surplus
+        self._readers.exchange(req, before, view)
+        self.report.exchanged(req, before, view)
         if freed is not None:
             self.token_to_kv_pool_allocator.free(freed)
             # Of a request that ends SGLang knows by itself.
-            self.grew |= view is not None
+            self.grew |= view is not None and len(freed) > could_have - self._readers.surplus
 
     # It leaves.
 
@@ -247,10 +275,10 @@ class LaproxCache(TieredCache):
         return super().claim_kv_row(req)
 
     def free_kv_row(self, kv: Kv, ranges: Ranges) -> None:
-        reader = self._readers.get(kv.req_pool_idx)
-        if reader is not None and reader.view is not None:
+        view = self._readers.view_in(kv.req_pool_idx)
+        if view is not None:
             # Its slots are given back with the view: the row may still be written on the forward stream.
-            ranges = without(ranges, reader.view.start, reader.view.end)
+            ranges = without(ranges, view.start, view.end)
         super().free_kv_row(kv, ranges)
 
     def on_release(self, req: Req, *, checkpointed: bool) -> None:
@@ -262,17 +290,21 @@ class LaproxCache(TieredCache):
         state.release()
 
     def reset(self) -> None:
-        self._readers = {}
+        self._readers = Readers()
         super().reset()
 
     def check_integrity(self) -> None:
         """Asserts that the tree is whole, that its sums are those of its nodes, and that views are whole."""
-        for row, state in self._readers.items():
-            assert state.view is not None, "a request is said to read a view, and has none"
-            state.view.check_integrity(self.req_to_token_pool.req_to_token[row])
+        surplus = 0
+        for row in self._readers.rows():
+            view = self._readers.view_in(row)
+            assert view is not None, "a request is said to read a view, and has none"
+            view.check_integrity(self.req_to_token_pool.req_to_token[row])
+            surplus += view.surplus
+        assert surplus == self._readers.surplus
         if not self.disable:
             self.sanity_check()
-            assert self.evictable_size() + self.protected_size() == self.total_size()[0]
+            assert self.evictable_size() - surplus + self.protected_size() == self.total_size()[0]
 
 
 def without(ranges: Ranges, start: int, end: int) -> Ranges:

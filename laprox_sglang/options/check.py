@@ -110,6 +110,27 @@ def not_tried(untried: Untried, args: ServerArgs, names: Sequence[str]) -> Confi
     return ConfigError(f"{flag} was not tried with --enable-laprox: {untried.why}; {instead}{way}")
 
 
+def check_elastic(args: ServerArgs) -> None:
+    """Checks resolved arguments of a server whose views may shrink.
+
+    Raises:
+        ConfigError: names the flag that they cannot shrink with, and why.
+    """
+    for flag, given, why in (
+        ("--disable-radix-cache", args.disable_radix_cache, "without a cache SGLang never evicts anything"),
+        (
+            f"--tensor-parallel-size {args.tp_size}",
+            args.tp_size > 1,
+            "what a rank keeps depends on the scores of the others, which it would have to ask for",
+        ),
+    ):
+        if given:
+            raise ConfigError(
+                f"{flag} does not go together with --laprox-budget-max: no view could shrink, as {why}; "
+                "leave --laprox-budget-max out"
+            )
+
+
 def check_model(config: ModelConfig) -> None:
     """Checks a model's architecture, before its weights are loaded.
 

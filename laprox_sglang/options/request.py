@@ -25,7 +25,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         enabled: False leaves the prompt whole.
-        budget: as in ``Config``. Of this and the server's, the smaller counts for each prompt.
+        budget: as in ``Config``. Of this and either of the server's, the smaller counts for each prompt.
         keep_prefix: as in ``Config``.
         return_kept: report the kept positions of every layer and KV head.
     """
@@ -64,12 +64,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         if self.budget is not None:
             check_budget(self.budget)
-            alike = counts_tokens(self.budget) == counts_tokens(config.budget)
-            if alike and self.budget > config.budget:
+            alike = counts_tokens(self.budget) == counts_tokens(config.most)
+            if alike and self.budget > config.most:
+                flag = "--laprox-budget" if config.budget_max is None else "--laprox-budget-max"
                 raise ConfigError(
-                    f"custom_params.laprox.budget {self.budget} is above the server's {config.budget}: ask "
-                    'for at most that, for "enabled": false, or start the server with a larger '
-                    "--laprox-budget"
+                    f"custom_params.laprox.budget {self.budget} is above the server's {config.most}: ask "
+                    f'for at most that, for "enabled": false, or start the server with a larger {flag}'
                 )
         if self.keep_prefix is not None:
             check_keep_prefix(self.keep_prefix)
@@ -109,9 +109,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         options.check(config)
         return options
 
-    def slots(self, config: Config, length: int) -> int:
-        """Slots granted to ``length`` tokens of a prompt; a request never gets more than the server gives."""
-        granted = budget_slots(config.budget, length)
+    def slots(self, budget: Budget, length: int) -> int:
+        """Slots for ``length`` tokens of a prompt, of what the server's ``budget`` grants them."""
+        granted = budget_slots(budget, length)
         return granted if self.budget is None else min(granted, budget_slots(self.budget, length))
 
     def keep_prefix_or(self, config: Config) -> KeepPrefix:

@@ -19,6 +19,7 @@ from laprox_sglang.options.values import (
     check_request_options,
     check_tokens,
     check_whole,
+    counts_tokens,
     shown,
 )
 
@@ -47,6 +48,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         budget: size of a view, on average over layers and KV heads: a float in
             (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
+        budget_max: the same while there is room for it, and ``budget`` is what no view goes below; None is
+            ``budget``: what is kept of a prompt is then nobody else's affair.
         window: last queries of the prompt that score it; these tokens are always kept. ``"auto"`` are
             ``WINDOW``, or ``SMALL_WINDOW`` where a view has fewer than ``SMALL_VIEW`` slots beside its sinks.
         scorer: what cells are ranked by: a name in ``scorers.SCORERS``, or ``package.module:name``.
@@ -67,6 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     budget: Budget = 0.2
+    budget_max: Budget | None = None
     scorer: str = "laprox"
     allocator: str = ALLOCATOR
     floor: float | None = None
@@ -89,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_request_options(self.request_options)
         check_untested(self.untested)
         check_budget(self.budget)
+        self._check_most()
         check_tokens("window", self.window, AUTO, 1, WIDEST_WINDOW)
         self._check_method()
         check_whole("sink-tokens", self.sink_tokens, 0, LARGEST)
@@ -99,6 +104,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"min-tokens {self.min_tokens} must be above window + sink-tokens = "
                 f"{self.longest_window + self.sink_tokens}: raise it, or lower those"
             )
+
+    @property
+    def most(self) -> Budget:
+        """Size of a view while there is room."""
+        return self.budget if self.budget_max is None else self.budget_max
+
+    @property
+    def elastic(self) -> bool:
+        """Whether views may be larger than ``budget``, and shrink."""
+        return self.most != self.budget
 
     @property
     def longest_window(self) -> int:
@@ -127,9 +142,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         pooling = Pooling(self.pooling, self.pooling_kernel)
         return Method(find(self.scorer), pooling, allocation(self.allocator, self.floor))
 
+    def _check_most(self) -> None:
+        if self.budget_max is None:
+            return
+        check_budget(self.budget_max, "budget-max")
+        if counts_tokens(self.budget) == counts_tokens(self.budget_max) and self.budget_max < self.budget:
+            raise ConfigError(
+                f"budget-max {self.budget_max} is below budget {self.budget}, which every view has: give at "
+                "least that, or leave it out"
+            )
+
     def _check_method(self) -> None:
         """Refuses what is not known, and what does not go together."""
-        from laprox_sglang.scorers import is_pooled
+        from laprox_sglang.scorers import SEE_BUDGET, is_pooled
         from laprox_sglang.scorers.pooling import KINDS
 
         for option in ("scorer", "allocator", "pooling"):
@@ -145,6 +170,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             method = self.method
         except ValueError as error:
             raise ConfigError(shown(error)) from None
+        if self.elastic and self.scorer in SEE_BUDGET:
+            raise ConfigError(
+                f"budget-max does not go together with scorer {self.scorer}: its scores depend on the size "
+                "of the view, so that a smaller one is no part of it; leave budget-max out"
+            )
         pooled = (self.pooling, self.pooling_kernel) != (POOLING, POOLING_KERNEL) and self.pooling_kernel > 1
         if pooled and not is_pooled(method.scorer):
             raise ConfigError(

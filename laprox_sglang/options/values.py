@@ -47,12 +47,12 @@ def parse_budget(text: str) -> Budget:
 BUDGET_FORMS = "give a fraction above 0 and up to 1 (0.1 keeps 10 %), or a whole number of tokens from 2 up"
 
 
-def check_budget(budget: Budget) -> None:
+def check_budget(budget: Budget, name: str = "budget") -> None:
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
-        raise ConfigError(f"budget {shown(repr(budget))} is not a number; {BUDGET_FORMS}")
+        raise ConfigError(f"{name} {shown(repr(budget))} is not a number; {BUDGET_FORMS}")
     # NaN fails every comparison, so it fails this one.
     if not (1 <= budget <= LARGEST if isinstance(budget, int) else 0 < budget <= 1):
-        raise ConfigError(f"budget {shown_number(budget)} is out of range; {BUDGET_FORMS}")
+        raise ConfigError(f"{name} {shown_number(budget)} is out of range; {BUDGET_FORMS}")
 
 
 def parse_tokens(text: str) -> int | str:

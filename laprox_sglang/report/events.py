@@ -68,6 +68,19 @@ class Pruned(Event, frozen=True, tag="pruned"):
     freed: int
 
 
+class Shrunk(Event, frozen=True, tag="shrunk"):
+    """The pool ran short: a request reads a smaller view of its prompt from now on.
+
+    Attributes:
+        slots: size of the view.
+        freed: slots that it gave back.
+    """
+
+    rid: str
+    slots: int
+    freed: int
+
+
 class Released(Event, frozen=True, tag="released"):
     """A request has ended, and its slots are given back.
 
@@ -102,7 +115,7 @@ class Retracted(Event, frozen=True, tag="retracted"):
     held: int
 
 
-AnyEvent = Start | Pruned | Released | Retracted
+AnyEvent = Start | Pruned | Shrunk | Released | Retracted
 
 
 def decode(message: bytes) -> AnyEvent:

@@ -44,7 +44,10 @@ class Facts(TypedDict):
     kept_share: float
     erased_share: float | None
     slots_before: int
+    slots_first: int
     slots_after: int
+    slots_least: int
+    shrinks: int
     layer_share: list[float] | None
     kept_positions: NotRequired[KeptPositions | None]
 
@@ -68,6 +71,7 @@ def request_facts(
         instructions: what became of a chat's instructions, as ``prefix.Found.how``.
     """
     plan, view = outcome.plan, outcome.view
+    slots = view.slots if view else plan.length
     facts: Facts = {
         "pruned": view is not None,
         "reason": plan.reason,
@@ -78,18 +82,21 @@ def request_facts(
         "dense_tokens": plan.start if view else plan.end,
         "protected_tokens": plan.inside,
         "instructions": instructions,
-        "budget_effective": plan.slots / plan.length if plan.length else 1.0,
+        "budget_effective": slots / plan.length if plan.length else 1.0,
         "kept_cells": None,
         "kept_share": 1.0,
         "erased_share": 0.0,
         "slots_before": plan.length,
-        "slots_after": plan.slots,
+        "slots_first": outcome.first,
+        "slots_after": slots,
+        "slots_least": plan.least,
+        "shrinks": outcome.shrinks,
         "layer_share": None,
     }
     if view is None:
         return facts
     facts["kept_cells"] = kept = view.kept_cells
-    facts["kept_share"] = plan.slots / plan.length
+    facts["kept_share"] = slots / plan.length
     if not view.host_counts.there:
         facts["erased_share"] = None
         if return_kept:

@@ -178,6 +178,18 @@ METRICS = (
         one(lambda seen: seen.report.totals.slots_taken),
     ),
     Metric(
+        "laprox_shrinks_total",
+        "Views of running requests that were exchanged for smaller ones, as the pool was short.",
+        (),
+        one(lambda seen: seen.report.totals.shrinks),
+    ),
+    Metric(
+        "laprox_shrunk_slots_total",
+        "KV slots that views gave back so.",
+        (),
+        one(lambda seen: seen.report.totals.shrunk_slots),
+    ),
+    Metric(
         "laprox_released_requests_total",
         "Requests that gave their KV slots back, health probes included, by how.",
         ("how",),
@@ -225,6 +237,12 @@ METRICS = (
         "KV slots of the views that are read now.",
         (),
         one(lambda seen: seen.report.totals.view_slots),
+    ),
+    Metric(
+        "laprox_surplus_slots",
+        "Those of them beyond what requests were promised, which count as evictable.",
+        (),
+        one(lambda seen: seen.report.totals.surplus_slots),
     ),
     Metric(
         "laprox_saved_bytes",

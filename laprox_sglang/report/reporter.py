@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from laprox_sglang.ports import Req
-from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted
+from laprox_sglang.report.events import Event, Pruned, Publisher, Released, Retracted, Shrunk
 from laprox_sglang.report.facts import Cached, Facts
 from laprox_sglang.report.refused import Refused
 from laprox_sglang.report.totals import Totals
@@ -33,9 +33,11 @@ class Reporter:
         self.untested: tuple[str, ...] = ()
         self.refused = Refused()
 
-    def exchanged(self, before: View | None, view: View | None) -> None:
+    def exchanged(self, req: Req, before: View | None, view: View | None) -> None:
         """A request reads ``view`` where it read ``before``."""
         self.totals.exchange(before, view)
+        if before is not None and view is not None:
+            self._publish(Shrunk, req, slots=view.slots, freed=before.slots - view.slots)
 
     def pruned(self, req: Req, plan: Plan, view: View, freed: int, staged: bool) -> None:
         self.totals.add_prune(freed, staged)

@@ -34,6 +34,7 @@ class Totals:
         slots_freed: slots that others could have after a view was made and could not before, free or
             evictable, by the allocator's and the tree's own count; less by ``slots_taken``.
         slots_taken: slots of views that freed nothing, as others held the prompt whole.
+        shrinks, shrunk_slots: how often a view was exchanged for a smaller one, and the slots given back.
         finished: requests that ended, by what was done: ``pruned``, why not, or ``aborted`` amid their
             prefill. Those that were aborted while they waited are not counted. The sums below are over
             those that were not aborted amid their prefill, and of what their facts say.
@@ -48,6 +49,8 @@ class Totals:
         scored_cells: cells of pruned prompts in one layer, kept or not.
         viewed_tokens, erased_tokens: tokens that views stand for, and those of them that no cell was kept of.
         views, view_slots: views that running requests read now, and their slots.
+        surplus_slots: those of them beyond what requests were promised, which they give back where the pool
+            runs short.
         spared_slots: slots that these requests would hold more if each held its prompt whole.
     """
 
@@ -55,6 +58,8 @@ class Totals:
     staged: int = 0
     slots_freed: int = 0
     slots_taken: int = 0
+    shrinks: int = 0
+    shrunk_slots: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     released: Counter[str] = field(default_factory=Counter)
     slots_held: int = 0
@@ -69,6 +74,7 @@ class Totals:
     erased_tokens: int = 0
     views: int = 0
     view_slots: int = 0
+    surplus_slots: int = 0
     spared_slots: int = 0
 
     def add_prune(self, freed: int, staged: bool) -> None:
@@ -83,7 +89,11 @@ class Totals:
             if changed is not None:
                 self.views += sign
                 self.view_slots += sign * changed.slots
+                self.surplus_slots += sign * changed.surplus
                 self.spared_slots += sign * changed.spared
+        if before is not None and view is not None:
+            self.shrinks += 1
+            self.shrunk_slots += before.slots - view.slots
 
     def add_released(self, how: str) -> None:
         """Counts a request whose slots are being given back."""

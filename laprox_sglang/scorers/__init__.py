@@ -12,11 +12,21 @@ from laprox_sglang.scorers.momentkv import momentkv
 from laprox_sglang.scorers.obcache import obcache_k
 from laprox_sglang.scorers.pooling import Pooling
 from laprox_sglang.scorers.random import Random
-from laprox_sglang.scorers.scorer import BadScorer, Scorer, is_pooled, try_out
+from laprox_sglang.scorers.scorer import BadScorer, Scorer, check_nested, is_pooled, try_out
 from laprox_sglang.scorers.snapkv import snapkv
 from laprox_sglang.scorers.streamingllm import StreamingLLM
 
-__all__ = ["SCORERS", "BadScorer", "Method", "Scorer", "find", "is_pooled", "try_out"]
+__all__ = [
+    "SCORERS",
+    "SEE_BUDGET",
+    "BadScorer",
+    "Method",
+    "Scorer",
+    "check_nested",
+    "find",
+    "is_pooled",
+    "try_out",
+]
 
 SCORERS: dict[str, Scorer] = {
     "laprox": laprox,
@@ -30,6 +40,8 @@ SCORERS: dict[str, Scorer] = {
     "streamingllm": StreamingLLM(),
     "random": Random(),
 }
+# Of these scores depend on ``Prompt.keep``: what a small budget keeps is no part of what a larger one keeps.
+SEE_BUDGET = ("criticalkv", "momentkv")
 
 
 class Method(NamedTuple):

@@ -1,6 +1,7 @@
 """What a scorer is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -40,3 +41,16 @@ def try_out(name: str, scorer: Scorer, prompt: Prompt) -> None:
         raise BadScorer(f"scorer {name!r} returns {scores.dtype}, not torch.float32: end it with .float()")
     if not bool((scores >= 0).all()):
         raise BadScorer(f"scorer {name!r} returns negative scores or NaN")
+
+
+def check_nested(name: str, scorer: Scorer, prompt: Prompt) -> None:
+    """Looks whether what a small budget keeps is part of what a larger one keeps.
+
+    Raises:
+        BadScorer: the scores are others for another budget.
+    """
+    if not torch.equal(scorer(prompt), scorer(replace(prompt, keep=prompt.length - 1))):
+        raise BadScorer(
+            f"scorer {name!r} gives other scores to a larger view, so that a smaller one is no part of it: "
+            "leave --laprox-budget-max out"
+        )

@@ -74,7 +74,7 @@ def viewed(load: Load, plan: Plan) -> Hold:
     if not plan.pruned:
         return whole(load)
     common = min(load.shared, plan.start)
-    each = plan.start - common + plan.slots + load.output
+    each = plan.start - common + plan.least + load.output
     return Hold(common, each, max(each, load.prompt - common + load.output))
 
 
@@ -103,6 +103,6 @@ def expectation(config: Config, slots: int, context: int, itemsize: int) -> str:
         return f"Prompts of {prompt:,} tokens stay whole: {REASONS[plan.reason or '']}. {pays}"
     stock, ours = whole(load).requests(slots), viewed(load, plan).requests(slots)
     return (
-        f"A prompt of {prompt:,} tokens pins {plan.start + plan.slots:,} slots while it is answered: with "
+        f"A prompt of {prompt:,} tokens pins {plan.start + plan.least:,} slots while it is answered: with "
         f"{load.output:,} tokens of answer, room for {ours:,} at once; unpruned, {stock:,}. {pays}"
     )

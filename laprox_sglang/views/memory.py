@@ -29,6 +29,8 @@ class Itemsizes(NamedTuple):
     model: int
 
 
+# Bytes that a view which may shrink keeps of a cell: its score and its position.
+REMEMBERED = 8
 # Bytes for a cell whose layer and position go through a sum, a sort and an index by it.
 ORDERED = 36
 
@@ -63,7 +65,8 @@ def windows(config: Config, args: ServerArgs) -> int:
 
 def largest_view(config: Config, context: int) -> int:
     """Slots of the largest view: a request may ask for as many as the server grants to the whole context."""
-    return max(budget_slots(config.budget, context), config.longest_window + config.sink_tokens)
+    granted = max(budget_slots(config.budget, context), budget_slots(config.most, context))
+    return max(granted, config.longest_window + config.sink_tokens)
 
 
 def slot_bytes(model: ModelShape, ranks: int, itemsize: int) -> int:
@@ -105,6 +108,11 @@ def needs(
         # The saved K and V of the kept cells, their indices, and their tokens.
         "packing": kept * (2 * dim * itemsizes.pool + 16),
     }
+    if config.elastic:
+        # Where all of the pool were views that may shrink.
+        parts["kept scores"] = REMEMBERED * cells * slots
+        if config.method.allocation.floor:
+            parts["scores"] += 4 * cells * longest
     if ranks > 1:
         # Positions that a request asks for come from all ranks, and are put in order; nothing is packed then.
         parts["packing"] = max(parts["packing"], kept * ranks * ORDERED)

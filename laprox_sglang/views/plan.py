@@ -18,20 +18,27 @@ class Plan(NamedTuple):
     Attributes:
         start: length of the prefix that stays dense.
         end: length of the prompt.
-        slots: slots m that the columns come to; end - start if they stay as they are.
+        least: slots that the columns come to at least, as their request is promised; end - start if they
+            stay as they are.
         sinks: positions protected at the start of the columns.
         window: last positions, which are protected and score the others.
         reason: why there is no view; None if there is to be one.
         spans: positions [a, b) between sinks and window that are protected too: instructions.
+        spare: slots that the view may have beyond ``least`` while there is room.
     """
 
     start: int
     end: int
-    slots: int
+    least: int
     sinks: int
     window: int
     reason: str | None
     spans: tuple[tuple[int, int], ...] = ()
+    spare: int = 0
+
+    @property
+    def most(self) -> int:
+        return self.least + self.spare
 
     @property
     def length(self) -> int:
@@ -53,7 +60,7 @@ class Plan(NamedTuple):
 
     def whole(self, reason: str) -> "Plan":
         """The plan of the same prompt if it is left whole after all."""
-        return self._replace(slots=self.length, reason=reason)
+        return self._replace(least=self.length, spare=0, reason=reason)
 
 
 def make_plan(
@@ -83,10 +90,12 @@ def make_plan(
         return tuple((first, beyond) for first, beyond in cut if first < beyond)
 
     plan = Plan(start, end, 0, sinks, config.longest_window, None, between(config.longest_window))
-    slots = min(length, max(options.slots(config, length), plan.protected))
-    window = config.window_of(slots - sinks - plan.inside)
+    least = min(length, max(options.slots(config.budget, length), plan.protected))
+    spare = max(0, options.slots(config.most, length) - least)
+    # Of whatever size the view is, so that a smaller one is part of a larger one.
+    window = config.window_of(least - sinks - plan.inside)
     # What a shorter window leaves of the instructions comes to no more than what it leaves of the budget.
-    plan = plan._replace(slots=slots, window=window, spans=between(window))
+    plan = plan._replace(least=least, window=window, spans=between(window), spare=spare)
     if not options.enabled:
         return plan.whole("disabled")
     if not in_tree:
@@ -97,6 +106,6 @@ def make_plan(
     if length < config.min_tokens:
         return plan.whole("short")
     # Instructions may come to more than any budget here, and memory to pack is reserved for budgets.
-    if slots == length or slots > instructions.most:
+    if least == length or least > instructions.most:
         return plan.whole("within_budget")
     return plan

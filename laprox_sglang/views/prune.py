@@ -1,6 +1,7 @@
-"""From the queries of a prompt's window to a view: score, select, pack."""
+"""From the queries of a prompt's window to a view: score, select, pack. And from a view to a smaller one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -8,12 +9,12 @@ import laprox_kernels as kernels
 from laprox_sglang.layers import ScoredLayer
 from laprox_sglang.options.server import Config
 from laprox_sglang.ranks import Ranks
-from laprox_sglang.scorers.allocators import keep
+from laprox_sglang.scorers.allocators import keep, keep_fewer
 from laprox_sglang.views import told
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring
 from laprox_sglang.views.stages import Stages
-from laprox_sglang.views.view import View
+from laprox_sglang.views.view import HostCopy, Spare, View
 
 
 class Pruner:
@@ -50,6 +51,9 @@ class Pruner:
         self._allocation = config.method.allocation
         cells = self._layers * self._heads
         self._scores = torch.empty(longest * cells, dtype=torch.float32, device=keys.device)
+        # A floor overwrites scores, and views that may shrink keep theirs.
+        marks = config.elastic and self._allocation.floor > 0
+        self._marked = torch.empty_like(self._scores) if marks else None
         self.stages = Stages(keys.is_cuda)
 
     def load_weights(self) -> None:
@@ -70,16 +74,16 @@ class Pruner:
         Args:
             row_index: row of ``req_to_token``, which still names the slots of the whole prompt.
             queries: ``[L, W, Hq, D]``, the prompt's last, as many as the longest window has.
-            slots: int64 ``[m]``.
+            slots: int64 ``[m]``, from ``plan.least`` to ``plan.most``.
             staged: ``slots`` may be among those that the prompt is read from.
             positions: keep the positions of the cells for a report.
         """
         columns = self._req_to_token[row_index]
         row = columns[: plan.end].long()
-        cu_cells, counts, kept_positions = self.pack(queries, plan, row, slots, staged, positions)
-        columns[plan.start : plan.start + plan.slots] = slots.int()
-        columns[plan.start + plan.slots : plan.end] = 0
-        return View.of(plan, slots, self._layers, cu_cells, counts, kept_positions)
+        view = self.pack(queries, plan, row, slots, staged, positions)
+        columns[plan.start : plan.start + len(slots)] = slots.int()
+        columns[plan.start + len(slots) : plan.end] = 0
+        return view
 
     def pack(
         self,
@@ -89,22 +93,77 @@ class Pruner:
         slots: torch.Tensor,
         staged: bool,
         positions: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Offsets of each (layer, head) of this rank among its kept cells; of all ranks ``told.counts``, and
-        positions, where they are asked for."""
+    ) -> View:
+        """``make_view`` of the prompt whose slots are ``row``, int64 ``[n]``; nothing is named anywhere."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
+        elastic = len(slots) > plan.least
         self.stages.start()
-        self._scoring.run(queries[:, -plan.window :], row, plan, scores)
+        sums = self._scoring.run(queries[:, -plan.window :], row, plan, scores)
         for first, beyond in plan.spans:
             scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        kept, cu_cells = keep(scores, plan.slots, self._allocation, plan.protected, ranks=self._ranks)
+        marked = self._marks(scores) if elastic else None
+        kept, cu_cells = keep(scores, len(slots), self._allocation, plan.protected, marked, self._ranks)
         self.stages.done("select")
-        at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions else None
+        at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions or elastic else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)
         counts = told.counts(kept, cu_cells, self._layers, plan.length, self._ranks)
         if at is not None:
-            at = told.positions(at.add_(plan.start), cu_cells, self._layers, self._ranks)
+            at.add_(plan.start)
+        spare = self._spare(plan, scores.flatten()[kept], sums, len(slots), at) if elastic else None
+        if at is not None:
+            at = told.positions(at, cu_cells, self._layers, self._ranks) if positions else None
         self.stages.done("pack")
-        return cu_cells, counts, at
+        return View.of(plan, slots, self._layers, cu_cells, counts, at, spare)
+
+    def _marks(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Where a floor is marked in place of ``scores``, which stay."""
+        return None if self._marked is None else self._marked[: scores.numel()].view_as(scores)
+
+    def _spare(
+        self, plan: Plan, scores: torch.Tensor, sums: torch.Tensor, slots: int, at: torch.Tensor | None
+    ) -> Spare:
+        assert at is not None
+        carried = told.carried(scores, sums, plan, slots, self._allocation)
+        return Spare(plan.least, slots, plan.protected, scores, at, HostCopy(carried))
+
+    def shrink_view(self, view: View, row_index: int, slots: int) -> View:
+        """The same prompt's view of ``slots`` slots, in the first of its own; the row says so.
+
+        It is what ``make_view`` would have made of the prompt for so many, cell for cell.
+
+        Args:
+            slots: from ``view.spare.least`` to less than it has.
+        """
+        smaller = self.repack(view, slots)
+        self._req_to_token[row_index][view.start + slots : view.start + view.slots] = 0
+        return smaller
+
+    def repack(self, view: View, slots: int) -> View:
+        """``shrink_view`` without a row."""
+        spare, cells = view.spare, self._layers * self._heads
+        assert spare is not None and spare.least <= slots < view.slots
+        self.stages.start()
+        kept, cu_cells = keep_fewer(
+            spare.scores,
+            view.cu_cells,
+            self._layers,
+            slots,
+            self._allocation,
+            spare.protected,
+            self._marks(spare.scores),
+        )
+        source = view.own[kept // cells].mul_(cells).add_(kept % cells)
+        own = view.own[:slots]
+        # Among the slots that are read: what is packed to the front is read by others behind it.
+        kernels.pack(self._keys, self._values, None, source, own, staged=True)
+        positions = spare.positions[kept]
+        behind_start = positions.long().sub_(view.start)
+        counts = told.counts(behind_start, cu_cells, self._layers, view.end - view.start, self._ranks)
+        asked = None if view.positions is None else positions
+        left = None
+        if slots > spare.least:
+            left = replace(spare, scores=spare.scores[kept], positions=positions)
+        self.stages.done("shrink")
+        return View.of(view, own, self._layers, cu_cells, counts, asked, left)

@@ -49,13 +49,16 @@ class Scoring:
         scales = [layer.scaling * layer.key_scale(self._keys.dtype) for layer in self._layers]
         self._scale.copy_(torch.tensor(scales))
 
-    def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> None:
+    def run(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan, out: torch.Tensor) -> torch.Tensor:
         """Writes what decides on the cells behind ``plan.start``, comparable as far as they compete.
 
         Args:
             queries: ``[L, W, Hq, D]``, the prompt's last W.
             row: int64 ``[n]``, slot of every position.
             out: float32 ``[L, H, P]``: see ``kernels.score``.
+
+        Returns:
+            What the candidates of each layer come to in ``out``: float32 ``[L]``.
         """
         if self._method.fused:
             sums = kernels.score(
@@ -69,6 +72,8 @@ class Scoring:
             # Within a layer the sum is a factor that all have in common.
             sums = self._ranks.sum(sums)
             compare_layers(out, sums, slice(plan.sinks, plan.length - plan.window))
+            sums = torch.ones_like(sums)
+        return sums
 
     def _prompts(self, queries: torch.Tensor, row: torch.Tensor, plan: Plan) -> Iterator[Prompt]:
         dtype = self._keys.dtype
@@ -82,7 +87,7 @@ class Scoring:
                 layer.scaling,
                 plan.start,
                 plan.sinks,
-                plan.slots,
+                plan.least,
                 partial(output_weights, layer),
                 plan.inside,
             )

@@ -5,7 +5,7 @@ from collections import deque
 
 import torch
 
-STAGES = ("score", "select", "pack")
+STAGES = ("score", "select", "pack", "shrink")
 
 
 class Mark:

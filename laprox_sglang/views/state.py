@@ -1,6 +1,6 @@
 """What LaProx knows of one request, from the first look at it on (``req.laprox``)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,7 +35,15 @@ class RequestState:
     def settle(self, plan: Plan) -> None:
         """The prefill is over, and this is what its prompt came to."""
         self.plan, self.queries = plan, None
-        self.outcome = Outcome(plan, self.view)
+        self.outcome = Outcome(plan, self.view, self.view.slots if self.view else plan.length)
+
+    def exchange(self, view: View | None) -> View | None:
+        """It reads ``view`` from now on; the view that it read before."""
+        before, self.view = self.view, view
+        if before is not None and view is not None:
+            assert self.outcome is not None
+            self.outcome = replace(self.outcome, view=view, shrinks=self.outcome.shrinks + 1)
+        return before
 
     def release(self) -> None:
         """The slots have been given back."""
@@ -45,10 +53,17 @@ class RequestState:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a prefill came to; ``view`` is None if the prompt was left whole."""
+    """What a prefill came to; ``view`` is None if the prompt was left whole.
+
+    Attributes:
+        first: slots that its columns came to at first.
+        shrinks: how often its view was exchanged for a smaller one since.
+    """
 
     plan: Plan
     view: View | None
+    first: int = 0
+    shrinks: int = 0
 
     @property
     def settled(self) -> bool:

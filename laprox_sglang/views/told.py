@@ -3,6 +3,9 @@
 import torch
 
 from laprox_sglang.ranks import Ranks
+from laprox_sglang.scorers.allocators import Allocation
+from laprox_sglang.views.plan import Plan
+from laprox_sglang.views.pressure import PARTS
 
 
 def counts(
@@ -42,3 +45,28 @@ def positions(own: torch.Tensor, cu_cells: torch.Tensor, layers: int, ranks: Ran
     said = ranks.gather(torch.stack([layer, own]))
     in_order = said[:, 0].flatten().argsort(stable=True)
     return said[:, 1].flatten()[in_order].int()
+
+
+def carried(
+    scores: torch.Tensor, sums: torch.Tensor, plan: Plan, slots: int, allocation: Allocation
+) -> torch.Tensor:
+    """What a view's best slots carry of all that the prompt's candidates contribute: ``pressure.Holding``.
+
+    Args:
+        scores: float32 ``[m·C]``, of the view's cells, +inf where they are protected.
+        sums: float32 ``[L]``, of all candidates of each layer.
+        slots: m.
+
+    Returns:
+        float64 ``[PARTS + 1]``, on the device.
+    """
+    layers = len(sums)
+    # Where layers compete, their scores are shares already. A head's floor is left aside.
+    groups = 1 if allocation.layers_compete else layers
+    shares = scores.view(groups, -1) / sums[:groups, None]
+    shares.nan_to_num_(nan=0.0, posinf=0.0)
+    best_first = shares.sort(dim=-1, descending=True).values.cumsum(dim=-1, dtype=torch.float64).sum(dim=0)
+    parts = torch.arange(PARTS + 1, device=scores.device)
+    ends = parts.mul_(slots - plan.least).div_(PARTS, rounding_mode="floor").add_(plan.least - plan.protected)
+    counted = ends.mul_(scores.numel() // slots // groups)
+    return best_first[counted.sub(1).clamp_(min=0)].mul_(counted > 0).div_(layers)

@@ -41,6 +41,27 @@ class HostCopy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Spare:
+    """What a view that may shrink knows of its cells.
+
+    Attributes:
+        least: slots that it keeps in any case.
+        first: slots that it was made with.
+        protected: cells of every KV head that it keeps in any case, whose scores are +inf.
+        scores: float32 ``[m·C]``, what its cells were kept by, in their order.
+        positions: int32 ``[m·C]``, logical columns that they are of.
+        carried: as of ``pressure.Holding``.
+    """
+
+    least: int
+    first: int
+    protected: int
+    scores: torch.Tensor
+    positions: torch.Tensor
+    carried: HostCopy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """Packed cells that stand for the columns [start, end) of a request, in m slots of its own.
 
@@ -54,6 +75,7 @@ class View:
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
         host_counts: ``told.counts``, of all ranks, for the report.
         positions: ``told.positions``, of all ranks, where they were asked for.
+        spare: None if it has no more than its request is promised.
     """
 
     start: int
@@ -63,20 +85,23 @@ class View:
     table: torch.Tensor
     host_counts: HostCopy
     positions: HostCopy | None = None
+    spare: Spare | None = None
 
     @classmethod
     def of(
         cls,
-        plan: Plan,
+        plan: "Plan | View",
         own: torch.Tensor,
         layers: int,
         cu_cells: torch.Tensor,
         counts: torch.Tensor,
         positions: torch.Tensor | None = None,
+        spare: Spare | None = None,
     ) -> "View":
-        """The view that ``plan`` and its selection come to; enqueued, nothing is waited for.
+        """The view that a selection comes to; enqueued, nothing is waited for.
 
         Args:
+            plan: which columns it stands for; a view of them will do.
             own: int64 ``[m]``, the slots that the cells were packed into.
             counts, positions: as ``host_counts`` and ``positions``, on the device.
         """
@@ -87,12 +112,17 @@ class View:
             table[place].fill_(number)
         table[SPAN:] = cu_cells
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, own, layers, table, HostCopy(counts), copied)
+        return cls(plan.start, plan.end, own, layers, table, HostCopy(counts), copied, spare)
 
     @property
     def slots(self) -> int:
         """Number of its slots m."""
         return len(self.own)
+
+    @property
+    def surplus(self) -> int:
+        """Slots that it gives back when the pool is short."""
+        return self.slots - self.spare.least if self.spare else 0
 
     @property
     def cu_cells(self) -> torch.Tensor:
@@ -117,9 +147,12 @@ class View:
     def check_integrity(self, row: torch.Tensor) -> None:
         """Asserts that the view is whole and stands in ``row`` as it says."""
         cells = self.cu_cells.numel() - 1
-        assert 0 <= self.start < self.start + self.slots < self.end <= row.numel()
+        assert 0 <= self.start < self.start + self.slots <= self.end <= row.numel()
         assert int(self.cu_cells[0]) == 0 and int(self.cu_cells[-1]) == self.slots * cells
         assert bool((self.cu_cells.diff() >= 0).all())
         assert bool((self.own > 0).all()) and self.own.unique().numel() == self.slots
         assert torch.equal(row[self.start : self.start + self.slots].long(), self.own)
         assert not bool(row[self.start + self.slots : self.end].any())
+        if self.spare is not None:
+            assert self.spare.least < self.slots <= self.spare.first
+            assert len(self.spare.scores) == len(self.spare.positions) == self.slots * cells

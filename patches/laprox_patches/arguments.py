@@ -18,7 +18,13 @@ from sglang.srt.plugins.hook_registry import HookType
 from laprox_kernels import MAX_WINDOW
 from laprox_patches.attached import attach_config, config_of, mark_typed, was_typed
 from laprox_patches.seam import Seam, SeamError, install
-from laprox_sglang.options.check import NOBODY_LOOKS, check_arguments, check_model, front_checks
+from laprox_sglang.options.check import (
+    NOBODY_LOOKS,
+    check_arguments,
+    check_elastic,
+    check_model,
+    front_checks,
+)
 from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, SMALL_VIEW, SMALL_WINDOW, WINDOW, Config
@@ -39,6 +45,8 @@ from laprox_sglang.views.memory import PREFILL_REQUESTS
 
 HELP = {
     "budget": f"KV kept of a prompt, over all layers and heads: {BUDGET_FORMS}",
+    "budget_max": "the same while the pool has room; when it runs short, views shrink, down to "
+    "--laprox-budget; without it none does",
     "scorer": f"what cells are ranked by: {', '.join(SCORERS)}; or package.module:name, one of your own",
     "allocator": "what they compete over: model is one ranking of all cells, layer one of each layer's (as "
     "Ada-KV), uniform keeps as many in every head (as SnapKV)",
@@ -63,6 +71,7 @@ HELP = {
 }
 PARSERS: dict[str, Callable[[str], Any]] = {
     "budget": parse_budget,
+    "budget_max": parse_budget,
     "scorer": str,
     "allocator": str,
     "floor": parse_floor,
@@ -86,8 +95,9 @@ def add_flags(result: None, parser: ArgumentParser) -> None:
     for field in msgspec.structs.fields(Config):
         flag = "--laprox-" + field.name.replace("_", "-")
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        # The floor has no single default: it depends on the allocator, as its help says.
-        by_default = "" if field.name == "floor" else f" (default {default or 'off'})"
+        # These have no single default: it depends on another flag, as their help says.
+        depends = field.name in ("floor", "budget_max")
+        by_default = "" if depends else f" (default {default or 'off'})"
         help_text = f"{HELP[field.name]}{by_default}".replace("%", "%%")
         kind: dict[str, Any] = {"type": str if field.name in TEXTS else int}
         if field.default is False:
@@ -202,6 +212,8 @@ def check_served(config: Config, args: ServerArgs, model: ModelConfig) -> None:
     check_arguments(args, untested=config.untested)
     if config.keep_prefix == SYSTEM and not front_checks(args):
         raise ConfigError(f"--laprox-keep-prefix {SYSTEM}: {NOBODY_LOOKS}")
+    if config.elastic:
+        check_elastic(args)
     if args.device == "cuda" and config.longest_window > MAX_WINDOW:
         raise ConfigError(f"--laprox-window {config.window} is above {MAX_WINDOW}, the most on a GPU")
     preferred = args.preferred_sampling_params or {}

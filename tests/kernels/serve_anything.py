@@ -2,7 +2,8 @@
 
 The first line is the number of kernels compiled at the start, every further one what a request was the
 first to need. A process of its own: the interpreter must be off. The arguments are the seed, layers, KV
-heads, query heads of each, tokens of the longest prompt, allocator, floor and dtype of the pool.
+heads, query heads of each, ranks, tokens of the longest prompt, allocator, floor, dtype of the pool, and the
+largest budget.
 """
 
 import random
@@ -25,8 +26,9 @@ from laprox_sglang.views.prune import Pruner
 from laprox_sglang.views.view import View
 from laprox_sglang.warmup import compile_kernels
 
-seed, LAYERS, HEADS, GROUP, RANKS, LONGEST = map(int, sys.argv[1:-3])
-ALLOCATOR, FLOOR, POOL = sys.argv[-3], float(sys.argv[-2]), getattr(torch, sys.argv[-1])
+seed, LAYERS, HEADS, GROUP, RANKS, LONGEST = map(int, sys.argv[1:-4])
+ALLOCATOR, FLOOR = sys.argv[-4], float(sys.argv[-3])
+POOL, MOST = getattr(torch, sys.argv[-2]), float(sys.argv[-1])
 DIM, DTYPE, CONTEXT = 64, torch.bfloat16, LONGEST + 100
 # There is no model: its layers come from here, and SGLang need not be imported.
 no_module: Any = SimpleNamespace(k_scale_float=0.5, v_scale_float=None)
@@ -35,8 +37,10 @@ layers = [
     ScoredLayer(str(index), no_module, projection, index, HEADS * GROUP, HEADS, DIM, DIM**-0.5)
     for index in range(LAYERS)
 ]
-CONFIG = Config(budget=0.1, min_tokens=100, allocator=ALLOCATOR, floor=FLOOR)
+CONFIG = Config(budget=0.1, budget_max=MOST, min_tokens=100, allocator=ALLOCATOR, floor=FLOOR)
 rng = random.Random(seed)
+# What no kernel has written is used as an index.
+torch.empty = torch.zeros
 variants: set[tuple] = set()
 reached: set[tuple] = set()
 dispatch.on_gpu = lambda device: True
@@ -77,7 +81,13 @@ for _ in range(150):
     plan = Plan(start, end, slots, sinks, CONFIG.window_of(slots - sinks), None)
     offset = rng.randint(0, LONGEST - slots)
     room = torch.arange(LONGEST)[offset : offset + slots]
-    pruner.make_view(plan, rng.randrange(70), queries, room, rng.random() < 0.5, rng.random() < 0.5)
+    if CONFIG.elastic and rng.random() < 0.8:
+        least = rng.randint(fewest, slots)
+        plan = plan._replace(least=least, spare=slots - least)
+    row_index = rng.randrange(70)
+    view = pruner.make_view(plan, row_index, queries, room, rng.random() < 0.5, rng.random() < 0.5)
+    while view.surplus:
+        view = pruner.shrink_view(view, row_index, rng.randint(plan.least, view.slots - 1))
     for found in new():
         print("prune", plan, *found)
 

@@ -41,9 +41,9 @@ def test_every_kernel_compiles_and_fits_into_the_shared_memory_asked_for():
 @pytest.mark.parametrize(
     ("shape", "method"),
     [
-        ((3, 2, 4, 1), ("model", 0.3, "bfloat16")),
-        ((5, 1, 3, 2), ("layer", 0.2, "float8_e4m3fn")),
-        ((2, 4, 16, 1), ("model", 0, "bfloat16")),
+        ((3, 2, 4, 1), ("model", 0.3, "bfloat16", 0.5)),
+        ((5, 1, 3, 2), ("layer", 0.2, "float8_e4m3fn", 0.1)),
+        ((2, 4, 16, 1), ("layer", 0.2, "bfloat16", 1.0)),
     ],
     ids=str,
 )

@@ -10,13 +10,11 @@ from benchmarks.quality.methods.reader import Model, Prefix
 from benchmarks.quality.methods.variants import Phased, Variant, moments_cells
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
+from laprox_sglang.scorers import SEE_BUDGET
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.prompt import Prompt
 from laprox_sglang.scorers.rank import compare_layers, rank
 from laprox_sglang.views.plan import Plan, make_plan
-
-# Their scores depend on the budget.
-SEE_BUDGET = ("criticalkv", "momentkv")
 
 
 def allocator(method: Config | Variant) -> str:
@@ -50,14 +48,14 @@ class Chooser:
         config, least, moments = method if isinstance(method, Variant) else Variant(method)
         plan = plan_of(config, max(budget, min(1.0, least / length)), length)
         if moments:
-            fewer = plan.slots - moments_cells(self.prefix.keys[0].shape[-1])
-            plan = plan._replace(slots=max(fewer, plan.protected))
+            fewer = plan.least - moments_cells(self.prefix.keys[0].shape[-1])
+            plan = plan._replace(least=max(fewer, plan.protected))
         shape = (self.model.layers, self.model.heads, length)
         if not plan.pruned:
             return torch.ones(shape, dtype=torch.bool, device=self.model.device)
         # Overwritten by the choice.
         scores = self.scores(config, plan).clone()
-        kept, _ = keep(scores, plan.slots, config.method.allocation, plan.window + plan.sinks)
+        kept, _ = keep(scores, plan.least, config.method.allocation, plan.window + plan.sinks)
         chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
         chosen[kept] = True
         cells = torch.ones(shape, dtype=torch.bool, device=scores.device)
@@ -68,7 +66,7 @@ class Chooser:
         """float32 ``[L, H, P]`` from ``plan.start`` on, +inf where a cell is kept in any case."""
         # What is done with the scores is no matter here.
         ranked = msgspec.structs.replace(config, allocator="model", floor=None)
-        key = ranked.to_json().encode(), plan.window, plan.slots if config.scorer in SEE_BUDGET else 0
+        key = ranked.to_json().encode(), plan.window, plan.least if config.scorer in SEE_BUDGET else 0
         if key not in self._scores:
             shape = (self.model.layers, self.model.heads, plan.length)
             scores = torch.empty(shape, dtype=torch.float32, device=self.model.device)
@@ -90,7 +88,7 @@ class Chooser:
                 model.scale,
                 plan.start,
                 plan.sinks,
-                plan.slots,
+                plan.least,
                 partial(model.output.__getitem__, layer),
                 phases=tuple(
                     (end, queries[layer].transpose(0, 1).float()) for end, queries in prefix.phases.items()

@@ -26,6 +26,7 @@ def make_cache(context: TreeCacheBuildContext) -> LaproxCache:
     backend = context.tp_worker.model_runner.attn_backend
     assert isinstance(backend, LaproxAttention)
     cache.config, cache.report = backend.laprox.config, backend.laprox.report
+    cache.shrink_view = backend.laprox.shrink_view
     if cache.host_pool_group is not None:
         say_host_tier(cache.host_pool_group.size, backend.laprox.pool, cache.writes_late)
     return cache

@@ -12,10 +12,13 @@ from laprox_sglang.views.state import view_of
 
 
 def without_spared(result: tuple[int, int], self: LeakCheck) -> tuple[int, int]:
-    """Stock counts logical columns as slots; of a pruned request that is too many."""
+    """Stock counts logical columns as slots; of a pruned request that is too many.
+
+    What its view holds beyond what was promised is counted once more, as evictable.
+    """
     full, swa = result
     views = [view_of(req) for req in self._requests_owning_rows()]
-    return full - sum(view.spared for view in views if view), swa
+    return full - sum(view.spared + view.surplus for view in views if view), swa
 
 
 def compare_ranks(result: None, self: LeakCheck) -> None:

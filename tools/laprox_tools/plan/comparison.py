@@ -85,7 +85,7 @@ def compare(
     )
     compared = max(1, min(pools[0].requests, pools[1].requests, concurrency or pools[0].requests))
     stock = estimate(fractions[0], {}, pools[0], compared, load.prompt + load.output // 2)
-    laprox = estimate(fractions[1], reserved, pools[1], compared, plan.start + plan.slots + load.output // 2)
+    laprox = estimate(fractions[1], reserved, pools[1], compared, plan.start + plan.least + load.output // 2)
     running = min(laprox.requests, concurrency or laprox.requests)
     if running:
         lines = when_it_pays(plan.reason, load, stock, laprox, compared, concurrency, itemsizes.pool)

@@ -70,6 +70,10 @@ def contents(now: Snapshot, before: Snapshot | None) -> Iterator[Text | Bar]:
         f"{now.running_tokens:,} tokens in {held:,} slots" if now.running else "",
         f"{now.tokens_per_second:,.0f} tokens/s" if now.running and now.tokens_per_second else "",
     )
+    if now.surplus or now.counts["shrinks"]:
+        yield line(
+            f"views hold {now.surplus:,} slots beyond what was promised", f"{now.counts['shrinks']:,} shrinks"
+        )
     if now.host:
         yield line(f"host memory: {now.host_used:,} of {now.host:,} slots")
     ended = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in now.outcomes.items() if count]

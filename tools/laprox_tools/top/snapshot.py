@@ -16,6 +16,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         ranks: data-parallel ranks, which answer in any order: the numbers are of all of them together.
         slots: size of the KV pools.
         pool: slots by what they hold; their sum is ``slots``.
+        surplus: slots of views beyond what was promised.
         running_tokens: what the running requests would hold if nothing had been pruned.
         outcomes: requests that ended, by what was done.
         counts: totals that only grow, whose differences are rates.
@@ -34,6 +35,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     ranks: int
     slots: int
     pool: dict[str, int]
+    surplus: int
     running: int
     waiting: int
     running_tokens: int
@@ -71,10 +73,11 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
         model,
         str(info.get("version", "")),
         str(info.get("attention_backend", "")),
-        str(ranks[0]["config"]["budget"]),
+        budget_of(ranks[0]["config"]),
         len(ranks),
         sum(pool.values()),
         pool,
+        total(ranks, "surplus_slots"),
         total(ranks, "running"),
         total(ranks, "waiting") + total(ranks, "prefilling"),
         total(ranks, "running_tokens"),
@@ -82,6 +85,7 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
         {
             "requests": total(ranks, "requests"),
             "prunes": total(ranks, "prunes"),
+            "shrinks": total(ranks, "shrinks"),
             # As the metric: the server's own number is less by what views took that freed nothing.
             "slots_freed": total(ranks, "slots_freed") + total(ranks, "slots_taken"),
         },
@@ -96,6 +100,11 @@ def snapshot(info: dict[str, Any], when: float) -> Snapshot:
     )
 
 
+def budget_of(config: Mapping[str, Any]) -> str:
+    least, most = config["budget"], config.get("budget_max")
+    return str(least) if most in (None, least) else f"{least} to {most}"
+
+
 Ranks = Sequence[Mapping[str, Any]]
 
 
@@ -107,11 +116,13 @@ def pool_of(ranks: Ranks) -> dict[str, int]:
     """Tails are what running requests hold beside the tree and their views: generated tokens, and prompts of
     a server without a prefix cache."""
     exact, views = total(ranks, "protected_slots"), total(ranks, "view_slots")
+    # Evictable too, by the server's own count.
+    surplus = total(ranks, "surplus_slots")
     return {
         "exact, in use": exact,
         "views": views,
-        "tails": max(0, total(ranks, "pinned_slots") - exact - views),
-        "exact, evictable": total(ranks, "evictable_slots"),
+        "tails": max(0, total(ranks, "pinned_slots") - exact - views + surplus),
+        "exact, evictable": total(ranks, "evictable_slots") - surplus,
         "free": total(ranks, "available_slots"),
     }
 
