@@ -13,8 +13,10 @@ from test_runtime import PROMPT
 
 # The rooms that docs/architecture.md leads a request through; kernels are a subject of their own.
 ROOMS = ("patches/laprox_patches/scheduler", "laprox_sglang")
+# A table of values, which nobody reads to follow a request.
+DOOR = "laprox_sglang/options"
 # mini-sglang's whole engine has 1,661.
-MOST = 1600
+MOST = 1500
 
 
 def entered(run) -> dict[Path, set[int]]:
@@ -77,5 +79,9 @@ def test_one_request_passes_few_lines(figures) -> None:
             f"the request does not pass {name}.py"
         )
     whole = sum(len(file.read_text().splitlines()) for file in lines)
-    figures.append(f"one request passes {sum(lines.values())} lines, of {whole} in its {len(lines)} files")
-    assert sum(lines.values()) < MOST
+    door = sum(count for file, count in lines.items() if file.is_relative_to(ROOT / DOOR))
+    passed = sum(lines.values()) - door
+    figures.append(
+        f"one request passes {passed} lines, and {door} of options, of {whole} in its {len(lines)} files"
+    )
+    assert passed < MOST
