@@ -351,6 +351,9 @@ class Machine(RuleBasedStateMachine):
             return
         self.drain()
         scheduler.settle()
+        # A look at what was copied may begin to write more, ahead of evictions.
+        while scheduler.transfers and scheduler.tree_cache.copying:
+            scheduler.settle()
         if self.tree != "off":
             scheduler.tree_cache.evict(EvictParams(num_tokens=scheduler.pool.size))
         if scheduler.transfers:
