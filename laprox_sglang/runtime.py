@@ -112,7 +112,7 @@ class Runtime:
         self.decode.forget()
         parts, token = [], 0
         for chunk in chunks:
-            chunk.state.outcome = Outcome(chunk.plan, None)
+            chunk.state.outcome = Outcome(chunk.plan, None, chunk.plan.length)
             chunk.state.computed = chunk.end == chunk.plan.end
             first = max(chunk.start, chunk.plan.end - self.config.longest_window)
             if chunk.plan.pruned and first < chunk.end:

@@ -194,10 +194,10 @@ def test_every_method_is_there() -> None:
 
 def facts_known() -> set[str]:
     plan = Plan(0, 10, 10, 0, 1, "short")
-    whole = request_facts(Outcome(plan, None), 10, Cached(0), False)
+    whole = request_facts(Outcome(plan, None, 10), 10, Cached(0), False)
     counts = SimpleNamespace(there=True, tolist=lambda: [0, 4, 4], tobytes=bytes)
     view = SimpleNamespace(slots=10, host_counts=counts, kept_cells=4, heads=1, positions=counts)
-    return {*whole, *request_facts(Outcome(plan._replace(reason=None), view), 10, Cached(0), True)}
+    return {*whole, *request_facts(Outcome(plan._replace(reason=None), view, 10), 10, Cached(0), True)}
 
 
 def test_every_fact_and_reason_is_there() -> None:

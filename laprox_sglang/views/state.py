@@ -62,7 +62,7 @@ class Outcome:
 
     plan: Plan
     view: View | None
-    first: int = 0
+    first: int
     shrinks: int = 0
 
     @property
