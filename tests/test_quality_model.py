@@ -279,7 +279,7 @@ def test_fp8_is_read_beside_16_bits(model, sample, monkeypatch):
     ],
 )
 def test_what_a_server_kept_instead_is_measured_among_what_competes(monkeypatch, reference, kept, floor, gap):
-    plan = SimpleNamespace(start=0, slots=2, window=0, sinks=0)
+    plan = SimpleNamespace(start=0, least=2, window=0, sinks=0)
     monkeypatch.setattr("benchmarks.quality.served.plan_of", lambda *args: plan)
     cells = torch.tensor([reference]).bool()
     scores = torch.tensor([[[torch.inf, 4.0, 3.0, 1.0], [torch.inf, 0.4, 0.1, 0.0]]])
