@@ -43,7 +43,10 @@ FACTS = {
     "kept_share",
     "erased_share",
     "slots_before",
+    "slots_first",
     "slots_after",
+    "slots_least",
+    "shrinks",
     "layer_share",
 }
 
@@ -88,7 +91,7 @@ def test_facts_of_a_pruned_request(server: Server, prompt: list[int]) -> None:
     assert said["prompt_tokens"] == said["slots_before"] == len(prompt)
     assert said["cached_tokens"] == said["dense_tokens"] == said["protected_tokens"] == 0
     assert said["instructions"] is None
-    assert said["slots_after"] == slots
+    assert said["slots_first"] == said["slots_after"] == said["slots_least"] == slots and not said["shrinks"]
     assert said["kept_cells"] == slots * 16
     assert said["kept_share"] == said["budget_effective"] == slots / len(prompt)
     assert len(said["layer_share"]) == 8 and sum(said["layer_share"]) == pytest.approx(1)
