@@ -279,7 +279,7 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
         expect("kept_cells_total", cells, layer=str(layer))
     for how in ("finished", "retracted", "aborted_running", "aborted_mid_prefill"):
         expect("released_requests_total", totals["released"].get(how, 0), how=how)
-    for stage in ("score", "select", "pack"):
+    for stage in ("score", "select", "pack", "shrink"):
         expect("stage_seconds_total", totals["stage_seconds"][stage], stage=stage)
     for state in ("pinned", "evictable", "available"):
         expect("slots", totals[f"{state}_slots"], state=state)
@@ -291,6 +291,7 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
         "kept_tokens": "kept_tokens", "held_slots": "slots_held", "scored_cells": "scored_cells",
         "viewed_tokens": "viewed_tokens", "erased_tokens": "erased_tokens",
         "prunes": "prunes", "staged_prunes": "staged", "taken_slots": "slots_taken",
+        "shrinks": "shrinks", "shrunk_slots": "shrunk_slots",
     }.items():  # fmt: skip
         expect(f"{name}_total", totals[key])
     expect("freed_slots_total", totals["slots_freed"] + totals["slots_taken"])
@@ -298,6 +299,7 @@ def check_metrics(series: Series, totals: dict[str, Any]) -> None:
     expect("event_overflows_total", totals["events"]["overflows"])
     expect("views", totals["views"])
     expect("view_slots", totals["view_slots"])
+    expect("surplus_slots", totals["surplus_slots"])
     expect("saved_bytes", totals["spared_slots"] * totals["slot_bytes"])
     for flag in UNTRIED_NAMES:
         expect("untested", float(flag in totals["untested"]), flag=flag)
