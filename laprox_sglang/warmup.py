@@ -87,7 +87,7 @@ def compile_kernels(
         # What is chosen from is then a view, which may be smaller than any prompt that is pruned.
         for tokens in kernels.lengths_of_every_kind(compete, config.longest_window + 1, longest):
             row = torch.arange(1, tokens + 1, device=queries.device)
-            plan = Plan(0, tokens, 1, 0, config.longest_window, None, spare=tokens - 1)
+            plan = Plan(0, tokens, 1, 0, config.longest_window, None, surplus=tokens - 1)
             view = pruner.pack(queries, plan, row, row, True, False)
             for slots in (min(16, tokens - 1), 1):
                 if slots < view.slots:

@@ -144,7 +144,7 @@ def test_a_request_that_asks_for_no_more_than_its_guarantee_never_shrinks():
     req = scheduler.arrive(PROMPT, 9, budget=LEAST)
     other = scheduler.arrive(PROMPT, 9, budget=0.5)
     prefill(scheduler)
-    assert view_of(req).spare is None and kept(req) == alone(FEW)
+    assert view_of(req).elastic is None and kept(req) == alone(FEW)
     assert view_of(other).slots == 20 and view_of(other).surplus == 20 - FEW
     scheduler.tree_cache._shrink(10**6)
     assert kept(req) == kept(other) == alone(FEW)
@@ -155,7 +155,7 @@ def test_a_view_whose_figures_are_still_on_their_way_gives_last(monkeypatch):
     scheduler = Scheduler(300, config=ELASTIC)
     reqs = [scheduler.arrive(prompt, 9) for prompt in (PROMPT, OTHER)]
     prefill(scheduler)
-    copy = view_of(reqs[0]).spare.carried
+    copy = view_of(reqs[0]).elastic.carried
     monkeypatch.setattr(type(copy), "there", property(lambda self: self is not copy))
     scheduler.tree_cache._shrink(1)
     assert [view_of(req).slots for req in reqs] == [MANY - 8, FEW]
@@ -183,9 +183,9 @@ def test_what_was_known_of_a_view_is_gone_with_it():
     prefill(scheduler)
     steps(scheduler, 2)
     scheduler.decoded = []
-    scores = weakref.ref(view_of(req).spare.scores)
+    scores = weakref.ref(view_of(req).elastic.scores)
     scheduler.tree_cache._shrink(1)
-    assert scores() is None and view_of(req).spare.scores.numel() == view_of(req).slots * CELLS
+    assert scores() is None and view_of(req).elastic.scores.numel() == view_of(req).slots * CELLS
     scheduler.run_until_idle()
 
 

@@ -74,6 +74,7 @@ def test_a_model_is_right_where_nothing_tells_it_from_stock():
         verdict(**{WHOLE: answers(logprobs=(-1.0, -2.0000001))}),
         verdict(**{VIEW: answers(pruned=False)}),
         verdict(reading(1e-5, 2e-3)),
+        verdict(reading(1e-5, 1e-5) | {"equal": 90.0}),
         judged({STOCK: answers()}, "KeyError: 'x'", None),
     ],
 )

@@ -204,7 +204,7 @@ def test_every_plan(config, data):
     keep = config.keep_prefix if options.keep_prefix is None else options.keep_prefix
     assert made.start == (0 if keep == SYSTEM else min(keep, end))
     assert made.sinks == max(0, config.sink_tokens - made.start)
-    assert 0 <= made.least <= made.length and made.spare >= 0
+    assert 0 <= made.least <= made.length and made.surplus >= 0
     granted = [options.slots(budget, made.length) for budget in (config.budget, config.most)]
     assert made.most == max(made.least, *granted) <= made.length or not made.pruned
     if made.pruned:

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from benchmarks.quality.methods.reader import Chosen, Model, Prefix, Whole
+from benchmarks.quality.methods.reader import Model, Prefix
 
 TEMPLATE = Path(__file__).parent / "models" / "qwen_vl.jinja"
 WORDS = [f"w{i}" for i in range(100)]
@@ -131,23 +131,11 @@ class SeeingModel(Model):
             ids += [token] * (next(sizes) // 4 if token == IDS["<|image_pad|>"] else 1)
         return self.prefill(ids)
 
-    @torch.inference_mode()
-    def _forward(self, ids: torch.Tensor, start: int, attention: Whole | Chosen, last: int) -> torch.Tensor:
+    def _placed(self, ids: torch.Tensor, start: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if start:
             # A picture has more tokens than positions.
-            positions = (torch.arange(start, start + ids.shape[1]) + self._behind).expand(3, len(ids), -1)
-        else:
-            kinds = (ids == IDS["<|image_pad|>"]).int()
-            grids = self._seen.get("image_grid_thw")
-            positions, behind = self._model.model.get_rope_index(ids, kinds, grids)
-            self._behind = int(behind)
-        logits = self._model(
-            ids,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=last,
-            chosen=attention,
-            **{} if start else self._seen,
-        ).logits
-        logprobs: torch.Tensor = logits.float().log_softmax(-1)
-        return logprobs
+            return (torch.arange(start, start + ids.shape[1]) + self._behind).expand(3, len(ids), -1), {}
+        kinds = (ids == IDS["<|image_pad|>"]).int()
+        positions, behind = self._model.model.get_rope_index(ids, kinds, self._seen.get("image_grid_thw"))
+        self._behind = int(behind)
+        return positions, self._seen

@@ -12,8 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -28,15 +27,18 @@ from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import ROOT, chip, fault_of, made_by
 from benchmarks.quality import smollm2
 from benchmarks.quality.methods.choice import Chooser, plan_of
+from benchmarks.quality.methods.judge import outcomes
 from benchmarks.quality.record.intervals import difference_of_shares
 from benchmarks.quality.subject import Subject
 from benchmarks.quality.tasks.needles import TASK
 from benchmarks.quality.tasks.task import Case, Wanted
 from laprox_sglang.options.server import Config
-from laprox_sglang.scorers.allocators import keep
+from laprox_sglang.views.plan import Plan
 
 LENGTHS = (300, 400, 600, 900, 1300, 1800)
 BUDGETS = (0.03, 0.05)
+# As a server's, but that no prompt is left whole for being short: its slots would be the others'.
+CONFIG = Config(min_tokens=64)
 SAME_SHARE, ALL_KV = "same share each", "all KV"
 # Slots that any view needs beside what is protected, so that a rule has something to choose.
 SPARE = 4
@@ -129,76 +131,58 @@ class Prompt:
     """A prompt that is computed once."""
 
     def __init__(self, subject: Subject, case: Case) -> None:
-        self._subject, self.case = subject, case
+        self._case = case
+        self._chooser = Chooser(subject.model, subject.model.prefill(case.prompt))
 
-    @cached_property
-    def _chooser(self) -> Chooser:
-        return Chooser(self._subject.model, self._subject.model.prefill(self.case.prompt))
-
-    def at(self, config: Config, budget: float) -> tuple[Asked, torch.Tensor]:
-        """Also its scores, float32 ``[L, H, P]``."""
-        length = len(self.case.prompt)
-        plan = plan_of(config, budget, length)
-        scores = self._chooser.scores(config, plan)
+    def at(self, budget: float) -> tuple[Asked, Plan]:
+        plan = plan_of(CONFIG, budget, len(self._case.prompt))
+        scores = self._chooser.scores(CONFIG, plan)
         layers, heads, _ = scores.shape
         shares = scores.masked_fill(scores == math.inf, 0).flatten(1).sort(dim=1, descending=True).values
         shares = shares / shares.sum(dim=1, keepdim=True)
         marginal = shares.view(layers, -1, heads).sum(-1).mean(0)
-        share = max(plan.least, plan.protected + SPARE)
-        return Asked(length, plan.protected, share, marginal), scores
+        return Asked(plan.length, plan.protected, max(plan.least, plan.protected + SPARE), marginal), plan
 
-    def answers(self, chosen: Sequence[torch.Tensor]) -> list[tuple[bool, float]]:
-        """Whether the answer is exact, and its mean log-probability, by what is kept."""
-        wanted = torch.tensor(self.case.answer)
-        model, prefix = self._subject.model, self._chooser.prefix
-        found = []
-        for steps in model.follow(prefix, self.case.answer[:-1], torch.stack(list(chosen))):
-            exact = bool((steps.argmax(dim=-1) == wanted).all())
-            found.append((exact, round(float(steps.gather(1, wanted[:, None]).mean()), 4)))
-        return found
-
-
-def kept(scores: torch.Tensor, slots: int, asked: Asked, config: Config) -> torch.Tensor:
-    cells, _ = keep(scores.clone(), slots, config.method.allocation, asked.protected)
-    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
-    chosen[cells] = True
-    return chosen.view_as(scores)
+    def read(self, plan: Plan, slots: Sequence[int]) -> list[Row]:
+        """With all KV, and with each number of slots."""
+        kept = [self._chooser.choose(CONFIG, plan._replace(least=count)) for count in slots]
+        found = outcomes(self._chooser.model, self._chooser.prefix, [], self._case.answer, kept)
+        counts = (plan.length, *slots)
+        return [(count, of.exact, round(of.logprob, 4)) for count, of in zip(counts, found, strict=True)]
 
 
 def measure(subject: Subject, cases: Sequence[Case]) -> Group:
-    config, found = Config(), {}
-    prompts = [Prompt(subject, case) for case in cases]
+    prompts, found = [Prompt(subject, case) for case in cases], {}
     for budget in BUDGETS:
-        told = [prompt.at(config, budget) for prompt in prompts]
+        told = [prompt.at(budget) for prompt in prompts]
         group = [asked for asked, _ in told]
-        slots = {name: rule(group) for name, rule in RULES.items()}
-        rows: dict[str, list[Row]] = {ALL_KV: [], **{name: [] for name in RULES}}
-        for index, (prompt, (asked, scores)) in enumerate(zip(prompts, told, strict=True)):
-            choices = [kept(scores, slots[name][index], asked, config) for name in RULES]
-            answers = prompt.answers([torch.ones_like(choices[0]), *choices])
-            for name, answer in zip(rows, answers, strict=True):
-                given = slots[name][index] if name in RULES else asked.length
-                rows[name].append((given, *answer))
-        found[f"{budget:.0%}"] = rows
+        slots = zip(*(rule(group) for rule in RULES.values()), strict=True)
+        read = (
+            prompt.read(plan, given) for prompt, (_, plan), given in zip(prompts, told, slots, strict=True)
+        )
+        found[f"{budget:.0%}"] = dict(zip((ALL_KV, *RULES), map(list, zip(*read, strict=True)), strict=True))
     return found
 
 
-def show(groups: Sequence[Group]) -> Table:
-    table = Table("budget", "rule", "slots", "exact", "less the same share", *map(str, LENGTHS), "log-prob")
+HEAD = ("budget", "rule", "slots", "exact", "less all KV", *map(str, LENGTHS), "log-prob")
+
+
+def rows(groups: Sequence[Group]) -> Iterator[tuple[str, ...]]:
+    """Exact answers in per cent, by length too, and the paired difference to all KV in points."""
     for budget in groups[0]:
-        base = [exact for group in groups for _, exact, _ in group[budget][SAME_SHARE]]
+        whole = [exact for group in groups for _, exact, _ in group[budget][ALL_KV]]
         for name in groups[0][budget]:
-            slots, exact, logprobs = zip(
-                *(row for group in groups for row in group[budget][name]), strict=True
-            )
-            less = difference_of_shares(exact, base)
-            table.add_row(
+            read = (row for group in groups for row in group[budget][name])
+            slots, exact, logprobs = zip(*read, strict=True)
+            less = difference_of_shares(exact, whole)
+            yield (
                 *(budget, name, f"{fmean(slots):.0f}", f"{100 * fmean(exact):.1f}"),
-                f"{100 * less.mean:+.1f} ({100 * less.low:+.1f} … {100 * less.high:+.1f})",
+                ""
+                if name == ALL_KV
+                else f"{100 * less.mean:+.1f} ({100 * less.low:+.1f} … {100 * less.high:+.1f})",
                 *(f"{100 * fmean(exact[index :: len(LENGTHS)]):.0f}" for index in range(len(LENGTHS))),
                 f"{fmean(logprobs):.3f}",
             )
-    return table
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -240,7 +224,10 @@ def main(arguments: list[str]) -> int:
                 progress.advance(bar)
     console = Console()
     console.width = max(console.width, 140)
-    console.print(show(record["groups"]))
+    shown = Table(*HEAD)
+    for row in rows(record["groups"]):
+        shown.add_row(*row)
+    console.print(shown)
     return 0
 
 

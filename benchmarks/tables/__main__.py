@@ -17,6 +17,7 @@ from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, speed
 from benchmarks.tables.headline import headline
+from benchmarks.tables.shared_budget import shared
 from benchmarks.tables.tried_models import models
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
@@ -37,6 +38,7 @@ def about_quality() -> dict[str, str]:
     return {
         "needles": all_rows.trained_model(),
         "methods": report.by_task(results),
+        "sharing": shared(),
     }
 
 

@@ -42,7 +42,7 @@ class Readers:
 
 
 def holding(view: View) -> Holding:
-    spare = view.spare
-    assert spare is not None
-    carried = spare.carried.tolist() if spare.carried.there else None
-    return Holding(spare.least, view.slots, spare.first, carried)
+    elastic = view.elastic
+    assert elastic is not None
+    carried = elastic.carried.tolist() if elastic.carried.there else None
+    return Holding(elastic.least, view.slots, elastic.first, carried)

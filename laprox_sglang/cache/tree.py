@@ -78,7 +78,7 @@ class LaproxCache(TieredCache):
         free = self.free_slots()
         if self.disable or free < plan.least:
             return None
-        slots = self._first_slots(plan, free) if plan.spare else plan.least
+        slots = self._first_slots(plan, free) if plan.surplus else plan.least
         evict_from_tree_cache(self, slots)
         return self.token_to_kv_pool_allocator.alloc(slots)
 

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
         window: last positions, which are protected and score the others.
         reason: why there is no view; None if there is to be one.
         spans: positions [a, b) between sinks and window that are protected too: instructions.
-        spare: slots that the view may have beyond ``least`` while there is room.
+        surplus: slots that the view may have beyond ``least`` while there is room.
     """
 
     start: int
@@ -34,11 +34,11 @@ class Plan(NamedTuple):
     window: int
     reason: str | None
     spans: tuple[tuple[int, int], ...] = ()
-    spare: int = 0
+    surplus: int = 0
 
     @property
     def most(self) -> int:
-        return self.least + self.spare
+        return self.least + self.surplus
 
     @property
     def length(self) -> int:
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
     def whole(self, reason: str) -> "Plan":
         """The plan of the same prompt if it is left whole after all."""
-        return self._replace(least=self.length, spare=0, reason=reason)
+        return self._replace(least=self.length, surplus=0, reason=reason)
 
 
 def make_plan(
@@ -91,11 +91,11 @@ def make_plan(
 
     plan = Plan(start, end, 0, sinks, config.longest_window, None, between(config.longest_window))
     least = min(length, max(options.slots(config.budget, length), plan.protected))
-    spare = max(0, options.slots(config.most, length) - least)
+    surplus = max(0, options.slots(config.most, length) - least)
     # Of whatever size the view is, so that a smaller one is part of a larger one.
     window = config.window_of(least - sinks - plan.inside)
     # What a shorter window leaves of the instructions comes to no more than what it leaves of the budget.
-    plan = plan._replace(least=least, window=window, spans=between(window), spare=spare)
+    plan = plan._replace(least=least, window=window, spans=between(window), surplus=surplus)
     if not options.enabled:
         return plan.whole("disabled")
     if not in_tree:

@@ -14,7 +14,7 @@ from laprox_sglang.views import told
 from laprox_sglang.views.plan import Plan
 from laprox_sglang.views.score import Scoring
 from laprox_sglang.views.stages import Stages
-from laprox_sglang.views.view import HostCopy, Spare, View
+from laprox_sglang.views.view import Elastic, HostCopy, View
 
 
 class Pruner:
@@ -97,36 +97,36 @@ class Pruner:
         """``make_view`` of the prompt whose slots are ``row``, int64 ``[n]``; nothing is named anywhere."""
         cells = self._layers * self._heads
         scores = self._scores[: cells * plan.length].view(self._layers, self._heads, plan.length)
-        elastic = len(slots) > plan.least
+        shrinkable = len(slots) > plan.least
         self.stages.start()
         sums = self._scoring.run(queries[:, -plan.window :], row, plan, scores)
         for first, beyond in plan.spans:
             scores[..., first - plan.start : beyond - plan.start].fill_(float("inf"))
         self.stages.done("score")
-        marked = self._marks(scores) if elastic else None
+        marked = self._marks(scores) if shrinkable else None
         kept, cu_cells = keep(scores, len(slots), self._allocation, plan.protected, marked, self._ranks)
         self.stages.done("select")
-        at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions or elastic else None
+        at = kept.new_empty(kept.numel(), dtype=torch.int32) if positions or shrinkable else None
         kernels.pack(self._keys, self._values, row[plan.start :], kept, slots, staged, at)
         counts = told.counts(kept, cu_cells, self._layers, plan.length, self._ranks)
         if at is not None:
             at.add_(plan.start)
-        spare = self._spare(plan, scores.flatten()[kept], sums, len(slots), at) if elastic else None
+        elastic = self._elastic(plan, scores.flatten()[kept], sums, len(slots), at) if shrinkable else None
         if at is not None:
             at = told.positions(at, cu_cells, self._layers, self._ranks) if positions else None
         self.stages.done("pack")
-        return View.of(plan, slots, self._layers, cu_cells, counts, at, spare)
+        return View.of(plan, slots, self._layers, cu_cells, counts, at, elastic)
 
     def _marks(self, scores: torch.Tensor) -> torch.Tensor | None:
         """Where a floor is marked in place of ``scores``, which stay."""
         return None if self._marked is None else self._marked[: scores.numel()].view_as(scores)
 
-    def _spare(
+    def _elastic(
         self, plan: Plan, scores: torch.Tensor, sums: torch.Tensor, slots: int, at: torch.Tensor | None
-    ) -> Spare:
+    ) -> Elastic:
         assert at is not None
         carried = told.carried(scores, sums, plan, slots, self._allocation)
-        return Spare(plan.least, slots, plan.protected, scores, at, HostCopy(carried))
+        return Elastic(plan.least, slots, plan.protected, scores, at, HostCopy(carried))
 
     def shrink_view(self, view: View, row_index: int, slots: int) -> View:
         """The same prompt's view of ``slots`` slots, in the first of its own; the row says so.
@@ -134,7 +134,7 @@ class Pruner:
         It is what ``make_view`` would have made of the prompt for so many, cell for cell.
 
         Args:
-            slots: from ``view.spare.least`` to less than it has.
+            slots: from ``view.elastic.least`` to less than it has.
         """
         smaller = self.repack(view, slots)
         self._req_to_token[row_index][view.start + slots : view.start + view.slots] = 0
@@ -142,28 +142,28 @@ class Pruner:
 
     def repack(self, view: View, slots: int) -> View:
         """``shrink_view`` without a row."""
-        spare, cells = view.spare, self._layers * self._heads
-        assert spare is not None and spare.least <= slots < view.slots
+        elastic, cells = view.elastic, self._layers * self._heads
+        assert elastic is not None and elastic.least <= slots < view.slots
         self.stages.start()
         kept, cu_cells = keep_fewer(
-            spare.scores,
+            elastic.scores,
             view.cu_cells,
             self._layers,
             slots,
             self._allocation,
-            spare.protected,
-            self._marks(spare.scores),
+            elastic.protected,
+            self._marks(elastic.scores),
         )
         source = view.own[kept // cells].mul_(cells).add_(kept % cells)
         own = view.own[:slots]
         # Among the slots that are read: what is packed to the front is read by others behind it.
         kernels.pack(self._keys, self._values, None, source, own, staged=True)
-        positions = spare.positions[kept]
+        positions = elastic.positions[kept]
         behind_start = positions.long().sub_(view.start)
         counts = told.counts(behind_start, cu_cells, self._layers, view.end - view.start, self._ranks)
         asked = None if view.positions is None else positions
         left = None
-        if slots > spare.least:
-            left = replace(spare, scores=spare.scores[kept], positions=positions)
+        if slots > elastic.least:
+            left = replace(elastic, scores=elastic.scores[kept], positions=positions)
         self.stages.done("shrink")
         return View.of(view, own, self._layers, cu_cells, counts, asked, left)

@@ -41,7 +41,7 @@ class HostCopy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spare:
+class Elastic:
     """What a view that may shrink knows of its cells.
 
     Attributes:
@@ -75,7 +75,7 @@ class View:
         table: int64 ``[SPAN + C + 1]``: start, m, end, then ``cu_cells``; what a decode batch copies.
         host_counts: ``told.counts``, of all ranks, for the report.
         positions: ``told.positions``, of all ranks, where they were asked for.
-        spare: None if it has no more than its request is promised.
+        elastic: None if it has no more than its request is promised.
     """
 
     start: int
@@ -85,7 +85,7 @@ class View:
     table: torch.Tensor
     host_counts: HostCopy
     positions: HostCopy | None = None
-    spare: Spare | None = None
+    elastic: Elastic | None = None
 
     @classmethod
     def of(
@@ -96,7 +96,7 @@ class View:
         cu_cells: torch.Tensor,
         counts: torch.Tensor,
         positions: torch.Tensor | None = None,
-        spare: Spare | None = None,
+        elastic: Elastic | None = None,
     ) -> "View":
         """The view that a selection comes to; enqueued, nothing is waited for.
 
@@ -112,7 +112,7 @@ class View:
             table[place].fill_(number)
         table[SPAN:] = cu_cells
         copied = None if positions is None else HostCopy(positions)
-        return cls(plan.start, plan.end, own, layers, table, HostCopy(counts), copied, spare)
+        return cls(plan.start, plan.end, own, layers, table, HostCopy(counts), copied, elastic)
 
     @property
     def slots(self) -> int:
@@ -122,7 +122,7 @@ class View:
     @property
     def surplus(self) -> int:
         """Slots that it gives back when the pool is short."""
-        return self.slots - self.spare.least if self.spare else 0
+        return self.slots - self.elastic.least if self.elastic else 0
 
     @property
     def cu_cells(self) -> torch.Tensor:
@@ -153,6 +153,6 @@ class View:
         assert bool((self.own > 0).all()) and self.own.unique().numel() == self.slots
         assert torch.equal(row[self.start : self.start + self.slots].long(), self.own)
         assert not bool(row[self.start + self.slots : self.end].any())
-        if self.spare is not None:
-            assert self.spare.least < self.slots <= self.spare.first
-            assert len(self.spare.scores) == len(self.spare.positions) == self.slots * cells
+        if self.elastic is not None:
+            assert self.elastic.least < self.slots <= self.elastic.first
+            assert len(self.elastic.scores) == len(self.elastic.positions) == self.slots * cells

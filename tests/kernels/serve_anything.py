@@ -83,7 +83,7 @@ for _ in range(150):
     room = torch.arange(LONGEST)[offset : offset + slots]
     if CONFIG.elastic and rng.random() < 0.8:
         least = rng.randint(fewest, slots)
-        plan = plan._replace(least=least, spare=slots - least)
+        plan = plan._replace(least=least, surplus=slots - least)
     row_index = rng.randrange(70)
     view = pruner.make_view(plan, row_index, queries, room, rng.random() < 0.5, rng.random() < 0.5)
     while view.surplus:

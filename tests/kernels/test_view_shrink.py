@@ -90,16 +90,16 @@ def check_chain(config: Config, tokens: int, ties: bool, served_by, most: int = 
         other = prompt.pruner()
         with served_by():
             view = pruner.shrink_view(view, 1, slots)
-            once = prompt.view(other, plan._replace(least=slots, spare=0), slots)
+            once = prompt.view(other, plan._replace(least=slots, surplus=0), slots)
         view.check_integrity(pruner._req_to_token[1])
-        assert torch.equal(view.own, once.own) and once.spare is None
+        assert torch.equal(view.own, once.own) and once.elastic is None
         for mine, its in zip((pruner._keys, pruner._values), (other._keys, other._values), strict=True):
             assert torch.equal(bits(mine[view.own]), bits(its[view.own]))
         assert torch.equal(pruner._req_to_token, other._req_to_token)
         assert torch.equal(view.table, once.table)
         assert view.host_counts.tolist() == once.host_counts.tolist()
         assert view.positions.tolist() == once.positions.tolist()
-        assert view.surplus == slots - plan.least and (view.spare is None) == (slots == plan.least)
+        assert view.surplus == slots - plan.least and (view.elastic is None) == (slots == plan.least)
         steps += 1
     assert steps
 
@@ -143,7 +143,7 @@ def test_what_its_slots_carry(seed, scorer, allocator):
         by_layer[cell // HEADS] += [share for share in of_cell if share != float("inf")]
     groups = [[*chain(*by_layer)]] if allocator == "model" else by_layer
     ranked = [sorted(group, reverse=True) for group in groups]
-    holding = Holding(plan.least, view.slots, plan.most, view.spare.carried.tolist())
+    holding = Holding(plan.least, view.slots, plan.most, view.elastic.carried.tolist())
     for end, found in zip(holding.ends, holding.carried, strict=True):
         cells = (end - plan.protected) * CELLS // len(groups)
         assert found == pytest.approx(sum(sum(group[:cells]) for group in ranked) / LAYERS, abs=1e-6)
@@ -151,4 +151,4 @@ def test_what_its_slots_carry(seed, scorer, allocator):
     # A prompt whose slots carry alike, whichever, would rank nobody.
     assert all(a <= b for a, b in pairwise(holding.carried)) and holding.carried[0] < holding.carried[-1]
     smaller = pruner.shrink_view(view, 1, (plan.least + plan.most) // 2)
-    assert smaller.spare is None or smaller.spare.carried.tolist() == holding.carried
+    assert smaller.elastic is None or smaller.elastic.carried.tolist() == holding.carried

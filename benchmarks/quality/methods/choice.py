@@ -50,7 +50,11 @@ class Chooser:
         if moments:
             fewer = plan.least - moments_cells(self.prefix.keys[0].shape[-1])
             plan = plan._replace(least=max(fewer, plan.protected))
-        shape = (self.model.layers, self.model.heads, length)
+        return self.choose(config, plan)
+
+    def choose(self, config: Config, plan: Plan) -> torch.Tensor:
+        """The cells that ``plan`` keeps: bool ``[L, H, n]``."""
+        shape = (self.model.layers, self.model.heads, len(self.prefix.ids))
         if not plan.pruned:
             return torch.ones(shape, dtype=torch.bool, device=self.model.device)
         # Overwritten by the choice.

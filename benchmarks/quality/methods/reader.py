@@ -232,16 +232,21 @@ class Model:
 
     @torch.inference_mode()
     def _forward(self, ids: torch.Tensor, start: int, attention: Whole | Chosen, last: int) -> torch.Tensor:
-        positions = torch.arange(start, start + ids.shape[1], device=self.device)[None]
+        positions, seen = self._placed(ids, start)
         logits = self._model(
             ids.to(self.device),
-            position_ids=positions,
+            position_ids=positions.to(self.device),
             use_cache=False,
             logits_to_keep=last,
             chosen=attention,
+            **seen,
         ).logits
         logprobs: torch.Tensor = logits.float().log_softmax(-1)
         return logprobs
+
+    def _placed(self, ids: torch.Tensor, start: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Positions of ``ids`` behind ``start`` tokens, and what the model sees beside them."""
+        return torch.arange(start, start + ids.shape[1])[None], {}
 
 
 def odd(config: Any, attentions: list[Any]) -> str | None:

@@ -100,7 +100,7 @@ def process_messages(
     # Which of the two goes on is decided later: with a picture it is the text. Whatever this renders is
     # remembered, so that nothing is rendered in the event loop.
     found = look(prompt)
-    if result.prompt_ids == prompt:
+    if result.prompt_ids is prompt:
         result.prompt_ids = known = ChatPrompt(prompt)
         known.found = found
     if result.prompt:
