@@ -1,4 +1,4 @@
-"""W_O out of SGLang's own quantized projections, whose kernels in Triton are interpreted."""
+"""W_O out of SGLang's own quantized projections; its kernels in Triton are interpreted where no GPU is."""
 
 import torch
 from sglang.kernels.ops.gemm import fp8_kernel
@@ -14,17 +14,19 @@ from laprox_sglang.projection import projection_weight
 SIZE, HIDDEN, BLOCK, GROUP = 256, 384, 128, 64
 E4M3 = torch.float8_e4m3fn
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
 
 
 def projection(config, dtype=torch.bfloat16):
-    """W_O of a model that is quantized so, with nothing loaded yet."""
+    """W_O of a model that is quantized so, with nothing loaded yet, where SGLang has it and quantizes it."""
     with (
-        get_context().override_server_args(device="cpu"),
+        get_context().override_server_args(device=DEVICE),
         get_parallel().override(tp_rank=0, tp_size=1),
     ):
         return RowParallelLinear(
             SIZE, HIDDEN, bias=False, params_dtype=dtype, quant_config=config, prefix="o_proj"
-        )
+        ).to(DEVICE)
 
 
 def loaded(layer, **numbers):
@@ -43,8 +45,9 @@ def fp8_at_load():
 
 
 def fp8_blocks(monkeypatch):
-    # Tuned tiles are looked up by the name of a GPU.
-    monkeypatch.setattr(fp8_kernel, "get_device_name", lambda: "a CPU")
+    if not ON_GPU:
+        # Tuned tiles are looked up by the name of a GPU.
+        monkeypatch.setattr(fp8_kernel, "get_device_name", lambda: "a CPU")
     config = Fp8Config(is_checkpoint_fp8_serialized=True, weight_block_size=[BLOCK, BLOCK])
     weight = (torch.randn(HIDDEN, SIZE) * 60).to(E4M3)
     scale = torch.rand(HIDDEN // BLOCK, SIZE // BLOCK) + 0.5
@@ -61,8 +64,9 @@ def packed(numbers):
 
 
 def awq(monkeypatch):
-    # The kernel is CUDA's; this is what SGLang has in torch beside it.
-    monkeypatch.setattr(awq_kernels, "awq_dequantize", awq_dequantize_decomposition)
+    if not ON_GPU:
+        # The kernel is CUDA's; this is what SGLang has in torch beside it.
+        monkeypatch.setattr(awq_kernels, "awq_dequantize", awq_dequantize_decomposition)
     numbers = torch.randint(16, (SIZE, HIDDEN))
     zeros = torch.randint(16, (SIZE // GROUP, HIDDEN))
     scales = (torch.rand(SIZE // GROUP, HIDDEN) + 0.5).half()
@@ -81,7 +85,7 @@ def check(layer, expected, channels=slice(40, 72)):
     found = projection_weight(layer, SIZE, channels)
     assert found.shape == (channels.stop - channels.start, HIDDEN) and found.dtype == torch.float32
     # Its output is in 16 bits, which the interpreter cuts and does not round.
-    torch.testing.assert_close(found, expected[:, channels].T, rtol=2**-7, atol=1e-5)
+    torch.testing.assert_close(found.cpu(), expected[:, channels].T.cpu(), rtol=2**-7, atol=1e-5)
 
 
 def test_fp8_that_is_quantized_at_load(seed):
