@@ -38,7 +38,7 @@ def test_a_page_that_says_something_else_is_named(tmp_path, capsys):
 
 
 def test_a_third_server_and_another_chip_are_told(tmp_path, monkeypatch):
-    for name in ("checks-h100.json", "kernels-prune-h100.json", "quality.json"):
+    for name in ("checks-h100.json", committed.KERNELS, "quality.json"):
         shutil.copy(committed.RESULTS / name, tmp_path)
     monkeypatch.setattr(committed, "RESULTS", tmp_path)
     table = workloads(False)

@@ -15,7 +15,7 @@ from benchmarks.harness.provenance import ROOT
 from benchmarks.quality.record import report
 from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.serving import plots
-from benchmarks.tables import all_rows, committed, speed
+from benchmarks.tables import all_rows, committed, kernel_times, load_points, speed
 from benchmarks.tables.headline import headline
 from benchmarks.tables.shared_budget import shared
 from benchmarks.tables.tried_models import models
@@ -27,6 +27,7 @@ def readme() -> dict[str, str]:
     results = quality("quality")
     return {
         "headline": headline(),
+        "agents": load_points.one(),
         "serving": speed.against_stock(),
         "quality": report.readme(results),
         "sources": speed.sources(results),
@@ -45,6 +46,7 @@ def about_quality() -> dict[str, str]:
 def all_figures() -> dict[str, str]:
     return {
         "all": "\n\n".join(map(all_rows.chip, committed.serving().values())),
+        "points": load_points.points(),
         "checks": "\n\n".join(map(all_rows.checked, committed.checks().values())),
     }
 
@@ -55,7 +57,11 @@ def quality(name: str) -> Results:
 
 PAGES = {
     Path("README.md"): readme,
-    Path("docs/on-a-gpu.md"): lambda: {"pruning": all_rows.pruning()},
+    Path("docs/on-a-gpu.md"): lambda: {
+        "pruning": kernel_times.pruning(),
+        "decoding": kernel_times.decoding(),
+    },
+    Path("docs/host-tier.md"): lambda: {"copies": kernel_times.copies()},
     Path("docs/models.md"): models,
     Path("docs/quality.md"): about_quality,
     Path("benchmarks/README.md"): all_figures,

@@ -8,7 +8,7 @@ from benchmarks.harness.markdown import commit, origin, table
 from benchmarks.serving.load.workload import FP8, LAPROX, STOCK
 from benchmarks.serving.record import RATIOS, backend_key, backends
 from benchmarks.tables.cells import COUNTED, FIGURES, beside
-from benchmarks.tables.committed import checks, kernels, sides
+from benchmarks.tables.committed import checks, sides
 
 HEAD = (
     "workload",
@@ -21,9 +21,8 @@ HEAD = (
     "target",
 )
 CHECKS_HEAD = ("check", "what", "measured", "limit", "attention backends; commit")
-# The card whose figures stand on other pages, and the lengths that they are of.
+# The card whose figures stand on other pages.
 ELSEWHERE = "h100"
-HISTORIES = (1024, 8192, 32768, 131072)
 # Bounds on LaProx / stock; of the waits of the host, which are counted, on LaProx - stock.
 TARGETS = {
     "a": {"output_tok_s": "≥ 1.3"},
@@ -41,11 +40,11 @@ TARGETS = {
     "profile": {"syncs": "≤ 0 more"},
 }
 # Of a server, with its value, where it has one.
-FLAG = re.compile(r"--laprox-[\w-]+(?:[ =](?!-)\S+)?")
+FLAG = re.compile(r"--(?:laprox-[\w-]+|kv-cache-dtype)(?:[ =](?!-)\S+)?")
 
 
 def chip(content: dict[str, Any]) -> str:
-    rows = content["rows"]
+    rows = [row for row in content["rows"] if "load" not in row]
     lines = [line for row in rows for line in lines_of(row)]
     pools = ", ".join(
         f"{server} {facts['slots']:,}" for server, facts in content["servers"].get("full", {}).items()
@@ -101,20 +100,6 @@ def checked(content: dict[str, Any]) -> str:
         lines.append((row["check"] if first else "", row["what"], value, shown.limit() + missed, about))
     commands = " ".join(part["command"] for part in content["parts"].values())
     return f"### {', '.join([content['chip'], *FLAG.findall(commands)])}\n\n{table(CHECKS_HEAD, lines)}"
-
-
-def pruning() -> str:
-    """What pruning takes of a prompt, by the length of its history."""
-    content = kernels(ELSEWHERE)
-    times = {row["case"]: row["ms"] for row in content["rows"]}
-    parts = ("scoring", "selecting", "packing apart", "all three, apart")
-    lines = [
-        (f"{tokens:,}", *(f"{times[f'{tokens} tokens, 5% kept, {part}']:.2f} ms" for part in parts))
-        for tokens in HISTORIES
-    ]
-    head = ("tokens of history", "scoring", "selecting", "packing", "all three")
-    about = f"{content['chip']}, {content['date']}, commit {commit(content)}."
-    return about + "\n\n" + table(head, lines, right=4)
 
 
 def trained_model() -> str:

@@ -10,6 +10,7 @@ from benchmarks.harness.provenance import ROOT
 from benchmarks.serving.record import read
 
 RESULTS = ROOT / "benchmarks" / "results"
+KERNELS = "kernels-h200-pip.json"
 Side = dict[str, Any]
 
 
@@ -33,9 +34,9 @@ def contents(benchmark: str, reader: Callable[[Path], dict[str, Any]]) -> dict[s
     return {chip: content for chip, content in found.items() if not content["quick"]}
 
 
-def kernels(chip: str) -> dict[str, Any]:
-    """Times of pruning, kernel by kernel."""
-    content: dict[str, Any] = json.loads((RESULTS / f"kernels-prune-{chip}.json").read_text())
+def kernels() -> dict[str, Any]:
+    """Times of kernels, and of copies to host memory and back."""
+    content: dict[str, Any] = json.loads((RESULTS / KERNELS).read_text())
     return content
 
 

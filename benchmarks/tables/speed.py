@@ -19,13 +19,9 @@ SHOWN = {
     "b-full": (SPEED,),
     "f": (SPEED, FIRST_TOKEN),
     "q": (SPEED, FIRST_TOKEN),
-    "c-open": (SPEED,),
-    "d": (SPEED, FIRST_TOKEN),
     "ttft": (FIRST_TOKEN, SLOWEST_TOKENS),
-    "lone-1k": (FIRST_TOKEN, SLOWEST_TOKENS),
     "lone-300": (FIRST_TOKEN,),
     "short-1k": (SPEED, FIRST_TOKEN),
-    "e": (SPEED,),
 }
 HEAD = ("workload", "attention backends, stock / LaProx", "figure", "stock", "LaProx", "LaProx / stock")
 Row = dict[str, Any]
