@@ -248,12 +248,11 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     ServerArgs.add_cli_args(parser)
     flags = servers.flags(name, True, False, tmp_path, backend)
     given, ours = parser.parse_known_args(flags)
-    assert ours == (servers.FLAGS[name][-3:] if name.startswith("laprox") else [])
-    # What has no backend of its own takes the default, unless it is told.
-    fp8 = "fp8" in name
-    assert given.attention_backend == (backend or ("flashinfer" if fp8 else None))
+    wanted = servers.FLAGS[name]
+    assert ours == (wanted[wanted.index("--enable-laprox") :] if name.startswith("laprox") else [])
+    assert given.attention_backend == backend
     assert given.load_format == "dummy"
-    assert given.kv_cache_dtype == ("fp8_e4m3" if fp8 else "auto")
+    assert given.kv_cache_dtype == ("fp8_e4m3" if "fp8" in name else "auto")
     assert given.enable_hierarchical_cache == ("host" in name)
     assert "host" not in name or given.hicache_mem_layout == "page_first"
     assert all(hasattr(given, key) for key in servers.SETTINGS)
@@ -285,14 +284,16 @@ def test_a_server_that_is_not_the_one_is_named(monkeypatch):
     }
     info = settings | {
         "attention_backend": "fa3", "model_path": "m", "max_total_num_tokens": 9,
-        "internal_states": [{"laprox": {"config": {"budget": 0.2}}}],
+        "internal_states": [{"laprox": {"config": {"budget": 0.2, "budget_max": None}}}],
     }  # fmt: skip
     monkeypatch.setattr(servers.Service, "info", lambda self: info)
     assert servers.Service("laprox-20", "U").fault() is None
     assert (
         servers.Service("laprox", "U").fault()
-        == "the server at U is not laprox (a budget of 0.2 in place of 0.05)"
+        == "the server at U is not laprox (--laprox-budget 0.2 in place of 0.05)"
     )
+    said = "(--laprox-budget 0.2 in place of 0.05; --laprox-budget-max None in place of 0.3)"
+    assert said in str(servers.Service("laprox-5-30", "U").fault())
     assert "(laprox: there; a host tier: asked for)" in str(servers.Service("stock-host", "U").fault())
     info["tp_size"] = 2
     assert servers.Service("laprox-20", "U").fault(2) is None
@@ -302,12 +303,15 @@ def test_a_server_that_is_not_the_one_is_named(monkeypatch):
 @pytest.mark.parametrize(("done", "share"), [(3, 1.0), (2, 1.0), (1, 0.0)])
 def test_the_share_of_pruned_requests_must_be_the_workloads(done, share):
     row = replace(workloads.workloads(True)["a"], pruned=share)
-    before = {"requests": 1, "pruned": 1, "prunes": 2, "slots_freed": 10, "stage_seconds": {"score": 1.0}}
-    counts = {"requests": 4, "pruned": 1 + done, "prunes": 2 + done, "slots_freed": 40}
+    before = {"requests": 1, "pruned": 1, "prunes": 2, "stage_seconds": {"score": 1.0}}
+    before |= {"slots_freed": 10, "shrinks": 1, "shrunk_slots": 5, "released": {}}
+    counts = {"requests": 4, "pruned": 1 + done, "prunes": 2 + done}
+    counts |= {"slots_freed": 40, "shrinks": 3, "shrunk_slots": 9, "released": {"retracted": 2}}
     after = counts | {"stage_seconds": {"score": 1.5}}
     if done == 3:
         stage_ms = {"score": pytest.approx(500 / 3)}
-        expected = {"pruned_share": 1.0, "slots_freed": 30, "stage_ms": stage_ms}
+        expected = {"pruned_share": 1.0, "retracted": 2, "stage_ms": stage_ms}
+        expected |= {"slots_freed": 30, "shrinks": 2, "shrunk_slots": 4}
         assert run.pruning(row, before, after) == expected
     else:
         with pytest.raises(WorkloadError, match=f"{done} of 3 requests were pruned"):

@@ -201,8 +201,9 @@ def pruning(row: Workload, before: dict[str, Any], after: dict[str, Any]) -> dic
         for stage, seconds in after["stage_seconds"].items()
         if prunes
     }
-    freed = after["slots_freed"] - before["slots_freed"]
-    return {"pruned_share": share, "slots_freed": freed, "stage_ms": stage_ms}
+    retracted = after["released"].get("retracted", 0) - before["released"].get("retracted", 0)
+    counted = {name: after[name] - before[name] for name in ("slots_freed", "shrinks", "shrunk_slots")}
+    return {"pruned_share": share, "retracted": retracted, "stage_ms": stage_ms, **counted}
 
 
 def leave_idle(service: Service) -> None:

@@ -12,9 +12,8 @@ from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, S
 from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
-# The usual alternative: half the bytes of every cell. Its backend is named, unless another is asked for: the
-# fa3 of the older kernels has none for fp8.
-FP8_FLAGS, FP8_BACKEND = ["--kv-cache-dtype", "fp8_e4m3"], "flashinfer"
+# The usual alternative: half the bytes of every cell.
+FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3"]
 # 90 GB hold 690,000 slots of the 8B shapes.
 HOST_FLAGS = [
     *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel"),
@@ -22,7 +21,8 @@ HOST_FLAGS = [
 ]
 WRITE_BACK_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
 QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
-LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2")}
+LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2", "0.3")}
+BUDGETS = {"--laprox-budget": "budget", "--laprox-budget-max": "budget_max"}
 # By name; a server more is a line here, and its name in ``workload.SERVERS``.
 FLAGS = {
     "stock": [],
@@ -35,6 +35,9 @@ FLAGS = {
     "laprox-fp8": [*FP8_FLAGS, *LAPROX_FLAGS["0.05"]],
     "laprox-fp8-host": [*FP8_FLAGS, *WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
     "laprox-20": LAPROX_FLAGS["0.2"],
+    "laprox-30": LAPROX_FLAGS["0.3"],
+    # What a view is promised, and what it may have while there is room.
+    "laprox-5-30": [*LAPROX_FLAGS["0.05"], "--laprox-budget-max", "0.3"],
     "laprox-host": [*WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
 }
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
@@ -111,7 +114,7 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
 
     Args:
         model: folder of the 8B shapes with a word for every token id (``write_model``).
-        backend: attention backend that they are told to take; on a GPU fp8 KV has one of its own.
+        backend: attention backend that they are told to take.
     """
     found = ["--model-path", str(model if on_gpu else MODEL_PATH), *COMMON_FLAGS, *FLAGS[server]]
     found += [*GPU_FLAGS, *LLAMA_FLAGS] if on_gpu else [*CPU_FLAGS, "--decode-log-interval", "4"]
@@ -121,8 +124,6 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
             found += QUICK_HOST_FLAGS
         if on_gpu:
             found += ["--json-model-override-args", json.dumps({"num_hidden_layers": QUICK_LAYERS})]
-    if backend is None and on_gpu and FP8_FLAGS[0] in found:
-        backend = FP8_BACKEND
     if backend is not None:
         found += ["--attention-backend", backend]
     return found
@@ -195,8 +196,10 @@ class Service(Client):
         if (has := self.settings["tp_size"] or 1) != gpus:
             wrong.append(f"{has} GPUs in place of {gpus}")
         if "--laprox-budget" in wanted and "laprox" in self.settings:
-            asked, has = float(wanted[-1]), self.settings["laprox"]["budget"]
-            wrong += [f"a budget of {has:g} in place of {asked:g}"] if has != asked else []
+            for flag, name in BUDGETS.items():
+                asked = float(wanted[wanted.index(flag) + 1]) if flag in wanted else None
+                has = self.settings["laprox"][name]
+                wrong += [f"{flag} {has} in place of {asked}"] if has != asked else []
         return f"the server at {self.url} is not {self.name} ({'; '.join(wrong)})" if wrong else None
 
     @property

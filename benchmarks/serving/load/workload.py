@@ -10,7 +10,7 @@ STOCK, LAPROX, FP8, LAPROX_FP8 = "stock", "laprox", "stock-fp8", "laprox-fp8"
 STOCK_HOST, LAPROX_HOST = "stock-host", "laprox-host"
 SERVERS = (
     *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, LAPROX_HOST, "stock-fp8-host", "laprox-fp8-host"),
-    *("laprox-20", "stock-host-back"),
+    *("laprox-20", "laprox-30", "laprox-5-30", "stock-host-back"),
 )
 BUDGET = 0.05
 

@@ -51,6 +51,8 @@ def workloads(quick: bool, share: float = 1.0) -> dict[str, Workload]:
         ),
         # Sized for servers with --max-total-tokens 262144: eight of them fit, whole.
         Workload("g", "20 agents, 32K in, 3 turns of 1K more", 20, 32 * K, 256, turns=3, addition=K),
+        # Sized for servers with --max-total-tokens 147456: at 5 % all 64 fit, at 30 % a third of them.
+        Workload("p", "bursts of 64, 16K in, 1K out, unique", 64, 16 * K, K, rounds=3),
         Workload("a", "32K in, 512 out, unique", full(48), 32 * K, 512),
         Workload(
             *("q", "32 questions about a cached document of 24K, 512 out"),
