@@ -17,7 +17,7 @@ from laprox_patches import version
 from laprox_patches.seam import SeamError
 from laprox_sglang.options.server import Config
 from laprox_sglang.projection import reading_bytes
-from laprox_sglang.views.capacity import Load
+from laprox_sglang.views.capacity import Load, plan_of_load
 from laprox_sglang.views.memory import most_running, table
 from laprox_tools import CommandError
 from laprox_tools.__main__ import SUMMARIES, main
@@ -252,6 +252,19 @@ def test_what_is_compared_reads_what_it_says():
     # What scoring takes is more of its steps.
     few = Load(8192, 12)
     assert "scoring" in look(load=few, kv_dtype="fp8_e4m3").conclusions[1] not in look(load=few).conclusions
+
+
+def test_two_budgets_have_two_capacities():
+    least, most, both = look(), look(budget=0.3), look(budget_max=0.3)
+    [said] = [line for line in both.conclusions if line.startswith("Two budgets")]
+    plans = [plan_of_load(Config(budget=budget, keep_prefix=0), Load(8192, 512)) for budget in (0.05, 0.3)]
+    slots = [f"{plan.least:,}" for plan in plans]
+    assert f"down to {slots[0]} at {both.laprox.requests:,}." in said and f"views of {slots[1]} slots" in said
+    # What views know of their scores, to shrink by, takes some of the pool.
+    roomy = int(said.split()[4].replace(",", ""))
+    at_once = [found.laprox.requests for found in (most, both, least)]
+    assert 0.95 * at_once[0] < roomy <= at_once[0] < at_once[1] <= at_once[2]
+    assert not any(line.startswith("Two budgets") for line in least.conclusions)
 
 
 def test_a_context_that_is_not_needed_costs_memory_and_is_said():

@@ -3,6 +3,7 @@
 import math
 
 from laprox_sglang.views.capacity import REASONS, SHORT_ANSWER, Hold, Load, faster_steps
+from laprox_sglang.views.plan import Plan
 from laprox_tools.plan.estimate import Estimate
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction
 
@@ -62,6 +63,17 @@ def when_it_pays(
     else:
         lines.append(f"Little gain by speed: {reads}, {stock.step_bytes / 1e9:.1f} GB whole.")
     return lines
+
+
+def two_budgets(plan: Plan, promised: int, roomy: int) -> str:
+    """
+    Args:
+        promised, roomy: requests at once with what views are promised, and with all that they may have.
+    """
+    return (
+        f"Two budgets: up to {roomy:,} at once have views of {plan.most:,} slots; with more these shrink, "
+        f"down to {plan.least:,} at {promised:,}."
+    )
 
 
 def when_a_host_tier_pays(

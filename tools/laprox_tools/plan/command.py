@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=whole_number, default=OUTPUT, help=f"tokens of an answer (default {OUTPUT})")
     add("--shared", type=int, default=0, help="first tokens that all prompts have in common (default 0)")
     add("--budget", default=str(Config().budget), help="--laprox-budget (default %(default)s)")
+    add("--budget-max", help="--laprox-budget-max, of views while there is room (default: --budget)")
     add("--keep-prefix", default="0", help="tokens that stay dense: --laprox-keep-prefix (default 0)")
     add("--concurrency", type=whole_number, help="requests that come at once (default: all that fit)")
     add(
@@ -72,7 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt or min(PROMPT, model.context_len // 2)
     load = Load(prompt, arguments.output, arguments.shared)
     check_load(load, model)
-    config = Config(budget=parse_budget(arguments.budget), keep_prefix=parse_tokens(arguments.keep_prefix))
+    config = Config(
+        budget=parse_budget(arguments.budget),
+        budget_max=None if arguments.budget_max is None else parse_budget(arguments.budget_max),
+        keep_prefix=parse_tokens(arguments.keep_prefix),
+    )
     found = compare(
         model,
         arguments.gpu_memory,

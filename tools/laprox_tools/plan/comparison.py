@@ -8,7 +8,13 @@ from laprox_sglang.options.server import Config
 from laprox_sglang.views.capacity import Load, plan_of_load, viewed, whole
 from laprox_sglang.views.memory import Itemsizes, needs
 from laprox_tools import CommandError
-from laprox_tools.plan.advice import does_not_fit, flags_to_set, when_a_host_tier_pays, when_it_pays
+from laprox_tools.plan.advice import (
+    does_not_fit,
+    flags_to_set,
+    two_budgets,
+    when_a_host_tier_pays,
+    when_it_pays,
+)
 from laprox_tools.plan.estimate import RANKS, Estimate, Pool, estimate
 from laprox_tools.plan.model_config import WEIGHT_BYTES, Model
 from laprox_tools.plan.sglang_defaults import defaults, laprox_static_fraction, pool_bytes
@@ -91,6 +97,10 @@ def compare(
         lines = when_it_pays(plan.reason, load, stock, laprox, compared, concurrency, itemsizes.pool)
     else:
         lines = [does_not_fit(laprox, pools[1].hold)]
+    if running and plan.least < plan.most:
+        at_most = msgspec.structs.replace(config, budget=config.most, budget_max=None)
+        roomy = pools[1]._replace(hold=viewed(load, plan_of_load(at_most, load))).requests
+        lines.append(two_budgets(plan, laprox.requests, roomy))
     shorter = shortest_context(load)
     if 2 * shorter <= model.context_len:
         lines.append(
