@@ -39,9 +39,9 @@ ASKED = {0.1: (16, 500, 900), 0.05: (12, 1200, 1450)}
 BUDGET = {"budget": 0.2}
 FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
-    *("--chunked-prefill-size", "512", "--laprox-scorer", "failing_rank:laprox"),
+    *("--chunked-prefill-size", "512"),
 )
-# Of failing_rank.py, which is for the server alone: whoever imports it has its score.
+# Of failing_rank.py and copied_heads.py, which are for the server alone: who imports them has what they change.
 MOST = 1500
 TESTS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 # Stock waits a minute for dumps of the GPU, where a scheduler still lives 5 s after another's failure.
@@ -84,7 +84,9 @@ def model(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks(name: str, model: Path) -> Iterator[Ranks]:
     events, spread = f"tcp://127.0.0.1:{free_port()}", SPREADS[name]
     served = MODEL_PATH if spread.copied else model
-    flags = ("--model-path", str(served), *FLAGS, "--tp-size", str(spread.ranks), "--laprox-events", events)
+    scorer = "copied_heads:laprox" if spread.copied else "failing_rank:laprox"
+    told = ("--tp-size", str(spread.ranks), "--laprox-events", events, "--laprox-scorer", scorer)
+    flags = ("--model-path", str(served), *FLAGS, *told)
     with Server(*flags, tokens=POOL, **cores(spread.ranks), **RETRACT, **TESTS, **NO_DUMP) as server:
         found = Ranks(server, events, name)
         yield found
