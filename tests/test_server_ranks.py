@@ -41,7 +41,7 @@ FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
     *("--chunked-prefill-size", "512"),
 )
-# Of failing_rank.py and copied_heads.py, which are for the server alone: who imports them has what they change.
+# Of failing_rank.py. It and copied_heads.py are for the server alone: who imports them has what they change.
 MOST = 1500
 TESTS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 # Stock waits a minute for dumps of the GPU, where a scheduler still lives 5 s after another's failure.
