@@ -26,9 +26,9 @@ from benchmarks.models.verdict import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-# A class of SGLang's, one of Hugging Face's, one that is refused once it is loaded and one before.
+# The widest group, a class of Hugging Face's, one that is refused once it is loaded and one before.
 SOME = {
-    "Granite": (SERVED, "GraniteForCausalLM"),
+    "Llama, group 16": (SERVED, "LlamaForCausalLM"),
     "SmolLM3": (SERVED, "TransformersForCausalLM"),
     "Gemma 3": (REFUSED, "Gemma3ForCausalLM"),
     "DeepSeek-V2": (REFUSED, "DeepseekV2ForCausalLM"),
