@@ -53,7 +53,7 @@ def sharing_prompts(seed: int) -> list[list[int]]:
 
 def conversations() -> list[list[Turn]]:
     task = Task(QUALITY_SEED)
-    return [task.conversation([100, *[12] * (TURNS - 1)], few_words=i % 2 == 0) for i in range(CONVERSATIONS)]
+    return [task.conversation([110, *[12] * (TURNS - 1)], few_words=i % 2 == 0) for i in range(CONVERSATIONS)]
 
 
 def told(server: Server, seed: int, options: Any = None) -> Told:
@@ -185,7 +185,7 @@ class TestInChunks:
     ) -> None:
         draw = random.Random(seed)
         asked = []
-        for budget, dense in ((0.05, 0), (0.1, 0), (0.2, 130), (0.5, 40)):
+        for budget, dense in ((40, 0), (0.1, 0), (0.2, 130), (0.5, 40)):
             turns = Task(draw.random()).conversation(
                 [draw.randint(40, 80), draw.randint(2, 40), draw.randint(2, 40)]
             )
