@@ -53,7 +53,7 @@ def sharing_prompts(seed: int) -> list[list[int]]:
 
 def conversations() -> list[list[Turn]]:
     task = Task(QUALITY_SEED)
-    return [task.conversation([110, *[12] * (TURNS - 1)], few_words=i % 2 == 0) for i in range(CONVERSATIONS)]
+    return [task.conversation([100, *[12] * (TURNS - 1)], few_words=i % 2 == 0) for i in range(CONVERSATIONS)]
 
 
 def told(server: Server, seed: int, options: Any = None) -> Told:
