@@ -46,6 +46,7 @@ from laprox_patches.model.prefix_cache import make_cache
 from laprox_patches.scheduler.leak_check import without_spared
 from laprox_sglang.attention.backend import with_laprox
 from laprox_sglang.cache.pool import LaproxKVPool
+from laprox_sglang.options import values
 from laprox_sglang.options.server import Config
 from laprox_sglang.ranks import ONE_RANK
 from laprox_sglang.runtime import Runtime
@@ -69,10 +70,12 @@ TREES = ("rust", "python", "off")
 
 @contextmanager
 def sglang_context():
-    """What SGLang's memory code asks of the process it runs in."""
+    """What SGLang's memory code asks of the process it runs in; and views as small as the prompts are."""
     arguments = {"attention_backend": "torch_native", "device": "cpu", "pp_max_micro_batch_size": 64}
     with (
         get_context().override_server_args(**arguments),
+        # Of prompts of tens of tokens a fraction would leave all.
+        mock.patch.object(values, "FEWEST_SLOTS", 1),
         envs.SGLANG_CHECK_KV_PAGE_INVARIANTS.override(True),
         envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE.override(1),
     ):

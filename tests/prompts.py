@@ -94,7 +94,8 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
         length = draw.randint(320, chunk) if i % 3 == 0 else draw.randint(chunk, 2040)
         prompt = Task(draw.random()).batch(1, length)[0].prompt_ids()
         cached = draw.randint(1, len(prompt) - 300) if i % 2 else 0
-        budget = draw.choice([0.05, 0.1, 0.2, 0.5])
+        # As small a view as there is, what a fraction is at least, and larger ones.
+        budget = draw.choice([28, 0.05, 0.1, 0.2, 0.5])
         if i % 4 == 3:
             # All but one: everything is packed, hardly anything is lost.
             budget = len(prompt) - 1
@@ -103,10 +104,10 @@ def oracle_cases(draw: random.Random, chunk: int) -> list[Case]:
     prompt = Task(draw.random()).batch(1, 2040)[0].prompt_ids()[: 2 * chunk + 1]
     cases.append(Case(prompt, 0.1, 0))
     # A window that is cut in two, behind a prefix that stays dense.
-    cases.append(Case(prompt[: chunk + 20] + prompt[:10], 0.1, 0, keep_prefix=100))
+    cases.append(Case(prompt[: chunk + 2] + prompt[:2], 0.1, 0, keep_prefix=100))
     # All of the prompt is cached but its last token, and the dense prefix ends within what is cached.
     prompt = Task(draw.random()).batch(1, 900)[0].prompt_ids()
-    cases.append(Case(prompt, 0.05, len(prompt) - 1, keep_prefix=200))
+    cases.append(Case(prompt, 35, len(prompt) - 1, keep_prefix=200))
     return cases
 
 

@@ -13,6 +13,7 @@ from laprox_patches import arguments
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import (
+    FEWEST_SLOTS,
     LARGEST,
     LONGEST_MESSAGE,
     SYSTEM,
@@ -87,23 +88,33 @@ def test_a_number_out_of_range_parses_and_is_then_refused(text):
 @pytest.mark.parametrize(
     ("budget", "length", "slots"),
     [
-        (0.07, 100, 7),
-        (0.29, 100, 29),
+        (0.07, 1100, 77),
+        (0.29, 1100, 319),
         (0.1, 1001, 101),
-        (0.5, 3, 2),
+        (0.5, 129, 65),
         (1, 1000, 1000),
         (1.0, 1000, 1000),
         (2, 1000, 2),
         (512, 1000, 512),
         (2000, 1000, 1000),
-        (1e-9, 1000, 1),
+        # Of a short prompt no fraction is less than 64 slots, or all of it.
+        (0.1, 640, 64),
+        (0.1, 641, 65),
+        (0.1, 300, 64),
+        (1e-9, 1000, 64),
+        (0.1, 64, 64),
+        (0.1, 63, 63),
+        (0.1, 0, 0),
+        # A number is what it says.
+        (63, 1000, 63),
+        (63, 62, 62),
     ],
 )
 def test_budget_slots(budget, length, slots):
     assert budget_slots(budget, length) == slots
 
 
-@given(st.integers(2, 200_000))
+@given(st.integers(FEWEST_SLOTS + 1, 200_000))
 def test_all_but_one_token_is_all_but_one_slot(length):
     assert budget_slots((length - 1) / length, length) == length - 1
 
@@ -114,8 +125,8 @@ def test_slots_are_the_smallest_count_that_grants_the_fraction(numerator, denomi
     slots = budget_slots(fraction, length)
     assert 0 <= slots <= length
     # Whole slots, up to the rounding of a double times a length.
-    assert slots >= fraction * length - 1e-5
-    assert slots - 1 < fraction * length
+    assert slots >= fraction * length - 1e-5 and slots >= min(length, FEWEST_SLOTS)
+    assert slots - 1 < fraction * length or slots <= FEWEST_SLOTS
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from laprox_patches.arguments import HELP, add_flags
 from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS, UNTRIED
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
-from laprox_sglang.options.values import REFUSED, ConfigError
+from laprox_sglang.options.values import FEWEST_SLOTS, REFUSED, ConfigError, budget_slots
 from laprox_sglang.report.events import Pruned, Released, Retracted, Shrunk, Start
 from laprox_sglang.report.facts import Cached, request_facts
 from laprox_sglang.report.metrics import METRICS as METRICS_OF_A_SERVER
@@ -125,6 +125,20 @@ def test_small_views_have_the_window_that_the_flags_page_says() -> None:
     assert f"`auto` counted as {usual}: {smallest} with the defaults" in FLAGS.read_text()
     assert f"the smallest view ({smallest} by default)" in OPERATING.read_text()
     assert f"the last {usual} tokens of a prompt (or `--laprox-window`)" in (DOCS / "metrics.md").read_text()
+
+
+def test_a_fraction_has_the_least_that_the_pages_say() -> None:
+    said = next(row[3] for row in rows(FLAGS) if row[0] == "`--laprox-budget`")
+    assert f"a fraction of what it stands for, and {FEWEST_SLOTS} slots at least" in said
+    assert f"and {FEWEST_SLOTS} tokens at least" in HELP["budget"]
+    text = OPERATING.read_text()
+    found = re.search(
+        r"to (\d+) of them at least: ([\d.]+) is a tenth of prompts from\s(\d+) tokens on", text
+    )
+    least, fraction, tokens = int(found[1]), float(found[2]), int(found[3])
+    assert least == FEWEST_SLOTS == budget_slots(fraction, tokens)
+    assert budget_slots(fraction, tokens + 1) > least == budget_slots(fraction, tokens - 100)
+    assert f"any fraction of no more than {least} tokens" in text
 
 
 def test_every_option_of_a_request_is_there() -> None:

@@ -155,7 +155,7 @@ def test_frontend(server: Server) -> None:
 
 def asked_by_header(task: Task) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Paths, bodies, and where in them a client's options are."""
-    text = " ".join(task.batch(1, 600)[0].prompt())
+    text = " ".join(task.batch(1, 700)[0].prompt())
     openai = {"model": "default", "max_tokens": 4}
     chat: dict[str, Any] = openai | {"messages": [{"role": "user", "content": text}]}
     yield "/v1/chat/completions", chat, chat

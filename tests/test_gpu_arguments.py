@@ -197,7 +197,9 @@ def test_no_view_is_larger_than_what_is_packed():
 
     assert instructed(inside).pruned and instructed(inside).least == most
     assert instructed(inside + 1).reason == "within_budget"
-    assert make_plan(Config(budget=0.05), Options(budget=656), 1000, 9).least == 50
+    assert make_plan(Config(budget=0.05), Options(budget=656), 2000, 9).least == 100
+    # What a fraction is at least is packed too.
+    assert largest_view(Config(budget=0.01), 2048) == make_plan(Config(budget=0.01), Options(), 300, 9).least
 
 
 @pytest.mark.parametrize("cells", [256, 72, 56, 36])

@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 
 from laprox_sglang.options.request import Instructions, Options
 from laprox_sglang.options.server import WINDOW, Config
-from laprox_sglang.options.values import AUTO, SYSTEM, counts_tokens
+from laprox_sglang.options.values import AUTO, FEWEST_SLOTS, SYSTEM, counts_tokens
 from laprox_sglang.views.plan import make_plan
 
 CONFIG = Config(budget=0.1)
 # What a request asks for is not cut.
 ALL = Config(budget=1.0)
+# A server that grants a number; and one that prunes prompts no longer than a view.
+SIXTY, SHORT_TOO = Config(budget=60), Config(budget=0.1, min_tokens=29)
 REASONS = {None, "disabled", "uncacheable", "no_decode", "short", "within_budget"}
 
 
@@ -28,14 +30,22 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"keep_prefix": 2}, (2, 1000, 100, 2, None)),
         ({"keep_prefix": 4}, (4, 1000, 100, 0, None)),
         ({"keep_prefix": 200}, (200, 1000, 80, 0, None)),
-        ({"keep_prefix": 744}, (744, 1000, 26, 0, None)),
+        ({"keep_prefix": 300}, (300, 1000, 70, 0, None)),
+        # Of a short prompt no fraction is less than 64 slots, or all of it; a number is.
+        ({"keep_prefix": 744}, (744, 1000, 64, 0, None)),
+        ({"keep_prefix": 744, "budget": 1e-9}, (744, 1000, 64, 0, None)),
+        ({"keep_prefix": 744, "budget": 63}, (744, 1000, 63, 0, None)),
+        ({"keep_prefix": 744, "budget": 0.1, "config": SIXTY}, (744, 1000, 60, 0, None)),
+        ({"end": 65, "config": SHORT_TOO}, (0, 65, 64, 4, None)),
+        ({"end": 64, "config": SHORT_TOO}, (0, 64, 64, 4, "within_budget")),
+        ({"end": 63, "config": SHORT_TOO}, (0, 63, 63, 4, "within_budget")),
         ({"keep_prefix": 745}, (745, 1000, 255, 0, "short")),
         ({"keep_prefix": 999}, (999, 1000, 1, 0, "short")),
         ({"keep_prefix": 1000}, (1000, 1000, 0, 0, "short")),
         ({"keep_prefix": 5000}, (1000, 1000, 0, 0, "short")),
         # The template has not been asked: a raw prompt has no instructions.
         ({"keep_prefix": SYSTEM}, (0, 1000, 100, 4, None)),
-        ({"end": 256}, (0, 256, 28, 4, None)),
+        ({"end": 256}, (0, 256, 64, 4, None)),
         ({"end": 255}, (0, 255, 255, 4, "short")),
         ({"enabled": False}, (0, 1000, 1000, 4, "disabled")),
         ({"enabled": False, "end": 10, "in_tree": False}, (0, 10, 10, 4, "disabled")),
@@ -50,7 +60,7 @@ def plan(end=1000, new_tokens=16, in_tree=True, config=CONFIG, **options):
         ({"budget": 999, "config": ALL}, (0, 1000, 999, 4, None)),
         ({"budget": 999 / 1000, "config": ALL}, (0, 1000, 999, 4, None)),
         ({"budget": 2}, (0, 1000, 28, 4, None)),
-        ({"budget": 1e-9, "keep_prefix": 10}, (10, 1000, 24, 0, None)),
+        ({"budget": 2, "keep_prefix": 10}, (10, 1000, 24, 0, None)),
     ],
 )
 def test_plan(case, expected):
@@ -77,9 +87,9 @@ def test_a_request_overrides_the_server_and_none_does_not():
     assert plan(config=config, budget=0.1)[:3] == (100, 1000, 90)
 
 
-@pytest.mark.parametrize("server", [0.1, 2000, 1.0])
+@pytest.mark.parametrize("server", [0.1, 40, 2000, 1.0])
 @pytest.mark.parametrize("asked", [13_107, 2, 0.05, 0.5, 1.0, 1])
-@pytest.mark.parametrize("end", [1000, 13_107, 131_072])
+@pytest.mark.parametrize("end", [300, 1000, 13_107, 131_072])
 def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
     """13,107 tokens are a tenth of 131,072, and all of a prompt that is no longer than that."""
     config = Config(budget=server)
@@ -101,6 +111,11 @@ def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
         # Of a short prompt the number may be less than the share, and then it is nothing more.
         (0.1, 50, {}, (100, 100, 24)),
         (50, 0.1, {}, (50, 100, 8)),
+        # Both have the 64 slots that no fraction is less than.
+        (0.01, 0.05, {}, (64, 64, 8)),
+        (0.01, 0.2, {}, (64, 200, 8)),
+        (0.01, 63, {}, (64, 64, 8)),
+        (50, 0.01, {}, (50, 64, 8)),
         # What is promised is a window and its sinks at least; their window is that of the promised size.
         (2, 27, {}, (28, 28, 8)),
         (2, 300, {}, (28, 300, 8)),
@@ -108,9 +123,13 @@ def test_of_two_budgets_the_smaller_counts_for_each_prompt(server, asked, end):
         (0.1, 0.3, {"budget": 0.3}, (100, 300, 24)),
         (0.1, 0.3, {"budget": 0.2}, (100, 200, 24)),
         (0.1, 0.3, {"budget": 0.1}, (100, 100, 24)),
-        (0.1, 0.3, {"budget": 0.05}, (50, 50, 8)),
+        (0.1, 0.3, {"budget": 0.07}, (70, 70, 24)),
+        (0.1, 0.3, {"budget": 0.05}, (64, 64, 8)),
         (0.1, 0.3, {"budget": 150}, (100, 150, 24)),
-        (0.1, 0.3, {"keep_prefix": 500}, (50, 150, 8)),
+        (0.1, 0.3, {"budget": 50}, (50, 50, 8)),
+        (0.1, 0.3, {"keep_prefix": 300}, (70, 210, 24)),
+        # Its sinks are dense: 64 slots are a window and 40 more.
+        (0.1, 0.3, {"keep_prefix": 500}, (64, 150, 24)),
         (0.1, 0.3, {"enabled": False}, (1000, 1000, 24)),
     ],
 )
@@ -207,6 +226,8 @@ def test_every_plan(config, data):
     assert 0 <= made.least <= made.length and made.surplus >= 0
     granted = [options.slots(budget, made.length) for budget in (config.budget, config.most)]
     assert made.most == max(made.least, *granted) <= made.length or not made.pruned
+    budgets = [config.budget if options.budget is None else options.budget, config.budget]
+    assert made.least >= min(made.length, FEWEST_SLOTS) or any(map(counts_tokens, budgets))
     if made.pruned:
         assert config.longest_window + made.sinks <= made.least < made.length
         # What the start has compiled.

@@ -18,7 +18,8 @@ from benchmarks.quality.methods.quantized import FOUR_BITS, four_bits, fp8
 from benchmarks.quality.methods.reader import LONGEST_WINDOW, BadModel, Model, everything
 from benchmarks.quality.methods.variants import RULES, foretold, moments_cells
 from benchmarks.quality.record.documents import all_kv
-from benchmarks.quality.served import Reply, compare
+from benchmarks.quality.record.results_file import Measured
+from benchmarks.quality.served import Reply, ask, compare
 from benchmarks.quality.tasks.task import Case, Earlier
 from laprox_sglang.options.server import Config
 from laprox_tools.needle import MODEL_PATH, Task
@@ -150,19 +151,44 @@ def test_all_kv_loses_nothing_and_the_rest_is_counted(model, sample):
 
 
 # Small views, and others.
-@pytest.mark.parametrize("budget", [0.1, BUDGET])
+@pytest.mark.parametrize("share", [0.1, BUDGET])
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_method_keeps_what_the_budget_grants(model, sample, name, budget):
+def test_every_method_keeps_what_it_is_granted(model, sample, name, share):
     prefix = model.prefill(sample.prompt_ids())
-    config = BASELINES[name]
-    cells = Chooser(model, prefix).cells(config, budget)
-    assert cells.sum() == -(-len(prefix.ids) * budget // 1) * model.layers * model.heads
+    config, slots = BASELINES[name], -(-len(prefix.ids) * share // 1)
+    cells = Chooser(model, prefix).cells(config, int(slots))
+    assert cells.sum() == slots * model.layers * model.heads
     assert (
-        cells[..., -plan_of(config, budget, len(prefix.ids)).window :].all()
+        cells[..., -plan_of(config, int(slots), len(prefix.ids)).window :].all()
         and cells[..., : config.sink_tokens].all()
     )
     if allocator(config) == "uniform":
         assert cells.sum(dim=-1).unique().numel() == 1
+
+
+def test_a_share_is_asked_for_as_a_number(model, sample, monkeypatch):
+    """Of a short prompt a server keeps more than a fraction of it, and rows speak of shares."""
+    asked, ids = [], sample.prompt_ids()
+    told = {"laprox": [{"pruned": False}]}
+
+    def generate_all(bodies, at_once):
+        asked.extend(body["laprox"] for body in bodies)
+        return [{"output_ids": [1, 2], "meta_info": told} for _ in bodies]
+
+    ask(SimpleNamespace(generate_all=generate_all), dict.fromkeys((None, 0.1, 0.4), ids), 1)
+    slots = [-(-len(ids) // 10), -(-len(ids) * 4 // 10)]
+    assert asked == [{"enabled": False}, *({"budget": n, "return_kept": True} for n in slots)]
+    found = simulate(model, model.prefill(ids), [], sample.answer_ids(), "first", {"x": Config()}, (0.1,))
+    cells = Chooser(model, model.prefill(ids)).cells(Config(), slots[0])
+    erased = 1 - cells.flatten(0, 1).any(0).float().mean().item()
+    assert [outcome.erased for outcome in found.values()] == [0, erased]
+    # And what the server kept is compared with what the reference keeps in as many slots.
+    counted = []
+    monkeypatch.setattr(readings, "compare", lambda *given: counted.append(given[-1]) or {})
+    replies = {None: Reply(ids[:1], None), 0.1: Reply(ids[:1], cells)}
+    chooser = Chooser(model, model.prefill(ids))
+    readings.replay(Measured({}), Config(), chooser, sample.answer_ids(), "first", replies, False)
+    assert counted == slots[:1]
 
 
 def test_scores_are_reused_only_where_they_are_the_same(model, sample):

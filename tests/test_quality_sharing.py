@@ -1,11 +1,24 @@
 """Rules that share one budget over prompts of different length."""
 
+import json
 import random
 
 import pytest
 import torch
 
-from benchmarks.quality.sharing import RULES, Asked, given_in_turn, total
+from benchmarks.harness.provenance import ROOT
+from benchmarks.quality.methods.choice import plan_of
+from benchmarks.quality.sharing import (
+    ALL_KV,
+    BUDGETS,
+    CONFIG,
+    RULES,
+    Asked,
+    by_share_alone,
+    given_in_turn,
+    total,
+)
+from laprox_sglang.options.values import FEWEST_SLOTS
 
 
 def groups(seed, count):
@@ -41,3 +54,19 @@ def test_one_ranking_by_the_sum_loses_least(seed):
             )
         ]
         assert retained[0] >= max(retained) - 1e-4
+
+
+def test_the_served_rule_is_the_one_that_was_measured():
+    """Slot by slot: so many at least, sinks and window among them."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "quality-sharing.json").read_text())
+    rule = f"same share, at least {FEWEST_SLOTS} (more)"
+    measured = 0
+    for group in record["groups"]:
+        for budget, row in zip(BUDGETS, group.values(), strict=True):
+            for (length, *_), (slots, *_) in zip(row[ALL_KV], row[rule], strict=True):
+                plan = plan_of(CONFIG, budget, length)
+                assert plan.least == slots
+                # The cells were chosen by the window of the share alone.
+                assert plan.window == by_share_alone(budget, length).window
+                measured += slots == FEWEST_SLOTS
+    assert measured > len(record["groups"]) * len(BUDGETS)

@@ -145,6 +145,15 @@ def test_a_kept_prefix_stays_dense(server: Server, prompt: list[int]) -> None:
     assert min(position for heads in kept_positions(said) for kept in heads for position in kept) >= 300
 
 
+@pytest.mark.parametrize(("options", "slots"), [({"budget": 0.1}, 64), ({"budget": 40}, 40)])
+def test_of_a_short_prompt_no_fraction_is_less_than_64_slots(
+    server: Server, prompt: list[int], options: Any, slots: int
+) -> None:
+    said = facts(server.generate(prompt[:300], 4, options))
+    assert said["pruned"] and said["slots_after"] == said["slots_least"] == slots
+    assert said["budget_effective"] == slots / 300
+
+
 def test_streaming(server: Server, prompt: list[int]) -> None:
     whole = server.generate(prompt, 12, {"budget": 0.1})
     server.flush()
@@ -197,8 +206,8 @@ def test_options_by_a_header(server: Server, prompt: list[int], seed: int) -> No
         "/v1/chat/completions": user,
         "/v1/completions": {"model": "default", "max_tokens": 4, "prompt": text},
     }.items():
-        [said] = post(path, '{"budget": 0.05}', **asked).json()["metadata"]["laprox"]
-        assert said["pruned"] and said["budget_effective"] == pytest.approx(0.05, abs=0.01)
+        [said] = post(path, '{"budget": 0.08}', **asked).json()["metadata"]["laprox"]
+        assert said["pruned"] and said["budget_effective"] == pytest.approx(0.08, abs=0.01)
         refused = post(path, '{"budget": 7.5}', **asked)
         assert refused.status_code == 400 and "budget 7.5 is out of range" in refused.json()["message"]
     # These have no place for options in their bodies, nor for facts in their replies.
@@ -206,7 +215,7 @@ def test_options_by_a_header(server: Server, prompt: list[int], seed: int) -> No
     post("/v1/messages", '{"budget": 0.05}', **user).raise_for_status()
     [model] = openai.OpenAI(base_url=server.url + "/v1", api_key="none").models.list()
     asked = {"model": model.id, "input": text, "max_output_tokens": 6}
-    post("/v1/responses", '{"budget": 0.05}', **asked).raise_for_status()
+    post("/v1/responses", '{"budget": 0.08}', **asked).raise_for_status()
     assert server.laprox()["pruned"] == before["pruned"] + 2
     for options, said in {
         "budget=0.1": f"{HEADER}: JSON is malformed",

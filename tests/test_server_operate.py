@@ -151,7 +151,7 @@ def mixed_load(server: Server, draw: random.Random) -> tuple[list[Any], list[str
     """Requests of every fate; their replies, and the faults of those that were refused."""
     kinds: list[tuple[int, Any]] = [
         *((TOKENS, None) for _ in range(5)),
-        *((TOKENS, {"budget": budget}) for budget in (0.05, 0.1, 120)),
+        *((TOKENS, {"budget": budget}) for budget in (40, 0.1, 120)),
         *((TOKENS, OPTED_OUT) for _ in range(2)),
         # More than its prompt has, which is not more than the server gives.
         (TOKENS, {"budget": 1000, "enabled": True}),

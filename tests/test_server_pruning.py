@@ -44,8 +44,8 @@ def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int,
     )
 
 
-# At 1,024 tokens and 5 % some answers are lost, 3 to 4 in 100. The prompts are the same in every run: fresh
-# ones scatter by 1.5 points, and would fail a run now and then.
+# At 5 % some answers are lost, of 1,024 tokens (64 slots) 2 to 3 in 100. The prompts are the same in every
+# run: fresh ones scatter by 1.5 points, and would fail it now and then.
 QUALITY_SEED = 0
 AT_ONCE = 4
 
@@ -71,7 +71,7 @@ def test_exact_answers(server: Server, figures: list[str], length: int, prompts:
     what = f"{prompts} prompts of {length} tokens, seed {QUALITY_SEED}"
     figures.append(f"exact answers, per cent of {what}, by KV kept: {exact}")
     assert exact["10 %"] >= exact["all"] - 3
-    assert exact["5 %"] >= exact["all"] - 6
+    assert exact["5 %"] >= exact["all"] - 4
 
 
 def test_a_pruned_neighbour_does_not_bleed(server: Server, seed: int) -> None:

@@ -33,9 +33,10 @@ from spread import SPREADS, Spread, write_model
 pytestmark = pytest.mark.full
 
 POOL, LAYERS = 3000, 8
-BUDGETS = (0.1, 0.05)
-# How many prompts, and their lengths. Of 700 tokens 5 % are less than the smallest view: hardly an answer.
-ASKED = {0.1: (16, 500, 900), 0.05: (12, 1200, 1450)}
+# Of prompts of 500 to 900 tokens.
+BUDGETS = (0.1, 35)
+# How many prompts, and their lengths, for so many slots.
+ASKED = {70: (16, 500, 900), 66: (12, 1200, 1450)}
 BUDGET = {"budget": 0.2}
 FLAGS = (
     *("--enable-laprox", "--laprox-budget", "1.0", *RETURN_KEPT, "--enable-metrics"),
@@ -150,10 +151,10 @@ def test_ranks_keep_what_a_choice_among_all_heads_keeps(
 
 
 def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, figures: list[str]) -> None:
-    for budget, (count, *lengths) in ASKED.items():
+    for slots, (count, *lengths) in ASKED.items():
         asked = samples(seed + 2, count, *lengths)
         replies = ranks.server.generate_all(
-            [{"ids": each.prompt_ids(), "tokens": 4, "laprox": {"budget": budget}} for each in asked], 6
+            [{"ids": each.prompt_ids(), "tokens": 4, "laprox": {"budget": slots}} for each in asked], 6
         )
         found = sum(
             reply["output_ids"] == each.answer_ids() for reply, each in zip(replies, asked, strict=True)
@@ -161,10 +162,10 @@ def test_answers_are_those_of_one_rank(ranks: Ranks, oracle: Model, seed: int, f
         alone = 0
         for each in asked:
             prefix = oracle.prefill(each.prompt_ids())
-            cells = Chooser(oracle, prefix).cells(Config(), budget)
+            cells = Chooser(oracle, prefix).cells(Config(), slots)
             alone += outcomes(oracle, prefix, [], each.answer_ids(), [cells])[1].exact
         figures.append(
-            f"{ranks.name} at {budget:.0%}: {found} of {len(asked)} answers exact, one rank {alone}"
+            f"{ranks.name} in {slots} slots: {found} of {len(asked)} answers exact, one rank {alone}"
         )
         assert abs(found - alone) <= 0.03 * len(asked) + 1
 

@@ -185,7 +185,7 @@ class TestInChunks:
     ) -> None:
         draw = random.Random(seed)
         asked = []
-        for budget, dense in ((0.05, 0), (0.1, 0), (0.2, 130), (0.5, 40)):
+        for budget, dense in ((40, 0), (0.1, 0), (0.2, 130), (0.5, 40)):
             turns = Task(draw.random()).conversation(
                 [draw.randint(40, 80), draw.randint(2, 40), draw.randint(2, 40)]
             )

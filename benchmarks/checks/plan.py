@@ -16,7 +16,7 @@ from benchmarks.harness.client import backend_of
 CHECKS = ("needles", "conversations", "identity", "soak")
 SLOTS = {False: 131_072, True: 32_768}
 NEEDLES = {False: (256, 4096, 32), True: (8, 1024, 4)}
-# Shorter, 5 % of a turn are less than the smallest view: little of an answer would be kept.
+# Shorter, the least that a fraction is would be far more than 5 % of a turn.
 TALKS = {False: (64, [100, 12, 12, 12, 12, 12], 16), True: (2, [100, 4, 4], 2)}
 IDENTITY = {False: (64, 600, 3000, 32), True: (8, 600, 1200, 8)}
 SOAK = {

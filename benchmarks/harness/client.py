@@ -10,13 +10,11 @@ from typing import Any
 
 import requests
 
-from laprox_sglang.options.server import SINK_TOKENS, WINDOW
+from laprox_sglang.options.values import FEWEST_SLOTS
 from laprox_tools.needle import Turn, to_ids
 
 REQUEST_SECONDS = 600
 POLL_SECONDS = 0.01
-# No view is smaller than the longest window and the sinks, of which a part may stay dense.
-SMALLEST_VIEW = WINDOW + SINK_TOKENS
 
 
 class ClientError(RuntimeError):
@@ -180,6 +178,5 @@ def holds_its_budget(said: dict[str, Any], budget: float) -> bool:
     before, after = said["slots_before"], said["slots_after"]
     if not said["pruned"]:
         return bool(after == before)
-    wanted = math.ceil(round(budget * before, 6))
-    right = after == wanted if wanted >= SMALLEST_VIEW else max(wanted, WINDOW) <= after <= SMALLEST_VIEW
-    return right and after == round(said["budget_effective"] * before)
+    wanted = max(FEWEST_SLOTS, math.ceil(round(budget * before, 6)))
+    return bool(after == wanted == round(said["budget_effective"] * before))

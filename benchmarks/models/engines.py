@@ -10,6 +10,7 @@ from unittest.mock import patch
 from benchmarks.harness.client import chosen_logprobs, facts
 from benchmarks.models.candidates import Candidate
 from benchmarks.models.verdict import OPTED_OUT, STOCK, VIEW, WHOLE, Answer, Answers
+from laprox_sglang.options.server import SINK_TOKENS, WINDOW
 from laprox_sglang.options.values import ConfigError
 
 TOKENS = 8
@@ -33,7 +34,8 @@ LAPROX: dict[str, Any] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     OPTED_OUT: {"enabled": False},
     WHOLE: {},
-    VIEW: {"budget": 0.2, "return_kept": True},
+    # As small as a view can be.
+    VIEW: {"budget": WINDOW + SINK_TOKENS, "return_kept": True},
 }
 
 

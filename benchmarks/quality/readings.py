@@ -25,6 +25,7 @@ from benchmarks.quality.served import Reply, ask, compare
 from benchmarks.quality.subject import Subject
 from benchmarks.quality.tasks.task import Case
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import slots_of_share
 
 # The last argument: whether an answer can be exact.
 Read = Callable[[Subject, Case, bool], Measured]
@@ -93,7 +94,8 @@ def replay(
     found = outcomes(chooser.model, chooser.prefix, [], answer, kept)[1:]
     for (budget, reply), outcome in zip(replies.items(), found, strict=True):
         if reply.cells is not None and budget is not None:
-            measured.count(compare(reply.cells, chooser, served, budget))
+            slots = slots_of_share(budget, len(chooser.prefix.ids))
+            measured.count(compare(reply.cells, chooser, served, slots))
         if graded:
             exact = reply.ids == answer
             measured.count({"answers": 1, "answers_equal": exact == outcome.exact})

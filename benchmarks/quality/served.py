@@ -9,6 +9,7 @@ from benchmarks.harness.client import facts
 from benchmarks.harness.server import Server
 from benchmarks.quality.methods.choice import Chooser, cells_of, plan_of
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import Budget, slots_of_share
 from laprox_sglang.report.positions import kept_positions
 from laprox_sglang.scorers.allocators import floor_cells
 
@@ -26,28 +27,35 @@ class Reply:
 
 
 def ask(server: Server, prompts: dict[float | None, list[int]], tokens: int) -> dict[float | None, Reply]:
-    """Greedy replies of ``tokens`` tokens, by budget; None leaves its prompt whole, and is asked first."""
+    """Greedy replies of ``tokens`` tokens, by the share that is kept; None leaves its prompt whole, and is
+    asked first."""
 
-    def options(budget: float | None) -> dict[str, Any]:
-        return {"enabled": False} if budget is None else {"budget": budget, "return_kept": True}
+    def options(share: float | None, length: int) -> dict[str, Any]:
+        if share is None:
+            return {"enabled": False}
+        # A number: of a short prompt a server keeps more than a fraction of it.
+        return {"budget": slots_of_share(share, length), "return_kept": True}
 
     # Two at least: the first one reads no view, and a prompt that nothing follows has none.
     asked = [
-        {"ids": ids, "tokens": max(2, tokens), "laprox": options(budget), "sampling": {"ignore_eos": True}}
-        for budget, ids in prompts.items()
+        {
+            **{"ids": ids, "tokens": max(2, tokens), "laprox": options(share, len(ids))},
+            "sampling": {"ignore_eos": True},
+        }
+        for share, ids in prompts.items()
     ]
     # The others find the document in the prefix cache, and come at once.
     said = server.generate_all(asked[:1], 1) + server.generate_all(asked[1:], len(asked))
     found = {}
-    for (budget, prompt), reply in zip(prompts.items(), said, strict=True):
+    for (share, prompt), reply in zip(prompts.items(), said, strict=True):
         told = facts(reply)
         pruned = told["pruned"]
         cells = cells_of(kept_positions(told), told["dense_tokens"], len(prompt)) if pruned else None
-        found[budget] = Reply(reply["output_ids"][:tokens], cells)
+        found[share] = Reply(reply["output_ids"][:tokens], cells)
     return found
 
 
-def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: float) -> dict[str, float]:
+def compare(cells: torch.Tensor, chooser: Chooser, config: Config, budget: Budget) -> dict[str, float]:
     """How far a server kept what the reference keeps.
 
     Returns:

@@ -33,6 +33,7 @@ from benchmarks.quality.subject import Subject
 from benchmarks.quality.tasks.needles import TASK
 from benchmarks.quality.tasks.task import Case, Wanted
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import slots_of_share
 from laprox_sglang.views.plan import Plan
 
 LENGTHS = (300, 400, 600, 900, 1300, 1800)
@@ -127,6 +128,11 @@ RULES: dict[str, Rule] = {
 }
 
 
+def by_share_alone(budget: float, length: int) -> Plan:
+    """Asks for a number: a server gives a fraction some slots at least, which is one of the rules here."""
+    return plan_of(CONFIG, slots_of_share(budget, length), length)
+
+
 class Prompt:
     """A prompt that is computed once."""
 
@@ -135,7 +141,7 @@ class Prompt:
         self._chooser = Chooser(subject.model, subject.model.prefill(case.prompt))
 
     def at(self, budget: float) -> tuple[Asked, Plan]:
-        plan = plan_of(CONFIG, budget, len(self._case.prompt))
+        plan = by_share_alone(budget, len(self._case.prompt))
         scores = self._chooser.scores(CONFIG, plan)
         layers, heads, _ = scores.shape
         shares = scores.masked_fill(scores == math.inf, 0).flatten(1).sort(dim=1, descending=True).values

@@ -14,7 +14,7 @@ SERVED_HEAD = (
     "model",
     "class in SGLang",
     "as stock: opted out, budget 1.0",
-    "views at 20 %: log-probs",
+    "views of 28 slots: log-probs",
     "stock's: log-probs",
     "cells the reference's",
 )

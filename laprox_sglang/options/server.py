@@ -46,8 +46,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Options of a server. Lengths are in tokens.
 
     Attributes:
-        budget: size of a view, on average over layers and KV heads: a float in
-            (0, 1] or the integer 1 is a fraction, an integer from 2 up is a number of tokens.
+        budget: size of a view, on average over layers and KV heads: a float in (0, 1] or the integer 1 is a
+            fraction, but ``FEWEST_SLOTS`` at least; an integer from 2 up is a number of tokens.
         budget_max: the same while there is room for it, and ``budget`` is what no view goes below; None is
             ``budget``: what is kept of a prompt is then nobody else's affair.
         window: last queries of the prompt that score it; these tokens are always kept. ``"auto"`` are

@@ -10,6 +10,7 @@ from benchmarks.quality.methods.reader import Model, Prefix
 from benchmarks.quality.methods.variants import Phased, Variant, moments_cells
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import Budget
 from laprox_sglang.scorers import SEE_BUDGET
 from laprox_sglang.scorers.allocators import keep
 from laprox_sglang.scorers.prompt import Prompt
@@ -25,7 +26,7 @@ def allocator(method: Config | Variant) -> str:
     return f"{config.allocator}, floor {floor:g}" if has_floor else config.allocator
 
 
-def plan_of(config: Config, budget: float, length: int) -> Plan:
+def plan_of(config: Config, budget: Budget, length: int) -> Plan:
     """What a server of that budget would do with a prompt of ``length`` tokens."""
     # Not as a request's option, which gets no more than its server's budget.
     return make_plan(msgspec.structs.replace(config, budget=budget), Options(), length, new_tokens=2)
@@ -42,11 +43,13 @@ class Chooser:
         self.model, self.prefix = model, prefix
         self._scores: dict[tuple[bytes, int, int], torch.Tensor] = {}
 
-    def cells(self, method: Config | Variant, budget: float) -> torch.Tensor:
+    def cells(self, method: Config | Variant, budget: Budget) -> torch.Tensor:
         """The cells that a method keeps: bool ``[L, H, n]``."""
         length = len(self.prefix.ids)
         config, least, moments = method if isinstance(method, Variant) else Variant(method)
-        plan = plan_of(config, max(budget, min(1.0, least / length)), length)
+        plan = plan_of(config, budget, length)
+        if plan.least < least:
+            plan = plan_of(config, least, length)
         if moments:
             fewer = plan.least - moments_cells(self.prefix.keys[0].shape[-1])
             plan = plan._replace(least=max(fewer, plan.protected))

@@ -9,6 +9,7 @@ from benchmarks.quality.methods.reader import Model, Prefix, everything
 from benchmarks.quality.methods.variants import Variant
 from benchmarks.quality.record.documents import Outcome, Reading, all_kv
 from laprox_sglang.options.server import Config
+from laprox_sglang.options.values import slots_of_share
 
 
 def outcomes(
@@ -63,17 +64,19 @@ def simulate(
     answer: list[int],
     turn: str,
     methods: Mapping[str, Config | Variant],
-    budgets: Sequence[float],
+    shares: Sequence[float],
 ) -> dict[Reading, Outcome]:
-    """How the answer fares with all KV, and by every method at every budget; see ``outcomes``."""
+    """How the answer fares with all KV, and by every method that keeps each share; see ``outcomes``."""
     chooser = Chooser(model, prefix)
     cells = {
-        Reading(turn, name, allocator(config), budget): chooser.cells(config, budget)
+        Reading(turn, name, allocator(config), share): chooser.cells(
+            config, slots_of_share(share, len(prefix.ids))
+        )
         for name, config in methods.items()
-        for budget in budgets
+        for share in shares
     }
     corrected = [
-        isinstance(config, Variant) and config.moments for config in methods.values() for _ in budgets
+        isinstance(config, Variant) and config.moments for config in methods.values() for _ in shares
     ]
     whole, *others = outcomes(model, prefix, between, answer, list(cells.values()), corrected)
     return {all_kv(turn): whole} | dict(zip(cells, others, strict=True))
