@@ -38,3 +38,14 @@ def even_and_odd(pairs):
         even = tl.inline_asm_elementwise(EVEN, "=r,r", [pairs], dtype=tl.float16, is_pure=True, pack=2)
         odd = tl.inline_asm_elementwise(ODD, "=r,r", [pairs], dtype=tl.float16, is_pure=True, pack=2)
     return even, odd
+
+
+@triton.jit
+def dealt(tile):
+    """A tile ``[N, D]``, its channels in another order, for an operand of wgmma in registers.
+
+    Four threads have a row of it, dealt out by twos: of each eight channels the first has two, and so on. In
+    this order what one has are 16 side by side in memory.
+    """
+    by_thread = tile.reshape(tile.shape[0], tile.shape[1] // 64, 4, 8, 2)
+    return by_thread.permute(0, 1, 3, 2, 4).reshape(tile.shape[0], tile.shape[1])
