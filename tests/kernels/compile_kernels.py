@@ -2,8 +2,11 @@
 
 Triton's interpreter runs what its compiler refuses: a name that changes its type in a branch, say.
 A process of its own: the interpreter must be off. Prints, per kernel, the largest shared memory in
-bytes.
+bytes, and how many loads from it, of one or two bytes each, there are where a pool is of fp8.
 """
+
+import re
+from collections import Counter
 
 import torch
 import triton
@@ -16,6 +19,8 @@ from laprox_sglang.options.server import Config
 targets = list(TARGETS)
 compiled: set[tuple] = set()
 shared: dict[tuple, int] = {}
+narrow: Counter[tuple] = Counter()
+NARROW = re.compile(r"ld\.shared\S*\.b(8|16)\b")
 
 
 def compile_only(kernel, arguments, keywords):
@@ -28,6 +33,8 @@ def compile_only(kernel, arguments, keywords):
         made = triton.compile(code, target=target, options=options)
         name = (kernel.__name__, target.arch)
         shared[name] = max(shared.get(name, 0), made.metadata.shared)
+        if "*fp8e4nv" in code.signature.values():
+            narrow[name] += len(NARROW.findall(made.asm["ptx"]))
 
 
 def run(dtype, heads, group, dim, window, pool=None):
@@ -71,5 +78,6 @@ if __name__ == "__main__":
     run(torch.bfloat16, 2, 16, 128, 64)
     # Triton reads e4m3 from sm_89 on.
     run(torch.bfloat16, 8, 4, 128, 64, torch.float8_e4m3fn)
-    for (name, arch), size in sorted(shared.items()):
-        print(name, arch, size)
+    run(torch.bfloat16, 2, 3, 64, 32, torch.float8_e4m3fn)
+    for key, size in sorted(shared.items()):
+        print(*key, size, narrow[key])

@@ -32,7 +32,7 @@ assert Config().method.pooling in (AVERAGE, PARABOLA), "the default has to be am
 CASES = [
     (2, 2, 2, 64, 8, 300, 0, 4, AVERAGE), (3, 1, 3, 64, 5, 200, 61, 0, ("average", 1)),
     (1, 2, 1, 64, 16, 150, 128, 4, ("average", 7)), (2, 2, 2, 64, 8, 300, 0, 4, PARABOLA),
-    (3, 1, 3, 64, 5, 200, 61, 0, ("parabola", 1)), (1, 1, 12, 64, 16, 150, 128, 4, ("parabola", 21)),
+    (3, 1, 3, 64, 5, 200, 61, 0, ("parabola", 1)), (1, 1, 12, 128, 16, 150, 128, 4, ("parabola", 21)),
 ]  # fmt: skip
 if GPU:
     CASES += [

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from laprox_kernels.gpu.fp8 import even_and_odd
 from laprox_kernels.gpu.support import (
     check,
     check_whole_pool,
@@ -26,13 +27,13 @@ from laprox_kernels.gpu.support import (
     last_contiguous_rows,
     multiprocessors,
     precision,
+    stages,
 )
 from laprox_kernels.rows import Rows
 
 BLOCK_N = 128
 PROGRAMS_PER_SM = 2
 WARPS = 4
-STAGES = 3
 MERGE_WARPS = 1  # sums over pieces need no barrier
 UNIT_BLOCK = 1024
 LOG2E = 1.4426950408889634
@@ -136,6 +137,10 @@ def _decode_kernel(
     member = tl.arange(0, BLOCK_M)
     channel = tl.arange(0, DIM)
     lane = tl.arange(0, BLOCK_N)
+    FP8: tl.constexpr = values.dtype.element_ty == tl.float8e4nv
+    if FP8:
+        pairs = values.to(tl.pointer_type(tl.int16), bitcast=True)
+        pair = tl.arange(0, DIM // 2)
     end, begin, cell, cell_end, count, start = _unit(
         ends, dense, segment_start, cu_cells, dense_stride, start_row, cu_row, cu_segment, layer, unit, units,
         HEADS, PARTS,
@@ -162,7 +167,9 @@ def _decode_kernel(
             ).to(DOT)  # fmt: skip
             top = tl.full((BLOCK_M,), -float("inf"), tl.float32)
             sums = tl.zeros((BLOCK_M,), tl.float32)
-            output = tl.zeros((BLOCK_M, DIM), tl.float32)
+            output = tl.zeros((BLOCK_M, DIM // 2 if FP8 else DIM), tl.float32)
+            if FP8:
+                output_odd = output
             for at in tl.range(tile - begin, until - begin, num_stages=STAGES):
                 key = at * BLOCK_N + lane
                 used = key < length
@@ -178,11 +185,18 @@ def _decode_kernel(
                 shrink = tl.exp2(top - higher)
                 share_of = tl.exp2(logits - higher[:, None])
                 sums = sums * shrink + tl.sum(share_of, 1)
-                v = tl.load(values + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
+                if FP8:
+                    v = tl.load(pairs + offset[:, None] // 2 + pair[None, :], mask=used[:, None], other=0)
+                    v, odd = even_and_odd(v)
+                    output_odd = tl.dot(share_of.to(DOT), odd, output_odd * shrink[:, None])
+                else:
+                    v = tl.load(values + offset[:, None] + channel[None, :], mask=used[:, None], other=0.0)
                 output = tl.dot(
                     share_of.to(DOT), v.to(DOT), output * shrink[:, None], input_precision=PRECISION
                 )  # fmt: skip
                 top = higher
+            if FP8:
+                output = tl.join(output, output_odd).reshape(BLOCK_M, DIM)
             output = output / sums[:, None] * value_scale
             own = (member < GROUP)[:, None]
             if (until - tile == end - begin) & _alone(ends, unit, end - begin, PARTS):
@@ -332,7 +346,7 @@ def decode(
         *queries.stride()[:2], layer, units, scale * LOG2E, value_scale,
         CELLS=layers * heads, HEADS=heads, GROUP=group, DIM=dim, PARTS=parts,
         BLOCK_M=16, BLOCK_N=BLOCK_N, UNIT_BLOCK=UNIT_BLOCK, DOT=TYPES[dot], PRECISION=precision(dot),
-        STAGES=STAGES, DEPENDENT=dependent, num_warps=WARPS,
+        STAGES=stages(keys.dtype), DEPENDENT=dependent, num_warps=WARPS,
     )  # fmt: skip
     _merge_kernel[(batch * heads, group)](
         out, pieces, weights, ends, units, programs,

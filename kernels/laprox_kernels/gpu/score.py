@@ -21,11 +21,12 @@ from laprox_kernels.gpu.support import (
     multiprocessors,
     power_of_two,
     precision,
+    stages,
 )
 from laprox_kernels.pooling import weights
 
-ROWS_BLOCK, ROWS_WARPS, ROWS_STAGES = 128, 8, 3
-BLOCK_N, WARPS, STAGES, PROGRAMS_PER_SM = 128, 8, 3, 1
+ROWS_BLOCK, ROWS_WARPS = 128, 8
+BLOCK_N, WARPS, PROGRAMS_PER_SM = 128, 8, 1
 POOL_BLOCK = 1024
 MAX_SPLITS = 64
 
@@ -136,10 +137,11 @@ def score_layers(
     pooled = {"POOLING": width, "PARABOLA": kind == "parabola"}
     if count:
         sizes = {"GROUP": group, "WINDOW": padded, "DIM": dim, "PRECISION": precision(dtype)}
+        sizes["STAGES"] = stages(keys.dtype)
         rows_kernel[(splits, all_heads, m_blocks)](
             queries, keys, row, scale, partials[0], partials[1], n, window, stretch,
             *queries.stride()[:2], *strides, HEADS=heads,
-            BLOCK_M=block_m, BLOCK_N=ROWS_BLOCK, STAGES=ROWS_STAGES, num_warps=ROWS_WARPS, **sizes,
+            BLOCK_M=block_m, BLOCK_N=ROWS_BLOCK, num_warps=ROWS_WARPS, **sizes,
         )  # fmt: skip
         normaliser_kernel[(triton.cdiv(all_heads * rows, 64),)](
             partials[0], partials[1], normalisers, splits, all_heads * rows,
@@ -148,7 +150,7 @@ def score_layers(
         contribution_kernel[(blocks, all_heads, parts)](
             queries, keys, values, row, scale, gram, gram_scale, normalisers, contributions, totals,
             first, count, window, *queries.stride()[:2], *strides, *strides,
-            HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, STAGES=STAGES, num_warps=WARPS, **pooled, **sizes,
+            HEADS=heads, MEMBERS=members, BLOCK_N=BLOCK_N, num_warps=WARPS, **pooled, **sizes,
         )  # fmt: skip
     pool_kernel[(triton.cdiv(length, POOL_BLOCK), all_heads)](
         contributions, totals, out, sums, totals.numel() // layers, sinks, count, length, out.stride(1),

@@ -10,6 +10,8 @@ window), the window padded to a power of two.
 import triton
 import triton.language as tl
 
+from laprox_kernels.gpu.fp8 import dealt
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -89,6 +91,29 @@ def _attention(q, k, normalisers, q_index, window, scale, WINDOW: tl.constexpr, 
 
 
 @triton.jit
+def _of_fp8(
+    k, v, q, g, normalisers, window, scale, factor,
+    MEMBERS: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Contributions ``[BLOCK_N]`` of MEMBERS query heads, whose windows and Gram matrices lie side by side.
+
+    So each tile has one product: for a second one Triton would take it through shared memory once more.
+    """
+    k, v = dealt(k).to(q.dtype), dealt(v).to(q.dtype)
+    line = tl.arange(0, MEMBERS * WINDOW)
+    logits = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
+    attention = tl.exp2(logits - tl.load(normalisers + line)[None, :])
+    attention = tl.where((line % WINDOW < window)[None, :], attention, 0.0)
+    # Summed now: the accumulators of the next product need the registers.
+    seen = tl.sum((attention * attention).reshape(k.shape[0], MEMBERS, WINDOW), 2)
+    form = tl.dot(v, g, input_precision=PRECISION).reshape(k.shape[0], MEMBERS, v.shape[1])
+    form = tl.sum(form * v.to(tl.float32)[:, None, :], 2) * factor
+    # Rounding can push a vanishing quadratic form below zero; NaN has to stay.
+    form = tl.where(form < 0.0, 0.0, form)
+    return tl.sum(tl.sqrt(seen) * tl.sqrt(form), 1)
+
+
+@triton.jit
 def _outermost(number, end: tl.constexpr):
     """Sum of the parabola's ``number`` outermost weights on a side: ``2 · end · u - u²``, u from 1 up."""
     return number * (number + 1) * (6 * end - 2 * number - 1) // 6
@@ -124,13 +149,23 @@ def contribution_kernel(
     factor = tl.load(gram_scale + head // HEADS)
     scale = tl.load(scales + head // HEADS) * LOG2E
     first_q = head * GROUP + part * MEMBERS
-    q_block = queries + place[:, None] * q_place + channel[None, :]
-    in_window = (place < window)[:, None]
-    # MEMBERS is 1 or 2; the second pair of operands is dead code where it is 1.
-    q0 = tl.load(q_block + first_q * q_head, mask=in_window, other=0.0)
-    g0 = tl.load(gram + first_q * DIM * DIM + square)
-    q1 = tl.load(q_block + (first_q + MEMBERS - 1) * q_head, mask=in_window, other=0.0)
-    g1 = tl.load(gram + (first_q + MEMBERS - 1) * DIM * DIM + square)
+    FP8: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
+    if FP8:
+        line = tl.arange(0, MEMBERS * WINDOW)
+        q_offset = line % WINDOW * q_place + (first_q + line // WINDOW) * q_head
+        in_window = (line % WINDOW < window)[:, None]
+        q = dealt(tl.load(queries + q_offset[:, None] + channel[None, :], mask=in_window, other=0.0))
+        column = tl.arange(0, MEMBERS * DIM)
+        g_offset = (first_q + column // DIM) * DIM * DIM + column % DIM
+        g = dealt(tl.load(gram + tl.trans(dealt(channel[None, :])) * DIM + g_offset[None, :]))
+    else:
+        q_block = queries + place[:, None] * q_place + channel[None, :]
+        in_window = (place < window)[:, None]
+        # MEMBERS is 1 or 2; the second pair of operands is dead code where it is 1.
+        q0 = tl.load(q_block + first_q * q_head, mask=in_window, other=0.0)
+        g0 = tl.load(gram + first_q * DIM * DIM + square)
+        q1 = tl.load(q_block + (first_q + MEMBERS - 1) * q_head, mask=in_window, other=0.0)
+        g1 = tl.load(gram + (first_q + MEMBERS - 1) * DIM * DIM + square)
     contributions += (head * PARTS + part).to(tl.int64) * count
     sums = tl.zeros((BLOCK_N,), tl.float32)
     for first in tl.range(
@@ -141,19 +176,24 @@ def contribution_kernel(
         slot = tl.load(row + first_position + candidate, mask=used, other=0)
         k_offset = (slot * k_slot + head * k_head)[:, None] + channel[None, :]
         v_offset = (slot * v_slot + head * v_head)[:, None] + channel[None, :]
-        k = tl.load(keys + k_offset, mask=used[:, None], other=0.0).to(q0.dtype)
-        v = tl.load(values + v_offset, mask=used[:, None], other=0.0).to(q0.dtype)
-        value = v.to(tl.float32)
-        attention = _attention(q0, k, normalisers, first_q, window, scale, WINDOW, PRECISION)
-        form = tl.sum(tl.dot(v, g0, input_precision=PRECISION) * value, 1) * factor
-        # Rounding can push a vanishing quadratic form below zero; NaN has to stay.
-        form = tl.where(form < 0.0, 0.0, form)
-        contribution = tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
-        if MEMBERS == 2:
-            attention = _attention(q1, k, normalisers, first_q + 1, window, scale, WINDOW, PRECISION)
-            form = tl.sum(tl.dot(v, g1, input_precision=PRECISION) * value, 1) * factor
+        k = tl.load(keys + k_offset, mask=used[:, None], other=0.0)
+        v = tl.load(values + v_offset, mask=used[:, None], other=0.0)
+        if FP8:
+            contribution = _of_fp8(
+                k, v, q, g, normalisers + first_q * WINDOW, window, scale, factor, MEMBERS, WINDOW, PRECISION
+            )  # fmt: skip
+        else:
+            k, v = k.to(q0.dtype), v.to(q0.dtype)
+            value = v.to(tl.float32)
+            attention = _attention(q0, k, normalisers, first_q, window, scale, WINDOW, PRECISION)
+            form = tl.sum(tl.dot(v, g0, input_precision=PRECISION) * value, 1) * factor
             form = tl.where(form < 0.0, 0.0, form)
-            contribution += tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
+            contribution = tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
+            if MEMBERS == 2:
+                attention = _attention(q1, k, normalisers, first_q + 1, window, scale, WINDOW, PRECISION)
+                form = tl.sum(tl.dot(v, g1, input_precision=PRECISION) * value, 1) * factor
+                form = tl.where(form < 0.0, 0.0, form)
+                contribution += tl.sqrt(tl.sum(attention * attention, 1)) * tl.sqrt(form)
         tl.store(contributions + candidate, contribution, mask=used)
         sums += tl.where(used, contribution * _share(candidate, count, POOLING, PARABOLA), 0.0)
     tl.store(totals + (head * PARTS + part) * tl.num_programs(0) + tl.program_id(0), tl.sum(sums, 0))
