@@ -17,17 +17,16 @@ demo: $(INSTALLED)
 quality: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.quality --quick
 
-# Two at a time, on two cores: what starts servers, which wait for one thing or another most of the time, and
-# beside it all else. Triton's interpreter is switched on for a whole process, so the kernels' tests have one of
-# their own.
+# Two at a time, on two cores: most of what starts servers, which takes longest, and beside it all else. Triton's
+# interpreter is switched on for a whole process, so the kernels' tests have one of their own.
 define TESTS
 	@failed=0; said=$$(mktemp); \
 	{ beside=0; \
 	  $(VENV)/bin/pytest tests/kernels $(1) || beside=1; \
-	  CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels --ignore-glob='*/test_server_*' $(1) || beside=1; \
+	  CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests --ignore=tests/kernels --ignore-glob='*/test_server_[a-s]*' $(1) || beside=1; \
 	  exit $$beside; } >$$said 2>&1 & others=$$!; \
 	trap "pkill -P $$others 2>/dev/null; kill $$others 2>/dev/null" INT TERM; \
-	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests/test_server_*.py $(1) || failed=1; \
+	CUDA_VISIBLE_DEVICES= $(VENV)/bin/pytest tests/test_server_[a-s]*.py $(1) || failed=1; \
 	wait $$others || failed=1; \
 	cat $$said; rm $$said; \
 	exit $$failed
