@@ -12,10 +12,10 @@ import pytest
 import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
-from benchmarks.serving import figures, run, servers, slots
+from benchmarks.serving import figures, plots, run, servers, slots
 from benchmarks.serving.__main__ import main, more_flags, parse, rows_of
 from benchmarks.serving.client import Client, Reply, WorkloadError
-from benchmarks.serving.load import workloads
+from benchmarks.serving.load import workload, workloads
 from benchmarks.serving.load.workload import Session, Step, next_prompt
 from benchmarks.serving.record import Record
 
@@ -274,6 +274,10 @@ def test_rows_of_several_gpus_stand_apart(load, name):
     assert more_flags(several) == ["--tp-size", "2", "--x", "y"] and more_flags(parse(given)) == []
     if load[0] == "--agents":
         assert (one.load["curve"], two.load["curve"]) == ("drawn-64k", "drawn-64k-tp2")
+
+
+def test_every_server_has_its_place_in_rows_and_pictures():
+    assert set(servers.FLAGS) == set(workload.SERVERS) == set(plots.NAMES) == set(plots.COLOURS)
 
 
 def test_a_server_that_is_not_the_one_is_named(monkeypatch):

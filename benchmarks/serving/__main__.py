@@ -34,7 +34,7 @@ from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import Record
 from benchmarks.serving.run import LoadPoint, Row, brief, run
-from benchmarks.serving.servers import FLAGS, Service, find_card, launch
+from benchmarks.serving.servers import FLAGS, HOST_FLAGS, Service, find_card, launch
 
 # Of what a server was started with, that its flags do not say.
 ENVIRONMENT = ("SGLANG_", "FLASHINFER_")
@@ -223,7 +223,7 @@ def run_all(
         missing = [row for row in rows if given.again or not record.holds(row.name, name, part)]
         for row in (row for row in rows if row not in missing):
             say(f"{row.name} on {name}: there already, of this commit")
-        if not (on_gpu or given.url) and "-host" in name:
+        if not (on_gpu or given.url) and HOST_FLAGS[0] in FLAGS[name]:
             say(f"{name}: left out, a CPU has no host tier")
         elif missing:
             with served(name, given, on_gpu, logs) as service:

@@ -22,7 +22,8 @@ HOST_FLAGS = [
 WRITE_BACK_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
 QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
 LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2", "0.3")}
-BUDGETS = {"--laprox-budget": "budget", "--laprox-budget-max": "budget_max"}
+# And as what a server reports them.
+BUDGET_FLAGS = {"--laprox-budget": "budget", "--laprox-budget-max": "budget_max"}
 # By name; a server more is a line here, and its name in ``workload.SERVERS``.
 FLAGS = {
     "stock": [],
@@ -196,7 +197,7 @@ class Service(Client):
         if (has := self.settings["tp_size"] or 1) != gpus:
             wrong.append(f"{has} GPUs in place of {gpus}")
         if "--laprox-budget" in wanted and "laprox" in self.settings:
-            for flag, name in BUDGETS.items():
+            for flag, name in BUDGET_FLAGS.items():
                 asked = float(wanted[wanted.index(flag) + 1]) if flag in wanted else None
                 has = self.settings["laprox"][name]
                 wrong += [f"{flag} {has} in place of {asked}"] if has != asked else []

@@ -27,7 +27,7 @@ def readme() -> dict[str, str]:
     results = quality("quality")
     return {
         "headline": headline(),
-        "agents": load_points.one(),
+        "agents": load_points.readmes_point(),
         "serving": speed.against_stock(),
         "quality": report.readme(results),
         "sources": speed.sources(results),
@@ -46,7 +46,7 @@ def about_quality() -> dict[str, str]:
 def all_figures() -> dict[str, str]:
     return {
         "all": "\n\n".join(map(all_rows.chip, committed.serving().values())),
-        "points": load_points.points(),
+        "points": load_points.all_points(),
         "checks": "\n\n".join(map(all_rows.checked, committed.checks().values())),
     }
 

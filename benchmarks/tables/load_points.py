@@ -23,7 +23,7 @@ POINT = "recorded-64k-32"
 Row = dict[str, Any]
 
 
-def points() -> str:
+def all_points() -> str:
     """All points of all cards."""
     told = []
     for content in serving().values():
@@ -32,7 +32,7 @@ def points() -> str:
     return "\n\n".join(told)
 
 
-def one() -> str:
+def readmes_point() -> str:
     """The README's."""
     for content in serving().values():
         for row in content["rows"]:

@@ -2,7 +2,7 @@
 
 Triton's interpreter runs what its compiler refuses: a name that changes its type in a branch, say.
 A process of its own: the interpreter must be off. Prints, per kernel, the largest shared memory in
-bytes, and how many loads from it, of one or two bytes each, there are where a pool is of fp8.
+bytes, and how many loads from it are of one or two bytes where a pool is of fp8: - where none is.
 """
 
 import re
@@ -80,4 +80,4 @@ if __name__ == "__main__":
     run(torch.bfloat16, 8, 4, 128, 64, torch.float8_e4m3fn)
     run(torch.bfloat16, 2, 3, 64, 32, torch.float8_e4m3fn)
     for key, size in sorted(shared.items()):
-        print(*key, size, narrow[key])
+        print(*key, size, narrow.get(key, "-"))

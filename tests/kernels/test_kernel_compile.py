@@ -16,6 +16,8 @@ _plan_kernel _decode_kernel _merge_kernel _layout_kernel _save_kernel _pack_kern
 normaliser_kernel contribution_kernel pool_kernel _histogram_kernel _count_kernel _compact_kernel
 _floor_kernel
 """.split()
+# What computes with a pool's cells; Triton reads e4m3 from sm_89 on.
+READ_FP8 = {"_decode_kernel", "rows_kernel", "contribution_kernel"}
 
 
 def run(script, *arguments):
@@ -35,7 +37,8 @@ def test_every_kernel_compiles_and_fits_into_the_shared_memory_asked_for():
     assert {(name, arch) for name, arch, *_ in lines} == {(k, arch) for k in KERNELS for arch in ("80", "90")}
     for name, arch, size, narrow in lines:
         assert int(size) <= (SHARED_MEMORY if arch == "80" else 227 * 1024), (name, arch, size)
-        assert narrow == "0", (name, arch, narrow)
+        reads = arch == "90" and name in READ_FP8
+        assert narrow == "0" if reads else narrow in "0-", (name, arch, narrow)
 
 
 # Layers, KV heads, query heads of each, ranks: one head alone, an odd number of cells, whole groups.
