@@ -130,7 +130,8 @@ class Client:
         self, lanes: Sequence[Coroutine[Any, Any, None]], limit: float, until: Callable[[], bool]
     ) -> None:
         timeout = aiohttp.ClientTimeout(total=None)
-        connector = aiohttp.TCPConnector(limit=0)
+        # A connection each: servers close idle ones after a few seconds, and a request sent right then is lost.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**20) as http:
             self._http = http
             tasks = [asyncio.create_task(lane) for lane in lanes]
@@ -172,31 +173,40 @@ class Client:
         body = orjson.dumps({"input_ids": ids, "sampling_params": sampling, "stream": True})
         reply = Reply(len(ids), time.perf_counter(), turn, known)
         self.replies.append(reply)
+        try:
+            await self._receive(body, reply, output)
+        except aiohttp.ClientConnectorError:
+            # Nobody is there: no later request will do better.
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            reply.error = f"the connection broke: {error!r}"
+        return reply
+
+    async def _receive(self, body: bytes, reply: Reply, output: int) -> None:
         headers = {"Content-Type": "application/json"}
         meta: dict[str, Any] = {}
         async with self._http.post(self._url + "/generate", data=body, headers=headers) as response:
             if response.status != 200:
                 reply.error = f"HTTP {response.status}: {(await response.text())[:300]}"
-                return reply
+                return
             async for line in response.content:
                 if not line.startswith(b"data: {"):
                     continue
                 event = orjson.loads(line[6:])
                 if "error" in event:
                     reply.error = f"the server answered: {event['error']}"
-                    return reply
+                    return
                 meta = event["meta_info"]
                 if event["output_ids"]:
                     reply.chunks.append((time.perf_counter(), len(event["output_ids"])))
                     reply.ids += event["output_ids"]
         got = meta.get("prompt_tokens"), meta.get("completion_tokens"), len(reply.ids)
-        if got != (len(ids), output, output):
+        if got != (reply.prompt_tokens, output, output):
             reply.error = (
                 f"(prompt tokens, generated tokens, tokens streamed) are {got}, not "
-                f"{(len(ids), output, output)}: {meta.get('finish_reason')}"
+                f"{(reply.prompt_tokens, output, output)}: {meta.get('finish_reason')}"
             )
-            return reply
+            return
         reply.hit_tokens = meta["cached_tokens"]
         reply.host_tokens = (meta.get("cached_tokens_details") or {}).get("host", 0)
         reply.done = True
-        return reply
