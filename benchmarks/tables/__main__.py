@@ -27,7 +27,7 @@ def readme() -> dict[str, str]:
     results = quality("quality")
     return {
         "headline": headline(),
-        "agents": load_points.readmes_point(),
+        "agents": load_points.readmes_points(),
         "serving": speed.against_stock(),
         "quality": report.readme(results),
         "sources": speed.sources(results),

@@ -9,8 +9,9 @@ from laprox_tools.needle import CLASSES
 STOCK, LAPROX, FP8, LAPROX_FP8 = "stock", "laprox", "stock-fp8", "laprox-fp8"
 STOCK_HOST, LAPROX_HOST = "stock-host", "laprox-host"
 SERVERS = (
-    *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, LAPROX_HOST, "stock-fp8-host", "laprox-fp8-host"),
-    *("laprox-20", "laprox-30", "laprox-5-30", "stock-host-back"),
+    *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, "stock-host-back", LAPROX_HOST),
+    *("stock-host-sessions", "laprox-host-sessions", "stock-fp8-host", "laprox-fp8-host"),
+    *("laprox-20", "laprox-30", "laprox-5-30"),
 )
 BUDGET = 0.05
 
