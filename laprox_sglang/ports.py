@@ -8,7 +8,7 @@ called. (``Message``, ``Tokenizer`` and ``Description`` stand for many classes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
@@ -68,6 +68,7 @@ class Kv(Protocol):
     req_pool_idx: int  # its row of req_to_token
     cache_protected_len: int  # first columns that the tree owns, so not the request's to free
     kv_allocated_len: int  # logical columns, the tail included
+    kv_committed_len: int  # those that are written
 
 
 @port("sglang.srt.managers.schedule_batch.BaseFinishReason")
@@ -98,10 +99,9 @@ class Req(Protocol):
     cached_tokens_host: int
     cached_tokens_storage: int
     finished_reason: FinishReason
+    session_id: str | None  # of what --enable-session-radix-cache keeps longest
 
     def finished(self) -> bool: ...
-
-    def owned_kv_len(self) -> int: ...
 
 
 @port("sglang.srt.model_executor.forward_batch_info.ForwardMode")
@@ -213,15 +213,26 @@ class HostLock(Protocol):
     def to_dec_params(self) -> object: ...
 
 
+@port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeNode")
+class CoreNode(Protocol):
+    """A node of a tree in Python."""
+
+    key: Key
+
+
 @port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore")
 class TreeCore(Protocol):
-    """The tree itself, in Python or Rust."""
+    """The tree itself, in Python or Rust; with sessions it is in Python."""
+
+    evictable_host_leaves: Collection[CoreNode]  # Python's
 
     def build_backup_kv_action(self, node_id: Node) -> Backup: ...
 
     def collect_path_info(self, end_node_ids: Sequence[Node]) -> Sequence[Sequence[PathNode]]: ...
 
     def match_full_device_prefix(self, key: Key) -> tuple[int, Node, int]: ...
+
+    def node_by_id(self, node_id: Node) -> CoreNode: ...  # Python's
 
 
 @port("sglang.srt.managers.cache_controller.HiCacheController")
@@ -242,11 +253,29 @@ class HostPools(Protocol):
     def available_size(self) -> int: ...
 
 
+@port("sglang.srt.mem_cache.unified_cache.components.base.TreeComponent")
+class Component(Protocol):
+    """What the tree's nodes hold of one kind."""
+
+    def session_ref(self, node: CoreNode) -> int: ...  # open sessions that it is of
+
+
+@port("sglang.srt.mem_cache.unified_cache.session_ref_tracker.UnifiedSessionRefTracker")
+class SessionRefs(Protocol):
+    """Which open sessions the tree's KV is of."""
+
+    components: tuple[Component]  # of a tree that holds K and V, and no more
+
+    def register_session_ref(self, req: Req, leaf: Node) -> None: ...
+
+
 @port("sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache")
 class Tree(Protocol):
     """The prefix cache, which ``cache.tree.LaproxCache`` is a subclass of."""
 
     disable: bool
+    enable_session_radix_cache: bool
+    session_refs: SessionRefs
     tree_core: TreeCore
     host_pool_group: HostPools | None  # of a host tier
     cache_controller: HostController
@@ -301,6 +330,8 @@ class Tree(Protocol):
     def init_hicache(self, server_args: object, params: object) -> None: ...
 
     def check_hicache_events(self) -> None: ...
+
+    def release_radix_session(self, session_id: str) -> int: ...
 
     def reset(self) -> None: ...
 

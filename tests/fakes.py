@@ -239,7 +239,8 @@ class Scheduler(stock.Scheduler):
             self.req_to_token_pool,
             self.token_to_kv_pool_allocator,
             1,
-            tree_core_backend="rust" if tree == "off" else tree,
+            tree_core_backend={"off": "rust", "sessions": "python"}.get(tree, tree),
+            enable_session_radix_cache=tree == "sessions",
             enable_kv_cache_events=kv_events,
         )
         build = SimpleNamespace(
@@ -328,13 +329,16 @@ class Scheduler(stock.Scheduler):
     def send_abort_output(self, recv_req, req) -> None:
         """Nobody is told."""
 
-    def arrive(self, tokens, max_new_tokens=4, **laprox) -> Req:
+    def arrive(self, tokens, max_new_tokens=4, session=None, **laprox) -> Req:
         params = SamplingParams(
             max_new_tokens=max_new_tokens, custom_params={"laprox": {"return_kept": True} | laprox}
         )
         params.normalize(None)
         req = Req(f"r{self.random.getrandbits(60):x}", "", array("q", tokens), params, vocab_size=VOCABULARY)
         req.true_ids = list(tokens)
+        if session is not None:
+            req.session_id = session
+            req.session_generation = self.tree_cache.ensure_session_generation(session)
         self.arrived.append(req)
         self._add_request_to_queue(req)
         return req

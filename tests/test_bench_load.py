@@ -220,7 +220,12 @@ def test_a_part_of_another_commit_replaces_the_point(tmp_path, of_a_commit, monk
 
 def service(url):
     return SimpleNamespace(
-        name="laprox", url=url, backend="fa3", flush=lambda: None, abort=lambda every: None
+        name="laprox",
+        url=url,
+        backend="fa3",
+        names_sessions=False,
+        flush=lambda: None,
+        abort=lambda every: None,
     )
 
 
@@ -228,9 +233,9 @@ def test_agents_begin_in_the_middle_and_go_on(generate, tmp_path, monkeypatch):
     sent = []
     send = Client._send
 
-    async def noted(self, ids, output, turn, known):
+    async def noted(self, ids, output, turn, *more):
         sent.append((turn, tuple(ids[:5])))
-        return await send(self, ids, output, turn, known)
+        return await send(self, ids, output, turn, *more)
 
     monkeypatch.setattr(Client, "_send", noted)
     said = []

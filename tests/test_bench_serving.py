@@ -2,6 +2,7 @@
 
 import argparse
 import http.server
+import itertools
 import json
 import threading
 import time
@@ -18,6 +19,7 @@ from benchmarks.serving.client import Client, Reply, WorkloadError
 from benchmarks.serving.load import workload, workloads
 from benchmarks.serving.load.workload import Session, Step, next_prompt
 from benchmarks.serving.record import Record
+from fake_http import fake_http
 
 
 def reply(sent, *chunks, hits=0):
@@ -76,6 +78,49 @@ def generate():
 
 def lone(*steps):
     return Session("a", tuple(Step(*step) for step in steps))
+
+
+def streamed(body):
+    """What ``/generate`` says of a request."""
+    tokens = body["sampling_params"]["max_new_tokens"]
+    meta = {"prompt_tokens": len(body["input_ids"]), "completion_tokens": tokens, "cached_tokens": 0}
+    return 200, b"data: " + json.dumps({"output_ids": [9] * tokens, "meta_info": meta}).encode() + b"\n"
+
+
+def test_sessions_are_named_and_closed():
+    sent, closed = [], []
+
+    def generated(body):
+        sent.append(body["session_id"])
+        return streamed(body)
+
+    def close(body):
+        closed.append((body["session_id"], len(sent)))
+        return 200, {}
+
+    with fake_http({"/generate": generated, "/close_session": close}) as url:
+        Client(url, named=True).run([lone((3, 0, 4), (9, 3, 4)), lone((4, 0, 2))], 30, at_once=1)
+    first, second = sent[0], sent[2]
+    assert sent == [first, first, second] and first != second
+    assert closed == [(first, 2), (second, 3)]
+
+
+def test_a_connection_that_breaks_fails_its_request_alone():
+    tries = []
+
+    def generated(body):
+        tries.append(body)
+        if len(tries) == 1:
+            raise ConnectionError("as a server that goes away")
+        return streamed(body)
+
+    with fake_http({"/generate": generated}) as url:
+        client = Client(url)
+        client.keep_going(itertools.repeat(lone((3, 0, 4))), [0], lambda: len(tries) > 3)
+    broken, *others = client.replies
+    assert broken.error.startswith("the connection broke: ") and others[0].done
+    with pytest.raises(WorkloadError, match="the connection failed"):
+        client.keep_going(itertools.repeat(lone((3, 0, 4))), [0], lambda: False)
 
 
 def test_the_client_sends_turns_and_counts_tokens(generate):

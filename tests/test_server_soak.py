@@ -53,8 +53,12 @@ WHOLE: list[tuple[str, int, Any]] = [
 class Soak:
     """Clients of one server, and what they saw."""
 
-    def __init__(self, server: Server, seed: int) -> None:
-        self.server = server
+    def __init__(self, server: Server, seed: int, closes: bool) -> None:
+        """
+        Args:
+            closes: most conversations that are over.
+        """
+        self.server, self.closes = server, closes
         self.seen: Counter[str] = Counter()
         self.draw = random.Random(seed)
         self._threads: list[threading.Thread] = []
@@ -101,11 +105,13 @@ class Soak:
     def converse(self, turns: list[Turn], rid: str) -> None:
         """The last turn's prompt may have been evicted, or not."""
         before = 0
-        for prompt, reply in self.server.talk(turns, TOKENS):
+        for prompt, reply in self.server.talk(turns, TOKENS, session_id=rid):
             said = self.check(reply, TOKENS)
             assert said["pruned"] or said["reason"] == "no_room", said
             self.seen["turns that hit"] += before > 0 and said["cached_tokens"] >= before
             before = len(prompt)
+        if self.closes and self.draw.random() < 0.7:
+            assert self.server.post("/close_session", session_id=rid).status_code == 200
 
     def twins(self, ids: list[int], rid: str) -> None:
         """The same prompt twice; the first one stays whole, and still runs when the second one comes."""
@@ -172,6 +178,10 @@ class Soak:
             assert self.server.laprox()["available_slots"] == POOL
 
 
+# Options of SGLang's about what its tree holds, for the tree in Python alone.
+OF_THE_TREE = ("--enable-session-radix-cache", "--strip-thinking-cache")
+
+
 # The host tier, and how it is written to; or none.
 @pytest.mark.parametrize(
     ("core", "kv_dtype", "host"),
@@ -182,8 +192,9 @@ def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str, host: str
     if host:
         environment |= STORAGE_FAILS | {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(tmp_path)}
     tier = (*HOST_FLAGS, "--hicache-write-policy", host) if host else ()
-    with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, *tier, tokens=POOL, **environment) as server:
-        soak = Soak(server, seed)
+    more = OF_THE_TREE if core == "python" else ()
+    with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, *tier, *more, tokens=POOL, **environment) as server:
+        soak = Soak(server, seed, bool(more))
         for number in range(ROUNDS):
             soak.run_round(number)
         totals = server.laprox()

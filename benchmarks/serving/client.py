@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,13 +69,16 @@ class Client:
         replies: all requests sent so far, in the order of sending.
     """
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: dict[str, Any] | None = None, named: bool = False) -> None:
         """
         Args:
             options: the requests' ``custom_params["laprox"]``.
+            named: requests say which session they are of, and a session that is over is closed: for
+                ``--enable-session-radix-cache``.
         """
         self.replies: list[Reply] = []
         self._url = url
+        self._named = named
         self._options = {} if options is None else {"custom_params": {"laprox": options}}
 
     def run(self, sessions: Sequence[Session], limit: float, at_once: int = 0) -> None:
@@ -130,7 +134,7 @@ class Client:
         self, lanes: Sequence[Coroutine[Any, Any, None]], limit: float, until: Callable[[], bool]
     ) -> None:
         timeout = aiohttp.ClientTimeout(total=None)
-        # A connection each: servers close idle ones after a few seconds, and a request sent right then is lost.
+        # A connection each: servers close idle ones, and a request that is sent right then is lost.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**20) as http:
             self._http = http
@@ -153,6 +157,7 @@ class Client:
 
     async def _converse(self, session: Session, start: int = 0, strict: bool = False) -> None:
         source = random.Random(session.seed)
+        name = {"session_id": uuid.uuid4().hex} if self._named else {}
         said: list[int] = []
         prompt: list[int] = []
         for turn, step in enumerate(session.steps[start:], start):
@@ -161,16 +166,22 @@ class Client:
                 prompt, known = next_prompt(said, len(prompt), step, source)
             else:
                 prompt, known = first_prompt(session, step, source), 0
-            reply = await self._send(prompt, step.output, turn, known)
+            reply = await self._send(prompt, step.output, turn, known, name)
             said = prompt + reply.ids
             if reply.error:
                 if strict:
                     raise WorkloadError(reply.error)
-                return
+                break
+        if name:
+            await self._post("/close_session", name)
 
-    async def _send(self, ids: list[int], output: int, turn: int, known: int) -> Reply:
+    async def _post(self, path: str, body: dict[str, str]) -> None:
+        async with self._http.post(self._url + path, json=body) as response:
+            response.raise_for_status()
+
+    async def _send(self, ids: list[int], output: int, turn: int, known: int, name: dict[str, str]) -> Reply:
         sampling = {"max_new_tokens": output, "temperature": 0, "ignore_eos": True, **self._options}
-        body = orjson.dumps({"input_ids": ids, "sampling_params": sampling, "stream": True})
+        body = orjson.dumps({"input_ids": ids, "sampling_params": sampling, "stream": True, **name})
         reply = Reply(len(ids), time.perf_counter(), turn, known)
         self.replies.append(reply)
         try:

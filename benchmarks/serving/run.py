@@ -67,7 +67,7 @@ def measure_point(point: LoadPoint, service: Service, minutes: float, part: int,
         WorkloadError: the server does not answer any more.
     """
     source = random.Random(f"{point.name} {part}")
-    client = Client(service.url)
+    client = Client(service.url, named=service.names_sessions)
     began = time.perf_counter()
     until = began + 60 * minutes
     measured_from: list[float] = []

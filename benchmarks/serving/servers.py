@@ -20,6 +20,8 @@ HOST_FLAGS = [
     *("--hicache-size", "90"),
 ]
 WRITE_BACK_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
+# Then requests name their session, and what is over is closed.
+SESSION_FLAGS = [*WRITE_BACK_FLAGS, "--enable-session-radix-cache"]
 QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
 LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2", "0.3")}
 # And as what a server reports them.
@@ -30,6 +32,7 @@ FLAGS = {
     "stock-host": HOST_FLAGS,
     # Not SGLang's default, but its default gains nothing from a host pool smaller than the GPU's.
     "stock-host-back": WRITE_BACK_FLAGS,
+    "stock-host-sessions": SESSION_FLAGS,
     "stock-fp8": FP8_FLAGS,
     "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
     "laprox": LAPROX_FLAGS["0.05"],
@@ -40,6 +43,7 @@ FLAGS = {
     # What a view is promised, and what it may have while there is room.
     "laprox-5-30": [*LAPROX_FLAGS["0.05"], "--laprox-budget-max", "0.3"],
     "laprox-host": [*WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
+    "laprox-host-sessions": [*SESSION_FLAGS, *LAPROX_FLAGS["0.05"]],
 }
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
 COMMON_FLAGS = ["--enable-metrics", "--enable-cache-report", "--incremental-streaming-output"]
@@ -58,7 +62,7 @@ SETTINGS = (
     "decode_log_interval "
     "schedule_policy disable_overlap_schedule disable_radix_cache incremental_streaming_output "
     "enable_hierarchical_cache hicache_size hicache_ratio hicache_mem_layout hicache_io_backend "
-    "hicache_write_policy"
+    "hicache_write_policy enable_session_radix_cache"
 ).split()
 # bf16 weights at 8B shapes, and the K and V of a token; what an H200 has room for, by which loads were sized.
 WEIGHTS, SLOT_BYTES, H200_SLOTS, LEAST_SLOTS = 17e9, 131_072, 860_000, 3 * 32_768
@@ -187,6 +191,7 @@ class Service(Client):
             "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
             "fp8 KV": (FP8_FLAGS[0] in wanted, str(self.settings["kv_cache_dtype"]).startswith("fp8")),
             "a host tier": (HOST_FLAGS[0] in wanted, bool(self.settings["enable_hierarchical_cache"])),
+            SESSION_FLAGS[-1]: (SESSION_FLAGS[-1] in wanted, self.names_sessions),
             "--incremental-streaming-output": (True, bool(self.settings["incremental_streaming_output"])),
         }
         wrong = [
@@ -202,6 +207,10 @@ class Service(Client):
                 has = self.settings["laprox"][name]
                 wrong += [f"{flag} {has} in place of {asked}"] if has != asked else []
         return f"the server at {self.url} is not {self.name} ({'; '.join(wrong)})" if wrong else None
+
+    @property
+    def names_sessions(self) -> bool:
+        return bool(self.settings["enable_session_radix_cache"])
 
     @property
     def context(self) -> int:

@@ -9,10 +9,12 @@ class History(NamedTuple):
     """
     Attributes:
         shared: its first tokens, which the tree had of others when its conversation began.
+        session: that it is of, as long as that is open; None if it is of none.
     """
 
     key: Key
     shared: int
+    session: str | None
 
 
 class Histories:
@@ -24,21 +26,29 @@ class Histories:
     def __init__(self) -> None:
         self._known: dict[Node, History] = {}
 
-    def use(self, node: Node, key: Key, before: Node, shared: int) -> None:
+    def use(self, node: Node, key: Key, before: Node, shared: int, session: str | None) -> None:
         """A prompt is used.
 
         Args:
             before: node up to which the tree held it until now. Of a prompt that is asked again it ends
                 where the window begins, and is known to nobody.
             shared: as of its ``History``, if no earlier prompt of its conversation is known.
+            session: as of its ``History``.
         """
         same = self._known.pop(node, None)
         earlier = self._known.pop(before, None) or same
-        self._known[node] = History(key, earlier.shared if earlier else shared)
+        self._known[node] = History(key, earlier.shared if earlier else shared, session)
 
     def forget(self, node: Node) -> None:
         """The tree does not hold it any more."""
         del self._known[node]
 
-    def oldest_first(self) -> list[tuple[Node, History]]:
-        return list(self._known.items())
+    def close(self, session: str) -> None:
+        """No more is to come of it."""
+        for node, history in self._known.items():
+            if history.session == session:
+                self._known[node] = history._replace(session=None)
+
+    def next_evicted(self) -> list[tuple[Node, History]]:
+        """Those of no open session before the others; the oldest first."""
+        return sorted(self._known.items(), key=lambda known: known[1].session is not None)

@@ -94,6 +94,9 @@ class LaproxCache(TieredCache):
         nothing may allocate until it is launched.
         """
         self._to_write += self._insert(req, req.extend_end)
+        if self.enable_session_radix_cache:
+            # Not only once it has finished, as stock does: behind its view the prompt can be evicted before.
+            self.session_refs.register_session_ref(req, req.last_node)
 
     def checkpoint(self, req: Req, *, up_to: int, **kwargs: bool) -> None:
         view = view_of(req)
@@ -106,7 +109,7 @@ class LaproxCache(TieredCache):
             self.touch_prefix(key)
             if self.writes_late:
                 _, node, _ = self.tree_core.match_full_device_prefix(key)
-                self._use(node, key, node, 0)
+                self._use(req, node, key, node, 0)
 
     def _insert(self, req: Req, up_to: int, **kwargs: bool) -> list[Node]:
         """Stock's; but a prompt that is to have a view is held back from host memory (``back_up``)."""
@@ -118,7 +121,7 @@ class LaproxCache(TieredCache):
         super().checkpoint(req, up_to=up_to, **kwargs)
         self._held_back = None
         if self.writes_late:
-            self._use(req.last_node, self._key(req, up_to), before, shared)
+            self._use(req, req.last_node, self._key(req, up_to), before, shared)
         return held_back or []
 
     def _key(self, req: Req, length: int) -> Key:
@@ -271,7 +274,7 @@ class LaproxCache(TieredCache):
 
     def claim_kv_row(self, req: Req) -> bool:
         state = state_of(req)
-        state.held = req.owned_kv_len() - (state.view.spared if state.view else 0)
+        state.held = req.kv.kv_committed_len - (state.view.spared if state.view else 0)
         return super().claim_kv_row(req)
 
     def free_kv_row(self, kv: Kv, ranges: Ranges) -> None:

@@ -111,9 +111,12 @@ REFUSALS = (
     Refusal(
         "--prefill-only-disable-kv-cache", given("prefill_only_disable_kv_cache"), "there is no KV to prune"
     ),
-    Refusal("--enable-streaming-session", given("enable_streaming_session"), "a session keeps whole KV"),
-    Refusal("--enable-session-radix-cache", given("enable_session_radix_cache"), "a session keeps whole KV"),
-    Refusal("--strip-thinking-cache", given("strip_thinking_cache"), "it frees output by logical column"),
+    Refusal(
+        "--enable-streaming-session",
+        given("enable_streaming_session"),
+        "a session hands its row of slots on to its next turn, and behind a view that row is not exact; "
+        "use --enable-session-radix-cache",
+    ),
     Refusal(
         "--pipeline-parallel-size",
         above_one("pp_size"),
