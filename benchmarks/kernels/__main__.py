@@ -7,7 +7,6 @@ bf16 matrix rate, both measured in the same run. ``ratio_vs`` is a kernel's time
 alternative's: below 1 it is the faster one. Needs a GPU; FlashInfer rows need ``flashinfer``.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.arguments import parser as parser_of
-from benchmarks.harness.files import replacing
-from benchmarks.harness.provenance import fault_of, origin
+from benchmarks.harness.provenance import fault_of
 from benchmarks.kernels import attend, host, prune
 from benchmarks.kernels.bench import Bench
 
@@ -49,16 +47,11 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("needs a GPU")
     torch.manual_seed(0)
-    bench = Bench(arguments.quick)
+    bench = Bench(arguments.quick, arguments.json)
     for name in names:
         BENCHES[name](bench)
         torch.cuda.empty_cache()
     show(bench)
-    if arguments.json:
-        peaks = {"copy_gbps": round(bench.copy_gbps), "matmul_tflops": round(bench.matmul_tflops)}
-        record = origin() | peaks | {"rows": bench.rows}
-        with replacing(arguments.json) as draft:
-            draft.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

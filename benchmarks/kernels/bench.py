@@ -1,12 +1,16 @@
 """Times a kernel against its floor and an alternative, and makes the pools and rows that kernels run on."""
 
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from triton.testing import do_bench
 
+from benchmarks.harness.files import replacing
+from benchmarks.harness.provenance import origin
 from laprox_kernels import Rows
 
 LAYERS, Q_HEADS, HEADS, DIM, DTYPE = 32, 32, 8, 128, torch.bfloat16
@@ -18,14 +22,17 @@ POOLS = {"": DTYPE, ", fp8": torch.float8_e4m3fn}
 class Bench:
     """Measures, and keeps what it measured.
 
+    Args:
+        path: file that has all of it after every row; None for none.
+
     Attributes:
         rows: one dictionary per case, as in the JSON file.
         copy_gbps: device copy, bytes read and written; the unit of every memory floor.
         matmul_tflops: bf16 product of random matrices.
     """
 
-    def __init__(self, quick: bool) -> None:
-        self.quick = quick
+    def __init__(self, quick: bool, path: Path | None = None) -> None:
+        self.quick, self._path, self._origin = quick, path, origin()
         self.rows: list[dict[str, Any]] = []
         source = torch.randn(2**30, dtype=DTYPE, device="cuda")
         target = torch.empty_like(source)
@@ -70,6 +77,10 @@ class Bench:
             }
         )
         print(self.rows[-1], file=sys.stderr, flush=True)
+        if self._path is not None:
+            peaks = {"copy_gbps": round(self.copy_gbps), "matmul_tflops": round(self.matmul_tflops)}
+            with replacing(self._path) as draft:
+                draft.write_text(json.dumps(self._origin | peaks | {"rows": self.rows}, indent=1) + "\n")
 
 
 def random_pool(slots: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
