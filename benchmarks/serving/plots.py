@@ -11,15 +11,15 @@ COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
 COLOURS |= {"stock-host": "#4d5258", "stock-fp8-host": "#7a4f10", "laprox-20": "#7fb2ff"}
 COLOURS |= {LAPROX_HOST: "#0b3a8f", LAPROX_FP8: "#1a7f37", "laprox-fp8-host": "#0b4a1e"}
 COLOURS |= {"stock-host-back": "#a33b3b", "laprox-30": "#b8d4ff", "laprox-5-30": "#5b3fd1"}
-COLOURS |= {"stock-host-sessions": "#e07a7a", "laprox-host-sessions": "#00a3a3"}
+COLOURS |= {"stock-agents": "#e07a7a", "laprox-agents": "#00a3a3"}
 NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %", FP8: "stock SGLang, fp8 KV"}
 NAMES |= {"stock-host": "stock, host tier", "stock-fp8-host": "stock, fp8 KV, host tier"}
 NAMES |= {"laprox-20": "LaProx, 20 %", LAPROX_FP8: "LaProx, 5 %, fp8 KV"}
 NAMES |= {"laprox-fp8-host": "LaProx, 5 %, fp8 KV, host tier", LAPROX_HOST: "LaProx, 5 %, host tier"}
 NAMES |= {"stock-host-back": "stock, host tier, write_back", "laprox-30": "LaProx, 30 %"}
 NAMES |= {"laprox-5-30": "LaProx, 5 %, at most 30 %"}
-NAMES |= {"stock-host-sessions": "stock, host tier, sessions closed"}
-NAMES |= {"laprox-host-sessions": "LaProx, 5 %, host tier, sessions closed"}
+NAMES |= {"stock-agents": "stock, set for agents"}
+NAMES |= {"laprox-agents": "LaProx, 5 %, set for agents"}
 # Of a curve's points; what is a dictionary gives one of its values.
 PANELS = (
     ("output_tok_s", "", "output tokens / s"),

@@ -20,8 +20,10 @@ HOST_FLAGS = [
     *("--hicache-size", "90"),
 ]
 WRITE_BACK_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
-# Then requests name their session, and what is over is closed.
-SESSION_FLAGS = [*WRITE_BACK_FLAGS, "--enable-session-radix-cache"]
+# All that SGLang has for agents: they name their session and close it when it is over, and of those that wait
+# the next one is who has waited longest beside what it has to compute.
+SESSIONS = "--enable-session-radix-cache"
+AGENT_FLAGS = [*WRITE_BACK_FLAGS, SESSIONS, "--schedule-policy", "hrrn"]
 QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
 LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2", "0.3")}
 # And as what a server reports them.
@@ -32,7 +34,7 @@ FLAGS = {
     "stock-host": HOST_FLAGS,
     # Not SGLang's default, but its default gains nothing from a host pool smaller than the GPU's.
     "stock-host-back": WRITE_BACK_FLAGS,
-    "stock-host-sessions": SESSION_FLAGS,
+    "stock-agents": AGENT_FLAGS,
     "stock-fp8": FP8_FLAGS,
     "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
     "laprox": LAPROX_FLAGS["0.05"],
@@ -43,7 +45,7 @@ FLAGS = {
     # What a view is promised, and what it may have while there is room.
     "laprox-5-30": [*LAPROX_FLAGS["0.05"], "--laprox-budget-max", "0.3"],
     "laprox-host": [*WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
-    "laprox-host-sessions": [*SESSION_FLAGS, *LAPROX_FLAGS["0.05"]],
+    "laprox-agents": [*AGENT_FLAGS, *LAPROX_FLAGS["0.05"]],
 }
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
 COMMON_FLAGS = ["--enable-metrics", "--enable-cache-report", "--incremental-streaming-output"]
@@ -191,7 +193,7 @@ class Service(Client):
             "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
             "fp8 KV": (FP8_FLAGS[0] in wanted, str(self.settings["kv_cache_dtype"]).startswith("fp8")),
             "a host tier": (HOST_FLAGS[0] in wanted, bool(self.settings["enable_hierarchical_cache"])),
-            SESSION_FLAGS[-1]: (SESSION_FLAGS[-1] in wanted, self.names_sessions),
+            SESSIONS: (SESSIONS in wanted, self.names_sessions),
             "--incremental-streaming-output": (True, bool(self.settings["incremental_streaming_output"])),
         }
         wrong = [

@@ -10,7 +10,7 @@ STOCK, LAPROX, FP8, LAPROX_FP8 = "stock", "laprox", "stock-fp8", "laprox-fp8"
 STOCK_HOST, LAPROX_HOST = "stock-host", "laprox-host"
 SERVERS = (
     *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, "stock-host-back", LAPROX_HOST),
-    *("stock-host-sessions", "laprox-host-sessions", "stock-fp8-host", "laprox-fp8-host"),
+    *("stock-agents", "laprox-agents", "stock-fp8-host", "laprox-fp8-host"),
     *("laprox-20", "laprox-30", "laprox-5-30"),
 )
 BUDGET = 0.05
