@@ -48,9 +48,9 @@ def sample(seed: int):
 
 
 def stock_logprobs(stock: LlamaForCausalLM, ids: list[int], last: int, hidden: torch.Tensor) -> torch.Tensor:
-    """Log-probs of the last tokens, which do not see the positions ``hidden``, in any layer and head."""
+    """Log-probs of the last tokens, none of which sees the positions ``hidden``; or each its own."""
     seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    seen[-last:, : len(hidden)] &= ~hidden
+    seen[-last:, : hidden.shape[-1]] &= ~hidden
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     with torch.inference_mode():
         return stock(torch.tensor([ids]), attention_mask=mask[None, None]).logits[0, -last:].log_softmax(-1)
@@ -105,11 +105,15 @@ def test_all_cells_are_the_model_itself(model, stock, sample):
     assert torch.allclose(found, expected, atol=2e-4)
 
 
-def test_hidden_positions_are_hidden(model, stock, sample, seed):
+@pytest.mark.parametrize("by_token", [False, True])
+def test_hidden_positions_are_hidden(model, stock, sample, seed, by_token):
+    """From all that follows alike, or from each token others."""
     ids, answer = sample.prompt_ids(), sample.answer_ids()
-    hidden = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed)) < 0.5
+    rows = (len(answer),) if by_token else ()
+    hidden = torch.rand(*rows, len(ids), generator=torch.Generator().manual_seed(seed)) < 0.5
     prefix = model.prefill(ids)
-    kept = everything(model, prefix) & ~hidden
+    whole = everything(model, prefix)
+    kept = (whole[..., None, :] if by_token else whole) & ~hidden
     # Beside others: choices must not see each other.
     _, found, _ = model.follow(prefix, answer, torch.cat([~kept | kept, kept, ~kept | kept]))
     expected = stock_logprobs(stock, ids + answer, len(answer), hidden)

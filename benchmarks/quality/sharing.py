@@ -1,6 +1,7 @@
 """One budget over prompts of different length: which rule for giving slots to each keeps most answers right.
 
     python -m benchmarks.quality.sharing [--groups N] [--model MODEL] [--minutes M] [--json FILE]
+    python -m benchmarks.quality.sharing --served  # two budgets on the real server: see pressed.py
 
 A group is one prompt of each length, with a fact that is asked for ("needles"). Every rule gives the group
 the same number of slots in all, but for those that say "more". Scores are those of a server; what is read is
@@ -13,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -25,10 +27,10 @@ from rich.table import Table
 from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.files import replacing
 from benchmarks.harness.provenance import ROOT, chip, fault_of, made_by
-from benchmarks.quality import smollm2
+from benchmarks.quality import pressed, smollm2
 from benchmarks.quality.methods.choice import Chooser, plan_of
 from benchmarks.quality.methods.judge import outcomes
-from benchmarks.quality.record.intervals import difference_of_shares
+from benchmarks.quality.pressed import less
 from benchmarks.quality.subject import Subject
 from benchmarks.quality.tasks.needles import TASK
 from benchmarks.quality.tasks.task import Case, Wanted
@@ -157,6 +159,11 @@ class Prompt:
         return [(count, of.exact, round(of.logprob, 4)) for count, of in zip(counts, found, strict=True)]
 
 
+def groups_of(tokenizer: Any, count: int) -> list[Sequence[Case]]:
+    wanted = (Wanted(tokenizer, length, count, tuning=True) for length in LENGTHS)
+    return list(zip(*map(TASK.cases, wanted), strict=True))
+
+
 def measure(subject: Subject, cases: Sequence[Case]) -> Group:
     prompts, found = [Prompt(subject, case) for case in cases], {}
     for budget in BUDGETS:
@@ -180,12 +187,9 @@ def rows(groups: Sequence[Group]) -> Iterator[tuple[str, ...]]:
         for name in groups[0][budget]:
             read = (row for group in groups for row in group[budget][name])
             slots, exact, logprobs = zip(*read, strict=True)
-            less = difference_of_shares(exact, whole)
             yield (
                 *(budget, name, f"{fmean(slots):.0f}", f"{100 * fmean(exact):.1f}"),
-                ""
-                if name == ALL_KV
-                else f"{100 * less.mean:+.1f} ({100 * less.low:+.1f} … {100 * less.high:+.1f})",
+                "" if name == ALL_KV else less(exact, whole),
                 *(f"{100 * fmean(exact[index :: len(LENGTHS)]):.0f}" for index in range(len(LENGTHS))),
                 f"{fmean(logprobs):.3f}",
             )
@@ -193,12 +197,17 @@ def rows(groups: Sequence[Group]) -> Iterator[tuple[str, ...]]:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = parser_of("quality.sharing", __doc__)
-    parser.add_argument("--groups", type=int, default=50, metavar="N", help="prompts of each length")
+    parser.add_argument("--served", action="store_true", help="two budgets on the real server")
+    parser.add_argument("--groups", type=int, metavar="N", help="default: 50; 15 that are served")
     parser.add_argument("--model", metavar="MODEL", help="default: SmolLM2-135M")
     parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin no group after")
-    default = ROOT / "benchmarks" / "results" / "quality-sharing.json"
-    parser.add_argument("--json", type=Path, default=default, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: in benchmarks/results")
     given = parser.parse_args(arguments)
+    if given.json is None:
+        name = "pressed" if given.served else "sharing"
+        given.json = ROOT / "benchmarks" / "results" / f"quality-{name}.json"
+    if given.groups is None:
+        given.groups = 15 if given.served else 50
     if fault := fault_of(given.json):
         parser.error(f"--json: {fault}")
     return given
@@ -217,21 +226,27 @@ def main(arguments: list[str]) -> int:
             print(f"{given.json} holds figures of {record['model']}: give another file", file=sys.stderr)
             return 1
         with Subject(path, name, progress) as subject:
-            wanted = (Wanted(subject.tokenizer, length, given.groups, tuning=True) for length in LENGTHS)
-            groups = list(zip(*map(TASK.cases, wanted), strict=True))
+            groups = (pressed.groups if given.served else groups_of)(subject.tokenizer, given.groups)
             bar = progress.add_task("groups", total=len(groups), completed=len(record["groups"]))
-            for cases in groups[len(record["groups"]) :]:
+            left = groups[len(record["groups"]) :]
+            read: Callable[[Sequence[Case]], Any] = partial(measure, subject)
+            if given.served and left:
+                read = pressed.Servers(subject).measure
+            for cases in left:
                 if time.monotonic() > deadline:
                     break
-                record["groups"].append(measure(subject, cases))
+                record["groups"].append(read(cases))
                 record |= {"chip": chip(), **made_by()}
                 with replacing(given.json) as draft:
                     draft.write_text(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
                 progress.advance(bar)
+    if not record["groups"]:
+        print("no group was begun in time: give more --minutes", file=sys.stderr)
+        return 1
     console = Console()
     console.width = max(console.width, 140)
-    shown = Table(*HEAD)
-    for row in rows(record["groups"]):
+    shown = Table(*(pressed.HEAD if given.served else HEAD))
+    for row in (pressed.rows if given.served else rows)(record["groups"]):
         shown.add_row(*row)
     console.print(shown)
     return 0

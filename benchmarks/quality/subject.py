@@ -92,14 +92,15 @@ class Subject(ExitStack):
             BadModel: its weights are not read here.
             ServerError: it does not come up.
         """
-        return self._serve()
+        return self.serve()
 
     @cached_property
     def fp8_server(self) -> Server:
         """The same with KV in fp8. Raises as ``server`` does."""
-        return self._serve("--kv-cache-dtype", "fp8_e4m3")
+        return self.serve("--kv-cache-dtype", "fp8_e4m3")
 
-    def _serve(self, *more: str) -> Server:
+    def serve(self, *more: str) -> Server:
+        """Another, with flags that come behind those of the others. Raises as ``server`` does."""
         # Loaded before: what is wrong with it is known in seconds, and a server takes a minute.
         _ = self.model
         waiting = self._progress.add_task(f"{self.name}: server starts", total=None)

@@ -89,8 +89,9 @@ class Chosen:
     """Attention of what follows ``prefix``: the cells of it that are kept, and causally each other.
 
     Attributes:
-        kept: bool ``[M, L, H, n]``, one choice for every sequence of the batch.
-        corrected: bool ``[M]``: by the moments of what is not kept.
+        kept: bool ``[M, L, H, n]``, one choice for every sequence of the batch, or ``[M, L, H, T, n]``, one
+            for each of its queries.
+        corrected: bool ``[M]``: by the moments of what is not kept; where all queries have the same choice.
     """
 
     prefix: Prefix
@@ -108,13 +109,14 @@ class Chosen:
         n = len(self.prefix.ids)
         grouped = q.float().unflatten(1, (heads, -1)) * scale
         before = torch.einsum("mhgtd,hnd->mhgtn", grouped, self.prefix.keys[layer].float())
-        before.masked_fill_(~self.kept[:, layer, :, None, None], float("-inf"))
+        kept = self.kept[:, layer]
+        before.masked_fill_(~kept.view(*kept.shape[:2], 1, -1, n), float("-inf"))
         own = torch.einsum("mhgtd,mhsd->mhgts", grouped, k.float())
         future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         own.masked_fill_(future, float("-inf"))
         parts = [before, own]
         if self.corrected.any():
-            dropped = ~self.kept[:, layer] & self.corrected[:, None, None]
+            dropped = ~kept & self.corrected[:, None, None]
             layer_kv = self.prefix.keys[layer], self.prefix.values[layer]
             logit, value = foretold(*layer_kv, dropped, grouped)
             parts.append(logit)
@@ -213,7 +215,7 @@ class Model:
         """Computes ``ids`` behind a prompt for every choice of its cells.
 
         Args:
-            kept: bool ``[M, L, H, n]``.
+            kept: bool ``[M, L, H, n]``, or ``[M, L, H, T, n]`` with the choice that each of ``ids`` reads.
             corrected: of M, whether a choice has the moments of what it drops; none has by default.
 
         Yields:
