@@ -14,7 +14,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 
-from fakes import CELLS, CONFIG, DIM, FP8, TREES, Scheduler, expected_output, sglang_context, stamp
+from fakes import CELLS, CONFIG, DIM, FP8, Scheduler, expected_output, sglang_context, stamp
 from laprox_sglang.views.state import view_of
 
 # Long enough to be pruned, and few enough that requests meet in the tree.
@@ -62,7 +62,7 @@ def check_tree(scheduler: Scheduler) -> dict[tuple[int, ...], int]:
     if not locks:
         # It takes every lock for a leak.
         tree.sanity_check()
-    if scheduler.tree == "python":
+    if scheduler.tree in ("python", "sessions"):
         check_nodes(core, locks)
         if scheduler.transfers is not None:
             check_host(scheduler, core)
@@ -167,6 +167,7 @@ def check_decoded(scheduler: Scheduler) -> None:
 
 
 # Where a chat template put instructions.
+SESSIONS = ("a", "b")
 BEHIND = {"spans": [[3, 5], [9, 13]]}
 
 
@@ -217,11 +218,11 @@ class Machine(RuleBasedStateMachine):
         # Hypothesis may leave a rule out of a run; this one is rare enough as it is.
         self.twins()
 
-    def send(self, tokens, new, **options):
+    def send(self, tokens, new, session=None, **options):
         """Unless it could never run: SGLang turns such requests away at its door."""
         if len(tokens) + new + 2 < self.scheduler.pool.size:
             self.prompts.append(tuple(tokens))
-            self.scheduler.arrive(tokens, new, **options)
+            self.scheduler.arrive(tokens, new, session if self.tree == "sessions" else None, **options)
 
     @rule(
         prefix=st.sampled_from(PREFIXES),
@@ -231,9 +232,16 @@ class Machine(RuleBasedStateMachine):
         options=st.sampled_from(
             [{}, {}, {"enabled": False}, {"budget": 0.2}, {"keep_prefix": 5}, {"instructions": BEHIND}]
         ),
+        session=st.sampled_from([None, *SESSIONS]),
     )
-    def arrive(self, prefix, body, tail, new, options):
-        self.send((*prefix, *body, *tail), new, **options)
+    def arrive(self, prefix, body, tail, new, options, session):
+        self.send((*prefix, *body, *tail), new, session, **options)
+
+    @precondition(lambda self: self.tree == "sessions")
+    @rule(session=st.sampled_from(SESSIONS))
+    def close(self, session):
+        self.scheduler.tree_cache.release_radix_session(session)
+        self.counts["closed"] += 1
 
     @rule(index=st.integers(0, 99), cut=st.integers(1, 40), new=st.sampled_from([2, 5]))
     def arrive_again(self, index, cut, new):
@@ -245,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         ended = [req for req in self.scheduler.arrived if req.finished()]
         if ended:
             req = ended[index % len(ended)]
-            self.send((*req.origin_input_ids, *req.output_ids, *question)[:50], 3)
+            self.send((*req.origin_input_ids, *req.output_ids, *question)[:50], 3, req.session_id)
             self.counts["turns"] += 1
 
     @rule()
@@ -372,8 +380,9 @@ class Machine(RuleBasedStateMachine):
         self.counts["no_room"] += scheduler.no_room
 
 
+# The tree in Python with sessions, which are all that it differs by then.
 @pytest.mark.parametrize(
-    "tree", [tree if tree == "rust" else pytest.param(tree, marks=pytest.mark.full) for tree in TREES]
+    "tree", ["rust", *(pytest.param(tree, marks=pytest.mark.full) for tree in ("sessions", "off"))]
 )
 def test_every_slot_is_in_exactly_one_place(tree, seed):
     machine = type("Machine", (Machine,), {"tree": tree, "counts": Counter()})
@@ -406,7 +415,7 @@ def test_every_slot_is_in_exactly_one_place(tree, seed):
             roomy.pool_short(tokens=90)
             roomy.teardown()
         # Another seed for each: both cores would only be led the same way.
-        machine = hypothesis.seed(seed + TREES.index(tree))(machine)
+        machine = hypothesis.seed(seed + len(tree))(machine)
         hypothesis.stateful.run_state_machine_as_test(machine, settings=settings)
     print(machine.counts)
     # A test of memory that never pruned, retracted or aborted would prove nothing.
@@ -414,5 +423,7 @@ def test_every_slot_is_in_exactly_one_place(tree, seed):
     # Without a tree every view is packed over its own prompt, and there is always room for it.
     if tree != "off":
         events += "shrunk_now gave_when_short staged no_room written loaded".split()
+    if tree == "sessions":
+        events.append("closed")
     for event in events:
         assert machine.counts[event] >= 1, machine.counts
