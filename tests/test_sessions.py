@@ -98,6 +98,25 @@ def test_host_memory_forgets_closed_sessions_first(seed):
     assert computed[True] == 0 < computed[False]
 
 
+def test_what_is_over_is_written_ahead_first(seed):
+    """As it is evicted first; while host memory has room for it."""
+    scheduler = Scheduler(102, context=64, tree="sessions", host=1.0, host_policy="write_back")
+    opened, over, last = prompts(seed, 3)
+    for tokens, session in ((opened, "open"), (over, "over")):
+        scheduler.arrive(tokens, 2, session=session)
+        run(scheduler)
+    scheduler.tree_cache.release_radix_session("over")
+    assert scheduler.transfers.written == 0
+    # Now less than a thirty-second of the pool is free.
+    scheduler.arrive([*last, *range(10)], 2, enabled=False)
+    run(scheduler)
+    assert scheduler.transfers.written == LENGTH
+    scheduler.settle()
+    cache = scheduler.tree_cache
+    cache.evict(EvictParams(num_tokens=LENGTH))
+    assert scheduler.transfers.written == LENGTH and held(scheduler, over) == LENGTH
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_stripped_answers_leave_prompts_alone(seed, monkeypatch, overlap, pruned):
