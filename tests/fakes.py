@@ -296,7 +296,8 @@ class Scheduler(stock.Scheduler):
         self.last_batch = self.chunked_req = None
         self.waiting_queue, self.result_queue = [], deque()
         self.new_token_ratio_tracker = NewTokenRatioTracker(init=0.5, min=0.5, decay=0.0, current=0.5)
-        self.policy = SchedulePolicy("fcfs", self.tree_cache, False, False, False)
+        order = "hrrn" if tree == "sessions" else "fcfs"
+        self.policy = SchedulePolicy(order, self.tree_cache, False, False, False)
         # These watch, report or serve what is off.
         for name in (
             "metrics_reporter metrics_collector output_streamer kv_events_publisher grammar_manager "

@@ -179,7 +179,7 @@ class Soak:
 
 
 # What SGLang has for agents; sessions are for the tree in Python alone.
-FOR_AGENTS = ("--enable-session-radix-cache", "--strip-thinking-cache", "--schedule-policy", "hrrn")
+FOR_AGENTS = ("--enable-session-radix-cache", "--strip-thinking-cache")
 
 
 # The host tier, and how it is written to; or none.
