@@ -72,7 +72,7 @@ def ask(server: Server, cases: Sequence[Case], at_once: int, options: dict[str, 
     ]
 
 
-HEAD = ("kept", "slots", "prompts that shrank", "exact", "less all KV", "less 30 %", "less 3 %")
+HEAD = ("kept", "slots", "views that shrank", "exact", "less all KV", "less 30 %", "less 3 %")
 
 
 def rows(found: Sequence[Group]) -> Iterator[tuple[str, ...]]:

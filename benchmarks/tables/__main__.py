@@ -17,7 +17,7 @@ from benchmarks.quality.record.results_file import Results, ResultsError
 from benchmarks.serving import plots
 from benchmarks.tables import all_rows, committed, kernel_times, load_points, speed
 from benchmarks.tables.headline import headline
-from benchmarks.tables.shared_budget import shared
+from benchmarks.tables.shared_budget import shared, under_pressure
 from benchmarks.tables.tried_models import models
 
 PATTERN = re.compile(r"(<!-- figures: (\w+) -->).*?(<!-- end of figures -->)", re.DOTALL)
@@ -40,6 +40,7 @@ def about_quality() -> dict[str, str]:
         "needles": all_rows.trained_model(),
         "methods": report.by_task(results),
         "sharing": shared(),
+        "pressed": under_pressure(),
     }
 
 
