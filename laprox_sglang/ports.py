@@ -8,7 +8,7 @@ called. (``Message``, ``Tokenizer`` and ``Description`` stand for many classes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
@@ -213,26 +213,15 @@ class HostLock(Protocol):
     def to_dec_params(self) -> object: ...
 
 
-@port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeNode")
-class CoreNode(Protocol):
-    """A node of a tree in Python."""
-
-    key: Key
-
-
 @port("sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore")
 class TreeCore(Protocol):
-    """The tree itself, in Python or Rust; with sessions it is in Python."""
-
-    evictable_host_leaves: Collection[CoreNode]  # Python's
+    """The tree itself, in Python or Rust."""
 
     def build_backup_kv_action(self, node_id: Node) -> Backup: ...
 
     def collect_path_info(self, end_node_ids: Sequence[Node]) -> Sequence[Sequence[PathNode]]: ...
 
     def match_full_device_prefix(self, key: Key) -> tuple[int, Node, int]: ...
-
-    def node_by_id(self, node_id: Node) -> CoreNode: ...  # Python's
 
 
 @port("sglang.srt.managers.cache_controller.HiCacheController")
@@ -253,18 +242,9 @@ class HostPools(Protocol):
     def available_size(self) -> int: ...
 
 
-@port("sglang.srt.mem_cache.unified_cache.components.base.TreeComponent")
-class Component(Protocol):
-    """What the tree's nodes hold of one kind."""
-
-    def session_ref(self, node: CoreNode) -> int: ...  # open sessions that it is of
-
-
 @port("sglang.srt.mem_cache.unified_cache.session_ref_tracker.UnifiedSessionRefTracker")
 class SessionRefs(Protocol):
     """Which open sessions the tree's KV is of."""
-
-    components: tuple[Component]  # of a tree that holds K and V, and no more
 
     def register_session_ref(self, req: Req, leaf: Node) -> None: ...
 
@@ -330,6 +310,8 @@ class Tree(Protocol):
     def init_hicache(self, server_args: object, params: object) -> None: ...
 
     def check_hicache_events(self) -> None: ...
+
+    def ensure_session_generation(self, session_id: str) -> int: ...  # it is opened if it was not
 
     def release_radix_session(self, session_id: str) -> int: ...
 

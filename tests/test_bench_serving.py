@@ -298,7 +298,7 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     assert given.attention_backend == backend
     assert given.load_format == "dummy"
     assert given.kv_cache_dtype == ("fp8_e4m3" if "fp8" in name else "auto")
-    assert given.enable_hierarchical_cache == ("host" in name)
+    assert given.enable_hierarchical_cache == (name.rpartition("-")[2] in ("host", "back", "agents"))
     assert "host" not in name or given.hicache_mem_layout == "page_first"
     assert all(hasattr(given, key) for key in servers.SETTINGS)
 

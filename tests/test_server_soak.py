@@ -178,8 +178,8 @@ class Soak:
             assert self.server.laprox()["available_slots"] == POOL
 
 
-# What SGLang has for agents; sessions are for the tree in Python alone.
-FOR_AGENTS = ("--enable-session-radix-cache", "--strip-thinking-cache")
+# For the tree in Python alone.
+SESSIONS = ("--enable-session-radix-cache",)
 
 
 # The host tier, and how it is written to; or none.
@@ -192,7 +192,7 @@ def test_soak(seed: int, figures: list[str], core: str, kv_dtype: str, host: str
     if host:
         environment |= STORAGE_FAILS | {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(tmp_path)}
     tier = (*HOST_FLAGS, "--hicache-write-policy", host) if host else ()
-    more = FOR_AGENTS if core == "python" else ()
+    more = SESSIONS if core == "python" else ()
     with Server(*FLAGS, "--kv-cache-dtype", kv_dtype, *tier, *more, tokens=POOL, **environment) as server:
         soak = Soak(server, seed, bool(more))
         for number in range(ROUNDS):

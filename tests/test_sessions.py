@@ -4,13 +4,10 @@ import random
 from array import array
 
 import pytest
-from msgspec.structs import replace
-from sglang.srt.managers import schedule_batch
-from sglang.srt.mem_cache import common
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
-from fakes import CONFIG, VOCABULARY, Scheduler, sglang_context
+from fakes import VOCABULARY, Scheduler, sglang_context
 from laprox_sglang.views.state import view_of
 from test_host_tier import run
 from test_memory_properties import check
@@ -88,8 +85,8 @@ def test_host_memory_forgets_closed_sessions_first(seed):
     computed = {}
     for closing in (False, True):
         scheduler = Scheduler(70, tree="sessions", host=1.0, host_policy="write_back")
-        first, second, over, third = prompts(seed, 4)
-        for tokens, session in ((first, "1"), (second, "2"), (over, "over"), (third, "3")):
+        first, over, second, third = prompts(seed, 4)
+        for tokens, session in ((first, "1"), (over, "over"), (second, "2"), (third, "3")):
             scheduler.arrive(tokens, 2, session=session)
             run(scheduler)
             if closing and session == "over":
@@ -99,7 +96,7 @@ def test_host_memory_forgets_closed_sessions_first(seed):
 
 
 def test_what_is_over_is_written_ahead_first(seed):
-    """As it is evicted first; while host memory has room for it."""
+    """As it is evicted first."""
     scheduler = Scheduler(102, context=64, tree="sessions", host=1.0, host_policy="write_back")
     opened, over, last = prompts(seed, 3)
     for tokens, session in ((opened, "open"), (over, "over")):
@@ -115,32 +112,3 @@ def test_what_is_over_is_written_ahead_first(seed):
     cache = scheduler.tree_cache
     cache.evict(EvictParams(num_tokens=LENGTH))
     assert scheduler.transfers.written == LENGTH and held(scheduler, over) == LENGTH
-
-
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("pruned", [False, True])
-def test_stripped_answers_leave_prompts_alone(seed, monkeypatch, overlap, pruned):
-    """``--strip-thinking-cache``: SGLang frees what was generated, by its columns behind the prompt."""
-    for module in (schedule_batch, common):
-        serving = module.get_serving()
-        monkeypatch.setattr(module, "get_serving", lambda serving=serving: Stripped(serving))
-    scheduler = Scheduler(100, config=replace(CONFIG, min_tokens=20), overlap=overlap)
-    (tokens,) = prompts(seed, 1)
-    req = scheduler.arrive(tokens, 9, enabled=pruned)
-    req.reasoning_tokens = 4
-    run(scheduler)
-    assert (req.laprox.outcome.view is not None) == pruned
-    cache = scheduler.tree_cache
-    assert cache.total_size()[0] == LENGTH and cache.free_slots() == 100
-
-
-class Stripped:
-    """SGLang's options with that one on."""
-
-    strip_thinking_cache = True
-
-    def __init__(self, options: object) -> None:
-        self._options = options
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._options, name)

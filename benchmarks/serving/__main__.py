@@ -34,7 +34,7 @@ from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import Record
 from benchmarks.serving.run import LoadPoint, Row, brief, run
-from benchmarks.serving.servers import FLAGS, HOST_FLAGS, Service, find_card, launch
+from benchmarks.serving.servers import FLAGS, HOST_FLAGS, SESSIONS, Service, find_card, launch
 
 # Of what a server was started with, that its flags do not say.
 ENVIRONMENT = ("SGLANG_", "FLASHINFER_")
@@ -248,6 +248,8 @@ def main(arguments: list[str]) -> int:
         given = parse(arguments)
         card = find_card()
         names = choose(given.server, list(FLAGS), "server")
+        if given.open_loop and any(SESSIONS in FLAGS[name] for name in names):
+            raise UsageError("SGLang's client names no sessions: give --trace or --agents for these servers")
         if given.url and len(names) > 1:
             raise UsageError("--url is one server, and --server names several")
         if not (card or given.quick or given.url or given.print_command):

@@ -173,11 +173,14 @@ class Client:
                     raise WorkloadError(reply.error)
                 break
         if name:
-            await self._post("/close_session", name)
+            await self._close(name, reply)
 
-    async def _post(self, path: str, body: dict[str, str]) -> None:
-        async with self._http.post(self._url + path, json=body) as response:
-            response.raise_for_status()
+    async def _close(self, name: dict[str, str], last: Reply) -> None:
+        try:
+            async with self._http.post(self._url + "/close_session", json=name) as response:
+                response.raise_for_status()
+        except (aiohttp.ClientError, OSError) as error:
+            last.error = f"its session was not closed: {error!r}"
 
     async def _send(self, ids: list[int], output: int, turn: int, known: int, name: dict[str, str]) -> Reply:
         sampling = {"max_new_tokens": output, "temperature": 0, "ignore_eos": True, **self._options}

@@ -169,10 +169,10 @@ def measure_round(row: Workload, service: Service, number: int, limit: float) ->
     options = {"keep_prefix": row.keep} if row.keep and before is not None else None
     service.flush()
     if warm:
-        Client(service.url, options).run(warm, WARM_SECONDS)
+        Client(service.url, options, service.names_sessions).run(warm, WARM_SECONDS)
         if not row.groups:
             service.flush()
-    client = Client(service.url, options)
+    client = Client(service.url, options, service.names_sessions)
     before = service.totals()
     with sampled(service.url) as samples:
         client.run(sessions, limit, row.clients)

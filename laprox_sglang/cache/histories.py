@@ -9,7 +9,7 @@ class History(NamedTuple):
     """
     Attributes:
         shared: its first tokens, which the tree had of others when its conversation began.
-        session: that it is of, as long as that is open; None if it is of none.
+        session: the one that its last request named.
     """
 
     key: Key
@@ -25,6 +25,7 @@ class Histories:
 
     def __init__(self) -> None:
         self._known: dict[Node, History] = {}
+        self._open: set[str] = set()
 
     def use(self, node: Node, key: Key, before: Node, shared: int, session: str | None) -> None:
         """A prompt is used.
@@ -43,12 +44,13 @@ class Histories:
         """The tree does not hold it any more."""
         del self._known[node]
 
+    def open(self, session: str) -> None:
+        """More is to come of it."""
+        self._open.add(session)
+
     def close(self, session: str) -> None:
-        """No more is to come of it."""
-        for node, history in self._known.items():
-            if history.session == session:
-                self._known[node] = history._replace(session=None)
+        self._open.discard(session)
 
     def next_evicted(self) -> list[tuple[Node, History]]:
         """Those of no open session before the others; the oldest first."""
-        return sorted(self._known.items(), key=lambda known: known[1].session is not None)
+        return sorted(self._known.items(), key=lambda known: known[1].session in self._open)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 else:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-# With --hicache-write-policy write_back: the part of the pool that is free, or written and evicted next. What
-# holds the same as host memory is missing for histories; an eviction of more waits for a copy, 20 µs a token.
+# With --hicache-write-policy write_back: what part of the pool is free, or written and evicted next. It is
+# missing for other histories, as host memory has it too. An eviction of more waits for a copy: 3 µs a token.
 AHEAD = 1 / 32
 
 
@@ -46,8 +46,6 @@ class TieredCache(UnifiedRadixCache):
     # What enters the tree is written at once, or before it is evicted.
 
     def _execute_and_commit_kv_backup(self, action: Backup, write_back: bool = False) -> int:
-        if write_back and self._rather_lost(action.node_ids[-1]):
-            return 0
         if self._held_back is None:
             return super()._execute_and_commit_kv_backup(action, write_back)
         # A write locks what it copies, and the lock on a prompt is about to be given up.
@@ -73,9 +71,12 @@ class TieredCache(UnifiedRadixCache):
         super().check_hicache_events()
 
     def _use(self, req: Req, node: Node, key: Key, before: Node, shared: int) -> None:
-        session = req.session_id if self.enable_session_radix_cache else None
-        self._histories.use(node, key, before, shared, session)
+        self._histories.use(node, key, before, shared, req.session_id)
         self._used = True
+
+    def ensure_session_generation(self, session_id: str) -> int:
+        self._histories.open(session_id)
+        return super().ensure_session_generation(session_id)
 
     def release_radix_session(self, session_id: str) -> int:
         self._histories.close(session_id)
@@ -97,32 +98,14 @@ class TieredCache(UnifiedRadixCache):
             if found <= history.shared:
                 self._histories.forget(node)
                 continue
-            missing -= found - history.shared
-            if self._rather_lost(end):
-                continue
             # A full host gives up copies of what the pool holds, first: not of these, or they go round.
             for part in self.tree_core.collect_path_info([end])[0]:
                 ahead.append((part.node_id, self.inc_host_lock_ref(part.node_id).to_dec_params()))
             # What was written already is not written again.
             super()._execute_and_commit_kv_backup(self.tree_core.build_backup_kv_action(end))
+            missing -= found - history.shared
         for node, lock in ahead:
             self.dec_host_lock_ref(node, lock)
-
-    def _rather_lost(self, node_id: Node) -> bool:
-        """It is of no open session, and for it host memory would have to forget what is of one.
-
-        Stock writes it all the same.
-        """
-        if not self.enable_session_radix_cache:
-            return False
-        (full,), core = self.session_refs.components, self.tree_core
-        node = core.node_by_id(node_id)
-        assert self.host_pool_group is not None
-        return (
-            not full.session_ref(node)
-            and self.host_pool_group.available_size() < len(node.key)
-            and all(map(full.session_ref, core.evictable_host_leaves))
-        )
 
     # What is being copied is locked.
 

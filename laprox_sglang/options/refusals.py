@@ -118,6 +118,12 @@ REFUSALS = (
         "use --enable-session-radix-cache",
     ),
     Refusal(
+        "--strip-thinking-cache",
+        given("strip_thinking_cache"),
+        "of a request that was retracted in its answer it frees slots that the tree holds; answers over "
+        "views are never cached",
+    ),
+    Refusal(
         "--pipeline-parallel-size",
         above_one("pp_size"),
         "a stage holds some of the layers, and LaProx needs all, numbered from 0",
