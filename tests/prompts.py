@@ -51,7 +51,7 @@ class StockReplies:
 @cache
 def ask_stock(seed: int, kv_dtype: str = "auto") -> StockReplies:
     """Asks a stock server once for all tests that compare with it; one with other KV less."""
-    prompts = identity_prompts(seed)[:: 1 if kv_dtype == "auto" else 3]
+    prompts = identity_prompts(seed)[:: 1 if kv_dtype == "auto" else 6]
     with Server("--kv-cache-dtype", kv_dtype) as server:
         replies = [
             server.generate(prompt, IDENTITY_TOKENS, return_logprob=True, logprob_start_len=0)

@@ -57,7 +57,9 @@ def server(seed: int) -> Iterator[Server]:
     ask_stock(seed, KV_DTYPE)
     flags = ("--disable-overlap-schedule", "--chunked-prefill-size", str(CHUNK), "--enable-cache-report")
     flags = (*flags, "--kv-cache-dtype", KV_DTYPE)
-    with Server("--enable-laprox", "--laprox-budget", "1", *flags, *RETURN_KEPT, **PYTHON_CORE) as server:
+    flags = ("--enable-laprox", "--laprox-budget", "1", *flags, *RETURN_KEPT)
+    # Checks of the whole pool after every step take the longer the larger it is.
+    with Server(*flags, tokens=12_000, **PYTHON_CORE) as server:
         yield server
 
 
@@ -77,9 +79,9 @@ def test_whole_prompts_are_answered_as_by_stock(server: Server, seed: int) -> No
 
 
 def test_pruned_prompts_are_answered_as_by_the_oracle(server: Server, seed: int, figures: list[str]) -> None:
-    cases = oracle_cases(random.Random(seed), CHUNK)[-8:]
+    cases = oracle_cases(random.Random(seed), CHUNK)[-4:]
     figures.append(
-        "fp8 KV, " + check_oracle(server, Model(MODEL_PATH), cases, 8, torch.float8_e4m3fn, IN_FP8)
+        "fp8 KV, " + check_oracle(server, Model(MODEL_PATH), cases, 4, torch.float8_e4m3fn, IN_FP8)
     )
 
 
