@@ -68,7 +68,6 @@ class Kv(Protocol):
     req_pool_idx: int  # its row of req_to_token
     cache_protected_len: int  # first columns that the tree owns, so not the request's to free
     kv_allocated_len: int  # logical columns, the tail included
-    kv_committed_len: int  # those that are written
 
 
 @port("sglang.srt.managers.schedule_batch.BaseFinishReason")
@@ -102,6 +101,8 @@ class Req(Protocol):
     session_id: str | None  # of what --enable-session-radix-cache keeps longest
 
     def finished(self) -> bool: ...
+
+    def owned_kv_len(self) -> int: ...
 
 
 @port("sglang.srt.model_executor.forward_batch_info.ForwardMode")

@@ -105,6 +105,18 @@ def test_sessions_are_named_and_closed():
     assert closed == [(first, 2), (second, 3)]
 
 
+def test_a_session_that_is_not_closed_is_a_fault():
+    with fake_http({"/generate": streamed}) as url:
+        client = Client(url, named=True)
+        client.run([lone((3, 0, 4))], 30)
+    assert "its session was not closed" in client.replies[0].error
+
+
+def test_what_names_no_sessions_is_not_sent_to_servers_that_want_them(capsys):
+    assert main(["--server", "laprox-agents", "--open-loop", "0.1", "--quick"]) == 2
+    assert "names no sessions" in capsys.readouterr().err
+
+
 def test_a_connection_that_breaks_fails_its_request_alone():
     tries = []
 

@@ -274,7 +274,7 @@ class LaproxCache(TieredCache):
 
     def claim_kv_row(self, req: Req) -> bool:
         state = state_of(req)
-        state.held = req.kv.kv_committed_len - (state.view.spared if state.view else 0)
+        state.held = req.owned_kv_len() - (state.view.spared if state.view else 0)
         return super().claim_kv_row(req)
 
     def free_kv_row(self, kv: Kv, ranges: Ranges) -> None:
