@@ -118,6 +118,7 @@ def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, s
         axis.set_yscale("symlog", linthresh=100)
     axis.set_ylim(bottom=0)
     axis.set_title(label, fontsize=9)
+    axis.set_xticks([row["load"]["at"] for row in points])
     axis.set_xlabel(points[0]["load"]["unit"])
 
 

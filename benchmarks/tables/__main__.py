@@ -27,8 +27,7 @@ def readme() -> dict[str, str]:
     results = quality("quality")
     return {
         "headline": headline(),
-        "agents": load_points.readmes_points(),
-        "serving": speed.against_stock(),
+        "speed": speed.against_stock(),
         "quality": report.readme(results),
         "sources": speed.sources(results),
     }
@@ -46,7 +45,10 @@ def about_quality() -> dict[str, str]:
 
 def all_figures() -> dict[str, str]:
     return {
-        "all": "\n\n".join(map(all_rows.chip, committed.serving().values())),
+        "all": all_rows.chip(committed.serving()[speed.CHIP]),
+        "history": "\n\n".join(
+            all_rows.chip(content) for chip, content in committed.serving().items() if chip != speed.CHIP
+        ),
         "points": load_points.all_points(),
         "checks": "\n\n".join(map(all_rows.checked, committed.checks().values())),
     }

@@ -10,17 +10,23 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from benchmarks.harness.markdown import packages, table, wrapped
-from benchmarks.serving.load.workload import BUDGET, LAPROX, STOCK
+from benchmarks.serving.load.workload import BUDGET
+from benchmarks.serving.plots import NAMES
 from benchmarks.tables.cells import FIGURES, is_behind
 from benchmarks.tables.committed import Side, TablesError, serving
 from benchmarks.tables.speed import (
+    AGAIN,
+    AGENTS,
     CHIP,
     FIRST_TOKEN,
+    LONE,
+    PARALLEL,
     SLOWEST_TOKENS,
     SPEED,
-    backends,
-    faster_stock,
-    rows,
+    Pair,
+    measured,
+    pairs,
+    short,
 )
 from laprox_sglang.options.server import Config
 
@@ -29,47 +35,47 @@ STACK = ("torch", "sglang-kernel", "flashinfer-python")
 
 
 def headline() -> str:
-    """The table, with the sentences around it."""
-    found = rows()
-    if (row := found.get("f")) is None:
-        raise TablesError(
-            f"the results of {CHIP} have no row f of stock and LaProx, which the headline is of"
-        )
-    turns = len(row[LAPROX]["ttft_p50_by_turn"])
+    """The table, with the sentences around it.
+
+    Raises:
+        TablesError: a row that it is of was not measured on both sides.
+    """
+    found = pairs()
+    if missing := [name for name in (AGENTS, PARALLEL, LONE) if name not in found]:
+        raise TablesError(f"the results of {CHIP} have no {', '.join(missing)} of stock and LaProx")
+    agents = found[AGENTS]
+    fastest = NAMES[agents.names[0]] + (", partial" if short(agents.stock) else "")
     about = (
-        f"{row[LAPROX]['requests'] // turns} agents of {turns} turns on an {CHIP.upper()}, LaProx keeping "
-        f"{BUDGET * 100:g} % of each prompt, beside stock SGLang (attention backends {backends(row)}; 8B "
-        f"shapes with random weights). [All figures](#speed)."
+        f"{serving()[CHIP]['chip']}, 8B shapes with random weights; LaProx keeps {BUDGET * 100:g} % of each "
+        f"prompt, and is beside the fastest stock SGLang: {agents.what} ({fastest}), and "
+        f"{found[PARALLEL].what} (f). [All figures](#speed)."
     )
-    gaps = " ".join(not_measured([row[STOCK], row[LAPROX]]))
+    gaps = " ".join(not_measured(measured()))
     return "\n\n".join(filter(None, [wrapped(about), two_columns(claims(found)), wrapped(gaps, "> ", "> ")]))
 
 
-def claims(found: dict[str, Any]) -> list[tuple[bool, str]]:
+def claims(found: dict[str, Pair]) -> list[tuple[bool, str]]:
     """Whether LaProx is behind, and in words by how much."""
-    row = found["f"]
-    pinned = [f"{row[server]['slots_mean']:,}" for server in (LAPROX, STOCK)]
-    told = [
-        claim(row, SPEED, "**{:.2f} times** the output tokens per second" + than_best(row)),
-        claim(row, FIRST_TOKEN, "**{:.2f} times** as long to the first token (median)"),
-        claim(row, "slots_mean", " KV slots pinned, not ".join(pinned)),
+    agents, parallel, lone = found[AGENTS], found[PARALLEL], found[LONE]
+    return [
+        claim(agents, SPEED, "**{ratio:.2f} times** the output tokens per second"),
+        claim(agents, "ttft_p95", "{laprox:,.0f} ms to the first token, not {stock:,.0f} (95 % are faster)"),
+        claim(agents, "itl_p50", "{laprox:.1f} ms between tokens, not {stock:.1f} (median)"),
+        claim(agents, AGAIN, "**{laprox:.0f} %** of prompt tokens computed again, not {stock:.0f} %"),
+        claim(parallel, SPEED, "(f) **{ratio:.2f} times** the output tokens per second"),
+        claim(parallel, FIRST_TOKEN, "(f) **{ratio:.2f} times** as long to the first token (median)"),
+        claim(parallel, "slots_mean", "(f) {laprox:,} KV slots pinned, not {stock:,}"),
+        claim(
+            *(lone, SLOWEST_TOKENS),
+            f"**{{ratio:.2f}} times** as long between tokens at the 99th percentile ({lone.what})",
+        ),
     ]
-    if lone := found.get("ttft"):
-        text = f"**{{:.2f}} times** as long between tokens at the 99th percentile ({lone['what']})"
-        told.append(claim(lone, SLOWEST_TOKENS, text))
-    return told
 
 
-def claim(row: dict[str, Any], figure: str, text: str) -> tuple[bool, str]:
-    ratio = row["ratio"][figure]
-    return is_behind(ratio, bool(FIGURES[figure].more)), text.format(ratio)
-
-
-def than_best(row: dict[str, Any]) -> str:
-    if (stock := faster_stock("f")) is None:
-        return ""
-    ratio = row[LAPROX][SPEED] / stock[SPEED]
-    return f" ({ratio:.2f} times the fastest stock's, on {stock['attention_backend']})"
+def claim(pair: Pair, figure: str, text: str) -> tuple[bool, str]:
+    ratio = pair.ratio(figure)
+    told = text.format(ratio=ratio, stock=pair.stock[figure], laprox=pair.laprox[figure])
+    return is_behind(ratio, bool(FIGURES[figure].more)), told
 
 
 def two_columns(told: list[tuple[bool, str]]) -> str:
@@ -85,23 +91,10 @@ def not_measured(parts: list[Side]) -> list[str]:
     installed, used = stack(), packages(parts)
     if not of_versions(installed, parts):
         told.append(
-            f"**What `pip install` brings** ({in_words(installed)}, SGLang's prefix tree in Rust) "
-            f"**{first_figures(installed)}**. All other figures are of "
-            f"{in_words({name: used[name] for name in STACK})}, and the tree in Python, on both sides."
+            f"**What `pip install` brings** ({in_words(installed)}) **was not measured**: these are of "
+            f"{in_words({name: used[name] for name in STACK})}."
         )
     return told
-
-
-def first_figures(installed: dict[str, str]) -> str:
-    """What was measured so far of the versions that are installed."""
-    row = rows(f"{CHIP}-pip").get("f") if f"{CHIP}-pip" in serving() else None
-    if row is None or not of_versions(installed, [row[STOCK], row[LAPROX]]):
-        return "has no figure on a GPU yet"
-    speed, first = row["ratio"][SPEED], row["ratio"][FIRST_TOKEN]
-    return (
-        f"has few so far: {speed:.2f} times the tokens per second of stock, {first:.2f} times as long to the "
-        "first token, in the same workload"
-    )
 
 
 def of_versions(installed: dict[str, str], parts: list[Side]) -> bool:
