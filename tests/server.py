@@ -11,8 +11,6 @@ from laprox_tools.needle import MODEL_PATH
 ROOT = Path(__file__).resolve().parent.parent
 # On every page, in every server of every test.
 STRICT = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
-# Two tests run beside each other on two cores: threads of one wait for those of the other, and spin.
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 # The Rust core, SGLang's default, serves in most tests.
 PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 
@@ -29,8 +27,7 @@ class Server(harness.Server):
         arguments = ["--model-path", str(MODEL_PATH), *CPU_FLAGS, "--max-total-tokens", str(tokens), *flags]
         log = Path(self._logs.name) / "server.log"
         # From the repository root, where a folder `kernels` lies in wait for SGLang's import of that name.
-        variables = STRICT | ONE_THREAD | environment
-        launch = Launch("under test", arguments, log, environment=variables, folder=ROOT)
+        launch = Launch("under test", arguments, log, environment=STRICT | environment, folder=ROOT)
         super().__init__(launch)
 
     def __exit__(

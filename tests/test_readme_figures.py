@@ -55,31 +55,46 @@ def test_each_side_of_a_point_is_the_fastest_server_and_other_chips_are_history(
         "stock": ("fa3", 100.0), "laprox": ("fa3", 150.0), "stock-fp8": ("flashinfer", 200.0)
     }.items():  # fmt: skip
         record.put(table["f"], server, f | {"output_tok_s": tokens}, backend)
-    with pytest.raises(TablesError, match="no recorded-64k-32, ttft of stock and LaProx"):
+    with pytest.raises(TablesError, match="no recorded-64k-32, ttft, e of stock and LaProx"):
         readme()
     for server in ("stock", "laprox"):
-        record.put(table["ttft"], server, {"output_tok_s": 1.0, "itl_p99": 4.0}, "fa3")
-    point = LoadPoint(speed.AGENTS, "agents", {"curve": "recorded-64k", "at": 32, "unit": "at once"}, [])
-    of_point = {"ttft_p95": 2.0, "itl_p50": 1.0, "interactivity_p90": 3.0, "prompt_tokens": 200}
+        for row in ("ttft", "e"):
+            record.put(table[row], server, {"output_tok_s": 1.0, "ttft_p50": 1.0, "itl_p99": 4.0}, "fa3")
+    point = LoadPoint(
+        speed.AGENTS, "agents at once", {"curve": "recorded-64k", "at": 32, "unit": "at once"}, []
+    )
+    of_point = {
+        "ttft_p50": 2.0,
+        "ttft_p95": 2.0,
+        "itl_p50": 1.0,
+        "interactivity_p90": 3.0,
+        "prompt_tokens": 200,
+    }
     for server, tokens, again in (
-        ("stock", 10.0, 20), ("stock-host", 40.0, 10), ("laprox", 90.0, 4), ("laprox-20", 80.0, 1)
+        ("stock", 10.0, 20), ("stock-host", 40.0, 10), ("laprox", 90.0, 4), ("laprox-20", 95.0, 1)
     ):  # fmt: skip
         record.put(point, server, of_point | {"output_tok_s": tokens, "computed_again": again}, "fa3")
     record.put(point, "stock-agents", {"failed": "it broke"}, "fa3")
     record.put(point, "laprox-host", {"failed": "it broke"}, "fa3")
     blocks = readme()
     speeds = "output tokens/s | 40.0 | 90.0 | 2.25 |"
-    assert f"| agents | {speeds}\n| stock, host tier | " in blocks["speed"]
-    assert "\n| LaProx, 5 % | a user's" in blocks["speed"]
+    assert f"| agents at once | {speeds}" in blocks["speed"]
+    assert "Recorded agents: stock, host tier and LaProx, 5 %." in unwrapped(blocks["speed"])
     assert "|  | prompt tokens computed again | 5.0 % | 2.0 % | 0.40 |" in blocks["speed"]
-    assert f"| (f) {table['f'].what} | output tokens/s | 100 | 150 | 1.50 |" in blocks["speed"]
-    assert "**2.25 times**" in blocks["headline"] and "(stock, host tier)" in unwrapped(blocks["headline"])
+    assert f"| (f) {table['f'].what} | output tokens/s | 200 | 150 | **0.75** |" in blocks["speed"]
+    assert "**2.25 times**" in blocks["headline"]
+    assert "agents at once; stock, host tier and LaProx, 5 %. (f)" in unwrapped(blocks["headline"])
+    forced = Record(path, False, table, "flashinfer")
+    forced.put(table["f"], "stock", f | {"output_tok_s": 250.0}, "flashinfer")
+    assert f"| (f) {table['f'].what} | output tokens/s | 250 | 150 | **0.60** |" in readme()["speed"]
+    record = Record(path, False, table)
     short = of_point | {"output_tok_s": 95.0, "computed_again": 1, "invalid": ["partial: 1 s"]}
     record.put(point, "stock-host", short, "fa3")
     blocks = readme()
     speeds = "output tokens/s | 95.0 | 90.0 | **0.95** |"
-    assert f"| agents | {speeds}\n| stock, host tier, *partial* | " in blocks["speed"]
-    assert "(stock, host tier, partial)" in unwrapped(blocks["headline"])
+    assert f"| agents at once | {speeds}" in blocks["speed"]
+    for block in ("speed", "headline"):
+        assert "stock, host tier (*partial: 1 s*) and LaProx, 5 %." in unwrapped(blocks[block])
     shutil.copy(path, tmp_path / "serving-another.json")
     everything = all_figures()
     for block in ("all", "history"):
@@ -104,6 +119,10 @@ def test_what_has_no_figure_is_said_beside_the_headline(monkeypatch):
     of_today = [side({name: f"{version}+cu130" for name, version in pinned.items()})]
     older = side(of_today[0]["versions"] | {"torch": "2.11.0+cu130"})
     monkeypatch.setattr(headline, "BUDGET", 0.2)
+    [told] = headline.not_measured(of_today)
+    assert "Stock with fp8 KV, or on flashinfer, was not measured" in told
+    servers = {"servers": {"full": {"stock-fp8": {}}}}
+    monkeypatch.setattr(headline, "serving", lambda: {speed.CHIP: servers})
     assert headline.not_measured(of_today) == []
     [told] = headline.not_measured([*of_today, older])
     assert f"torch {pinned['torch']}, sglang-kernel" in told and "torch 2.11.0, " in told
@@ -112,16 +131,14 @@ def test_what_has_no_figure_is_said_beside_the_headline(monkeypatch):
 
 
 def test_what_is_lost_stands_beside_what_is_won():
-    stock = dict.fromkeys(
-        ("output_tok_s", "ttft_p50", "ttft_p95", "itl_p50", "itl_p99", "slots_mean", "again"), 10
-    )
+    stock = dict.fromkeys(("output_tok_s", "ttft_p50", "itl_p50", "itl_p99", "slots_mean", "again"), 10)
     laprox = stock | {"output_tok_s": 5, "ttft_p50": 20, "slots_mean": 1, "itl_p99": 15, "again": 30}
     pair = speed.Pair("one", ("stock", "laprox"), stock, laprox)
-    told = headline.claims({speed.AGENTS: pair, speed.PARALLEL: pair, speed.LONE: pair})
-    assert [is_lost for is_lost, _ in told] == [True, False, False, True, True, True, False, True]
+    told = headline.claims(dict.fromkeys((speed.AGENTS, speed.PARALLEL, speed.LONE, speed.SHORT), pair))
+    assert [is_lost for is_lost, _ in told] == [True, True, False, True, True, True, False, True, True]
     rows = headline.two_columns(told).splitlines()[2:]
     assert rows[0].endswith(" | **0.50 times** the output tokens per second |")
-    assert "(f) 1 KV slots pinned, not 10" in rows[2] and len(rows) == 5
+    assert "(f) 1 KV slots pinned, not 10" in rows[1] and len(rows) == 7
 
 
 def test_what_lies_between_the_marks_is_replaced():

@@ -51,7 +51,7 @@ AT_ONCE = 4
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("length, prompts", [(1024, 128), (2048, 32)])
+@pytest.mark.parametrize("length, prompts", [(1024, 64), (2048, 32)])
 def test_exact_answers(server: Server, figures: list[str], length: int, prompts: int) -> None:
     samples = Task(QUALITY_SEED).batch(prompts, length, 1, 0.3)
     options = {"5 %": {"budget": 0.05}, "10 %": {"budget": 0.1}, "all": OPTED_OUT}

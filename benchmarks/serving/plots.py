@@ -78,6 +78,8 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         if "load" in row:
             curves.setdefault(row["load"]["curve"], []).append(row)
     for name, of_curve in curves.items():
+        if len(of_curve) < 2:
+            continue
         figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 4))
         of_curve.sort(key=lambda row: row["load"]["at"])
         for axis, panel in zip(axes, PANELS, strict=True):

@@ -9,6 +9,7 @@ from benchmarks.serving.load.workload import FP8, LAPROX, STOCK
 from benchmarks.serving.record import RATIOS, backend_key, backends
 from benchmarks.tables.cells import COUNTED, FIGURES, beside
 from benchmarks.tables.committed import checks, sides
+from benchmarks.tables.speed import kept_unlike_today
 
 HEAD = (
     "workload",
@@ -50,7 +51,8 @@ def chip(content: dict[str, Any]) -> str:
         f"{server} {facts['slots']:,}" for server, facts in content["servers"].get("full", {}).items()
     )
     about = f"{origin(sides(rows))}. KV slots of the whole card, in the latest run: {pools}."
-    return f"### {content['chip']}\n\n{about}\n\n{table(HEAD, lines, right=len(HEAD) - 2)}"
+    about += kept_unlike_today(content, [LAPROX])
+    return f"#### {content['chip']}\n\n{about}\n\n{table(HEAD, lines, right=len(HEAD) - 2)}"
 
 
 def lines_of(row: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -31,7 +31,6 @@ FIGURES = {
     "output_tok_s": Figure("output tokens/s", more=True),
     "peak_concurrency": Figure("requests at once", more=True),
     "ttft_p50": Figure("time to first token, median", MS, more=False),
-    "ttft_p95": Figure("time to first token, 95 %", MS, more=False),
     "ttft_p99": Figure("time to first token, 99 %", MS, more=False),
     "itl_p50": Figure("time between tokens, median", MS, more=False),
     "itl_p99": Figure("time between tokens, 99 %", MS, more=False),

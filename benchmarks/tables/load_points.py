@@ -5,7 +5,7 @@ from operator import itemgetter
 from typing import Any
 
 from benchmarks.harness.markdown import origin, table, wrapped
-from benchmarks.serving.load.workload import SERVERS
+from benchmarks.serving.load.workload import SERVERS, of_stock
 from benchmarks.serving.plots import NAMES
 from benchmarks.tables.cells import bold
 from benchmarks.tables.committed import Side, serving
@@ -40,11 +40,7 @@ def point(chip: str, row: Row) -> str:
     return f"{about}\n\n{table(HEAD, told, right=7)}"
 
 
-def of_stock(server: str) -> bool:
-    return server.startswith("stock")
-
-
-def cells(server: str, side: Side, rivals: Sequence[Side] = ()) -> tuple[str, ...]:
+def cells(server: str, side: Side, rivals: Sequence[Side]) -> tuple[str, ...]:
     """A server's row; bold where one of the rivals is better."""
     name = " *".join([NAMES[server], *(f"{fault}*" for fault in side.get("invalid", ()))])
     if "failed" in side:
@@ -62,11 +58,12 @@ def cells(server: str, side: Side, rivals: Sequence[Side] = ()) -> tuple[str, ..
         cell(f"{side['ttft_p95'] / 1000:.1f} s", itemgetter("ttft_p95")),
         cell(f"{side['itl_p50']:.1f} ms", itemgetter("itl_p50")),
         cell(f"{side['interactivity_p90']:.1f}", itemgetter("interactivity_p90"), more=True),
-        cell(f"{100 * again(side):.0f} %", again),
+        cell(f"{again(side):.0f} %", again),
         f"{side['requests']:,}",
     )
 
 
 def again(side: Side) -> float:
+    """Per cent of the prompt tokens."""
     share: float = side["computed_again"] / side["prompt_tokens"]
-    return share
+    return 100 * share

@@ -1,17 +1,18 @@
 """Speed in the README: a few figures of the stack that pip installs, where LaProx loses among them."""
 
-from itertools import zip_longest
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from benchmarks.harness.markdown import table, versions, when, wrapped
 from benchmarks.quality.methods import METHOD_OPTIONS
 from benchmarks.quality.record.report import unlike_today
 from benchmarks.quality.record.results_file import Results
-from benchmarks.serving.load.workload import LAPROX, SERVERS, STOCK
+from benchmarks.serving.load.workload import LAPROX, OTHER_BUDGETS, SERVERS, of_stock
 from benchmarks.serving.plots import NAMES
 from benchmarks.serving.record import by_workload, sglang_of
 from benchmarks.tables.cells import FIGURES, ratio_text
 from benchmarks.tables.committed import Side, TablesError, serving
+from benchmarks.tables.load_points import again
 
 # The card, and the versions that pip installs.
 CHIP = "h200-pip"
@@ -19,10 +20,10 @@ SPEED, FIRST_TOKEN, SLOWEST_TOKENS, AGAIN = "output_tok_s", "ttft_p50", "itl_p99
 # Agents at once whose histories do not fit on the card.
 AGENTS, PARALLEL, LONE, SHORT = "recorded-64k-32", "f", "ttft", "e"
 SHOWN = {
-    AGENTS: (SPEED, "ttft_p95", "interactivity_p90", AGAIN),
+    AGENTS: (SPEED, FIRST_TOKEN, "interactivity_p90", AGAIN),
     PARALLEL: (SPEED, FIRST_TOKEN),
     LONE: (SLOWEST_TOKENS,),
-    SHORT: (SPEED,),
+    SHORT: (FIRST_TOKEN,),
 }
 HEAD = ("load", "figure", "stock", "LaProx", "LaProx / stock")
 
@@ -50,6 +51,15 @@ class Pair(NamedTuple):
             raise TablesError(f"the results of {CHIP} have no {figure} of {' and '.join(self.names)}")
         return float(laprox / stock)
 
+    @property
+    def told(self) -> str:
+        """The two servers, and why one of them does not count by the rules of a point."""
+        sides = zip(self.names, (self.stock, self.laprox), strict=True)
+        marked = [
+            " ".join([NAMES[name], *(f"(*{it}*)" for it in side.get("invalid", ()))]) for name, side in sides
+        ]
+        return " and ".join(marked)
+
 
 def pairs() -> dict[str, Pair]:
     """What is shown and was measured on both sides.
@@ -57,55 +67,51 @@ def pairs() -> dict[str, Pair]:
     Raises:
         TablesError: the two ran on several SGLangs.
     """
-    rows = by_workload(serving()[CHIP]["rows"])
+    rows = serving()[CHIP]["rows"]
+    shown = by_workload(rows)
     found: dict[str, Pair] = {}
-    for name in (name for name in SHOWN if name in rows):
-        row = rows[name]
-        names = [fastest(row, kind) if "load" in row else kind for kind in (STOCK, LAPROX)]
-        stock, laprox = (row.get(server) or {} for server in names)
-        if SPEED not in stock or SPEED not in laprox:
+    for name in (name for name in SHOWN if name in shown):
+        # Stock on a backend that it must be told to take is stock.
+        stock = fastest([row for row in rows if row["workload"] == name], of_stock)
+        laprox = fastest([shown[name]], of_laprox if "load" in shown[name] else LAPROX.__eq__)
+        if stock is None or laprox is None:
             continue
-        if sglang_of(stock) != sglang_of(laprox):
+        if sglang_of(stock[1]) != sglang_of(laprox[1]):
             raise TablesError(f"{name} was measured on several SGLangs")
-        found[name] = Pair(row["what"], (names[0], names[1]), of_prompts(stock), of_prompts(laprox))
+        found[name] = Pair(
+            shown[name]["what"], (stock[0], laprox[0]), of_prompts(stock[1]), of_prompts(laprox[1])
+        )
     return found
 
 
-def fastest(row: dict[str, Any], kind: str) -> str:
-    """Of the servers of a kind the one with the most output tokens a second."""
-    speeds = {name: (row.get(name) or {}).get(SPEED, 0.0) for name in SERVERS if name.split("-")[0] == kind}
-    return max(speeds, key=lambda name: float(speeds[name]))
+def of_laprox(server: str) -> bool:
+    """At ``BUDGET``."""
+    return not of_stock(server) and server not in OTHER_BUDGETS
+
+
+def fastest(rows: list[dict[str, Any]], wanted: Callable[[str], bool]) -> tuple[str, Side] | None:
+    """Of the servers that are wanted the one with the most output tokens a second."""
+    sides = [(name, row.get(name) or {}) for row in rows for name in SERVERS if wanted(name)]
+    measured = [(name, side) for name, side in sides if SPEED in side]
+    return max(measured, key=lambda one: float(one[1][SPEED]), default=None)
 
 
 def of_prompts(side: Side) -> Side:
-    """With the share of prompt tokens that were computed again, in per cent."""
-    if "computed_again" not in side:
-        return side
-    return side | {AGAIN: 100 * side["computed_again"] / side["prompt_tokens"]}
+    return side | {AGAIN: again(side)} if "computed_again" in side else side
 
 
 def against_stock() -> str:
-    """The README's table."""
+    """The README's table, and of which servers a point is."""
     cells: list[tuple[str, ...]] = []
-    for name, pair in pairs().items():
-        for figure, load in zip_longest(SHOWN[name], described(name, pair), fillvalue=""):
+    found = pairs()
+    for name, pair in found.items():
+        for number, figure in enumerate(SHOWN[name]):
             about = FIGURES[figure]
             texts = [about.text(side.get(figure)) for side in (pair.stock, pair.laprox)]
+            load = "" if number else pair.what if name == AGENTS else f"({name}) {pair.what}"
             cells.append((load, about.label, *texts, ratio_text(pair.ratio(figure), bool(about.more))))
-    return table(HEAD, cells, right=3)
-
-
-def described(name: str, pair: Pair) -> list[str]:
-    """A load, line by line."""
-    if pair.names == (STOCK, LAPROX):
-        return [f"({name}) {pair.what}"]
-    sides = zip(pair.names, (pair.stock, pair.laprox), strict=True)
-    servers = [f"{NAMES[server]}{', *partial*' if short(side) else ''}" for server, side in sides]
-    return [pair.what, *servers]
-
-
-def short(side: Side) -> bool:
-    return any(str(fault).startswith("partial") for fault in side.get("invalid", ()))
+    servers = f"Recorded agents: {found[AGENTS].told}." if AGENTS in found else ""
+    return "\n\n".join(filter(None, [table(HEAD, cells, right=3), wrapped(servers)]))
 
 
 def measured() -> list[Side]:
@@ -125,7 +131,13 @@ def sources(quality: Results) -> str:
 
 
 def served_unlike_today() -> str:
-    """A sentence on what LaProx's latest server kept otherwise than by today's defaults, if so."""
-    servers = serving()[CHIP]["servers"].get("full", {})
-    given = servers.get(LAPROX, {}).get("settings", {}).get("laprox", {})
-    return unlike_today([{"served": {name: given[name] for name in METHOD_OPTIONS if name in given}}])
+    """A sentence on what LaProx's servers kept otherwise than by today's defaults, if so."""
+    return kept_unlike_today(serving()[CHIP], {pair.names[1] for pair in pairs().values()})
+
+
+def kept_unlike_today(content: dict[str, Any], names: Iterable[str]) -> str:
+    servers = content["servers"].get("full", {})
+    given = [servers[name]["settings"].get("laprox", {}) for name in names if name in servers]
+    return unlike_today(
+        [{"served": {key: one[key] for key in METHOD_OPTIONS if key in one}} for one in given]
+    )
