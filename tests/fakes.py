@@ -66,6 +66,8 @@ K_SCALE, V_SCALE = 0.5, 0.25
 CONFIG = Config(budget=0.4, window=3, pooling_kernel=3, min_tokens=8, sink_tokens=2)
 # The cores that SGLang has for its tree, and no tree: ``--disable-radix-cache``.
 TREES = ("rust", "python", "off")
+# SGLang's schedule policy with a tree. The first lets short prompts in beside a chunk of a long one.
+ORDERS = {"rust": "shortest-prefill-first", "sessions": "hrrn"}
 
 
 @contextmanager
@@ -296,8 +298,7 @@ class Scheduler(stock.Scheduler):
         self.last_batch = self.chunked_req = None
         self.waiting_queue, self.result_queue = [], deque()
         self.new_token_ratio_tracker = NewTokenRatioTracker(init=0.5, min=0.5, decay=0.0, current=0.5)
-        order = "hrrn" if tree == "sessions" else "fcfs"
-        self.policy = SchedulePolicy(order, self.tree_cache, False, False, False)
+        self.policy = SchedulePolicy(ORDERS.get(tree, "fcfs"), self.tree_cache, False, False, False)
         # These watch, report or serve what is off.
         for name in (
             "metrics_reporter metrics_collector output_streamer kv_events_publisher grammar_manager "
