@@ -36,7 +36,7 @@ FLAGS = {
     "stock-host-back": WRITE_BACK_FLAGS,
     "stock-agents": AGENT_FLAGS,
     "stock-fp8": FP8_FLAGS,
-    "stock-fp8-host": [*FP8_FLAGS, *HOST_FLAGS],
+    "stock-fp8-host": [*FP8_FLAGS, *WRITE_BACK_FLAGS],
     "laprox": LAPROX_FLAGS["0.05"],
     "laprox-fp8": [*FP8_FLAGS, *LAPROX_FLAGS["0.05"]],
     "laprox-fp8-host": [*FP8_FLAGS, *WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
