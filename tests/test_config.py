@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laprox_patches import arguments
+from laprox_patches.flags import add_flags, read_flags
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import ENVIRONMENT, Config
 from laprox_sglang.options.values import (
@@ -201,8 +201,8 @@ def test_a_method_is_what_its_names_say():
 
 def from_flags(*flags):
     parser = argparse.ArgumentParser()
-    arguments.add_flags(None, parser)
-    return arguments.read_flags(parser.parse_args(flags))
+    add_flags(None, parser)
+    return read_flags(parser.parse_args(flags))
 
 
 def test_every_option_is_a_flag():

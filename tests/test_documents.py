@@ -16,7 +16,7 @@ from sglang_router.launch_router import parse_router_args
 from documents import LINK, OUTPUT, ROOT, anchors, blocks, documents, pages, prose, quoted, rows, section
 from laprox_kernels.gpu.support import GROUPS, HEAD_DIMS, check
 from laprox_patches import arguments, seams, version
-from laprox_patches.arguments import HELP, add_flags
+from laprox_patches.flags import HELP, add_flags
 from laprox_sglang.options.refusals import ENVIRONMENT_REFUSALS, REFUSALS, UNTRIED
 from laprox_sglang.options.request import Options
 from laprox_sglang.options.server import Config

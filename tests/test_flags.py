@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from laprox_patches.arguments import add_flags, check_served, read_flags
+from laprox_patches.arguments import check_served
+from laprox_patches.flags import add_flags, read_flags
 from laprox_sglang.options.refusals import UNTRIED_NAMES
 from laprox_sglang.options.server import Config
 from laprox_sglang.options.values import ConfigError
