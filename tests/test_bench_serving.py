@@ -13,10 +13,10 @@ import pytest
 import requests
 
 from benchmarks.harness.server import Launch, ServerError, serve_all
-from benchmarks.serving import figures, plots, run, servers, slots
+from benchmarks.serving import figures, kinds, run, servers, slots
 from benchmarks.serving.__main__ import main, more_flags, parse, rows_of
 from benchmarks.serving.client import Client, Reply, WorkloadError
-from benchmarks.serving.load import workload, workloads
+from benchmarks.serving.load import workloads
 from benchmarks.serving.load.workload import Session, Step, next_prompt
 from benchmarks.serving.record import Record
 from fake_http import fake_http
@@ -297,7 +297,7 @@ def test_turns_are_told_apart():
 
 
 @pytest.mark.parametrize("backend", [None, "triton"])
-@pytest.mark.parametrize("name", servers.FLAGS)
+@pytest.mark.parametrize("name", kinds.SERVERS)
 def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     from sglang.srt.server_args import ServerArgs
 
@@ -305,8 +305,11 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     ServerArgs.add_cli_args(parser)
     flags = servers.flags(name, True, False, tmp_path, backend)
     given, ours = parser.parse_known_args(flags)
-    wanted = servers.FLAGS[name]
-    assert ours == (wanted[wanted.index("--enable-laprox") :] if name.startswith("laprox") else [])
+    wanted = kinds.KINDS[name].flags
+    is_ours = name.startswith("laprox")
+    assert ours == list(wanted[wanted.index("--enable-laprox") :] if is_ours else ())
+    assert kinds.of_stock(name) != is_ours
+    assert kinds.of_laprox(name) == (is_ours and name[-2:] not in ("20", "30"))
     assert given.attention_backend == backend
     assert given.load_format == "dummy"
     assert given.kv_cache_dtype == ("fp8_e4m3" if "fp8" in name else "auto")
@@ -333,8 +336,9 @@ def test_rows_of_several_gpus_stand_apart(load, name):
         assert (one.load["curve"], two.load["curve"]) == ("drawn-64k", "drawn-64k-tp2")
 
 
-def test_every_server_has_its_place_in_rows_and_pictures():
-    assert set(servers.FLAGS) == set(workload.SERVERS) == set(plots.NAMES) == set(plots.COLOURS)
+def test_no_two_servers_look_alike():
+    for looks in zip(*((kind.title, kind.colour, kind.flags) for kind in kinds.KINDS.values()), strict=True):
+        assert len(set(looks)) == len(kinds.SERVERS)
 
 
 def test_a_server_that_is_not_the_one_is_named(monkeypatch):

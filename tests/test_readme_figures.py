@@ -69,6 +69,7 @@ def test_each_side_of_a_point_is_the_fastest_server_and_other_chips_are_history(
         "itl_p50": 1.0,
         "interactivity_p90": 3.0,
         "prompt_tokens": 200,
+        "requests": 3,
     }
     for server, tokens, again in (
         ("stock", 10.0, 20), ("stock-host", 40.0, 10), ("laprox", 90.0, 4), ("laprox-20", 95.0, 1)

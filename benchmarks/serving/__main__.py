@@ -27,6 +27,7 @@ from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import results_file
 from benchmarks.harness.server import ServerError, command, serve_all
 from benchmarks.serving import plots
+from benchmarks.serving.kinds import HOST_FLAGS, KINDS, SERVERS, SESSIONS
 from benchmarks.serving.load.agents import agents
 from benchmarks.serving.load.traces import TraceFileError, read_trace
 from benchmarks.serving.load.workload import Session, Step
@@ -34,7 +35,7 @@ from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.record import Record
 from benchmarks.serving.run import LoadPoint, Row, brief, run
-from benchmarks.serving.servers import FLAGS, HOST_FLAGS, SESSIONS, Service, find_card, launch
+from benchmarks.serving.servers import Service, find_card, launch
 
 # Of what a server was started with, that its flags do not say.
 ENVIRONMENT = ("SGLANG_", "FLASHINFER_")
@@ -62,7 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     load.add_argument("--agents", action="store_true", help="sessions with the quantiles of recorded agents")
     load.add_argument("--open-loop", metavar="RATES", help="conversations a second, by sglang.bench_serving")
     load.add_argument("--workload", metavar="NAMES", help=f"some of {', '.join(workloads(False))}")
-    parser.add_argument("--server", required=True, metavar="NAMES", help=f"some of {', '.join(FLAGS)}")
+    parser.add_argument("--server", required=True, metavar="NAMES", help=f"some of {', '.join(SERVERS)}")
     parser.add_argument("--at", metavar="COUNTS", help="sessions at once, of --trace and --agents")
     parser.add_argument("--rate", metavar="RATES", help="sessions begun a second, of --trace and --agents")
     parser.add_argument("--stretch", type=float, metavar="FACTOR", help="recorded starts, times FACTOR")
@@ -223,7 +224,7 @@ def run_all(
         missing = [row for row in rows if given.again or not record.holds(row.name, name, part)]
         for row in (row for row in rows if row not in missing):
             say(f"{row.name} on {name}: there already, of this commit")
-        if not (on_gpu or given.url) and HOST_FLAGS[0] in FLAGS[name]:
+        if not (on_gpu or given.url) and HOST_FLAGS[0] in KINDS[name].flags:
             say(f"{name}: left out, a CPU has no host tier")
         elif missing:
             with served(name, given, on_gpu, logs) as service:
@@ -247,8 +248,8 @@ def main(arguments: list[str]) -> int:
     try:
         given = parse(arguments)
         card = find_card()
-        names = choose(given.server, list(FLAGS), "server")
-        if given.open_loop and any(SESSIONS in FLAGS[name] for name in names):
+        names = choose(given.server, SERVERS, "server")
+        if given.open_loop and any(SESSIONS in KINDS[name].flags for name in names):
             raise UsageError("SGLang's client names no sessions: give --trace or --agents for these servers")
         if given.url and len(names) > 1:
             raise UsageError("--url is one server, and --server names several")

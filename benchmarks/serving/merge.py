@@ -14,7 +14,7 @@ from benchmarks.harness.arguments import parser as parser_of
 from benchmarks.harness.files import RecordError
 from benchmarks.harness.provenance import fault_of
 from benchmarks.serving import plots
-from benchmarks.serving.load.workload import SERVERS
+from benchmarks.serving.kinds import SERVERS
 from benchmarks.serving.load.workloads import workloads
 from benchmarks.serving.record import backend_key, compare, read, sglang_of, sort, write
 from benchmarks.serving.tally import Tally

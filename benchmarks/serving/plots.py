@@ -4,22 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import pictures
-from benchmarks.serving.load.workload import FP8, LAPROX, LAPROX_FP8, LAPROX_HOST, SERVERS, STOCK
+from benchmarks.serving.kinds import KINDS, SERVERS
 from benchmarks.serving.record import backends, by_workload
 
-COLOURS = {STOCK: "#8a8f98", LAPROX: "#1f6feb", FP8: "#c98a2b"}
-COLOURS |= {"stock-host": "#4d5258", "stock-fp8-host": "#7a4f10", "laprox-20": "#7fb2ff"}
-COLOURS |= {LAPROX_HOST: "#0b3a8f", LAPROX_FP8: "#1a7f37", "laprox-fp8-host": "#0b4a1e"}
-COLOURS |= {"stock-host-back": "#a33b3b", "laprox-30": "#b8d4ff", "laprox-5-30": "#5b3fd1"}
-COLOURS |= {"stock-agents": "#e07a7a", "laprox-agents": "#00a3a3"}
-NAMES = {STOCK: "stock SGLang", LAPROX: "LaProx, 5 %", FP8: "stock SGLang, fp8 KV"}
-NAMES |= {"stock-host": "stock, host tier", "stock-fp8-host": "stock, fp8 KV, host tier"}
-NAMES |= {"laprox-20": "LaProx, 20 %", LAPROX_FP8: "LaProx, 5 %, fp8 KV"}
-NAMES |= {"laprox-fp8-host": "LaProx, 5 %, fp8 KV, host tier", LAPROX_HOST: "LaProx, 5 %, host tier"}
-NAMES |= {"stock-host-back": "stock, host tier, write_back", "laprox-30": "LaProx, 30 %"}
-NAMES |= {"laprox-5-30": "LaProx, 5 %, at most 30 %"}
-NAMES |= {"stock-agents": "stock, set for agents"}
-NAMES |= {"laprox-agents": "LaProx, 5 %, set for agents"}
 # Of a curve's points; what is a dictionary gives one of its values.
 PANELS = (
     ("output_tok_s", "", "output tokens / s"),
@@ -57,7 +44,7 @@ def draw(content: dict[str, Any], path: Path) -> list[Path]:
         for column, row in enumerate(timed):
             for server, points in series(row).items():
                 seconds = [point[0] for point in points]
-                look = {"color": COLOURS[server], "label": NAMES[server], "linewidth": 1.6}
+                look = {"color": KINDS[server].colour, "label": KINDS[server].title, "linewidth": 1.6}
                 axes[0][column].plot(seconds, [point[1] / 1000 for point in points], **look)
                 axes[1][column].plot(seconds, [point[2] for point in points], **look)
             axes[0][column].set_title(f"({row['workload']}) {row['what']}\n{backends(row)}", fontsize=9)
@@ -100,7 +87,7 @@ def series(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, str]) -> None:
     """A line a server; a point that failed is a cross at the bottom, one that is too short is hollow."""
     figure, part, label = panel
-    for server in COLOURS:
+    for server, (title, colour, _) in KINDS.items():
         of_server = [(row["load"]["at"], row[server]) for row in points if row.get(server)]
         found = [
             (at, (side.get(figure) or {}).get(part) if part else side.get(figure), bool(side.get("invalid")))
@@ -110,12 +97,12 @@ def draw_panel(axis: Any, points: list[dict[str, Any]], panel: tuple[str, str, s
         if of_server:
             axis.plot(
                 *([at for at, *_ in line], [value for _, value, _ in line]),
-                color=COLOURS[server], label=NAMES[server], linewidth=1.6,
+                color=colour, label=title, linewidth=1.6,
             )  # fmt: skip
         for at, value, invalid in line:
-            axis.plot(at, value, "o", color=COLOURS[server], markerfacecolor="none" if invalid else None)
+            axis.plot(at, value, "o", color=colour, markerfacecolor="none" if invalid else None)
         failed = [at for at, side in of_server if "failed" in side]
-        axis.plot(failed, [0] * len(failed), "x", color=COLOURS[server], clip_on=False)
+        axis.plot(failed, [0] * len(failed), "x", color=colour, clip_on=False)
     if figure == "ttft_p95":
         axis.set_yscale("symlog", linthresh=100)
     axis.set_ylim(bottom=0)

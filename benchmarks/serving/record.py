@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from benchmarks.harness.files import RecordError, begun, replacing
 from benchmarks.harness.provenance import made_by, same_origin
 from benchmarks.serving.figures import ratio
-from benchmarks.serving.load.workload import (
+from benchmarks.serving.kinds import (
     FP8,
     LAPROX,
     LAPROX_FP8,

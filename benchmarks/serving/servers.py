@@ -1,4 +1,4 @@
-"""The servers that the serving benchmark compares: their flags, and what it asks of them beside text."""
+"""How the servers that are compared are started, and what is asked of them beside text."""
 
 import json
 from dataclasses import dataclass
@@ -9,44 +9,13 @@ import torch
 
 from benchmarks.harness.client import Client, backend_of
 from benchmarks.harness.server import CPU_FLAGS, GPU_FLAGS, GPU_START_SECONDS, START_SECONDS, Launch, cores
+from benchmarks.serving.kinds import FP8_FLAGS, HOST_FLAGS, KINDS, SESSIONS
 from laprox_tools.needle import MODEL_PATH
 
 LLAMA_8B = Path(__file__).parents[1] / "models" / "llama-3.1-8b"
-# The usual alternative: half the bytes of every cell.
-FP8_FLAGS = ["--kv-cache-dtype", "fp8_e4m3"]
-# 90 GB hold 690,000 slots of the 8B shapes.
-HOST_FLAGS = [
-    *("--enable-hierarchical-cache", "--hicache-mem-layout", "page_first", "--hicache-io-backend", "kernel"),
-    *("--hicache-size", "90"),
-]
-WRITE_BACK_FLAGS = [*HOST_FLAGS, "--hicache-write-policy", "write_back"]
-# All that SGLang has for agents: they name their session and close it when it is over, and of those that wait
-# the next one is who has waited longest beside what it has to compute.
-SESSIONS = "--enable-session-radix-cache"
-AGENT_FLAGS = [*WRITE_BACK_FLAGS, SESSIONS, "--schedule-policy", "hrrn"]
 QUICK_HOST_FLAGS = ["--hicache-size", "0", "--hicache-ratio", "4"]
-LAPROX_FLAGS = {budget: ["--enable-laprox", "--laprox-budget", budget] for budget in ("0.05", "0.2", "0.3")}
-# And as what a server reports them.
+# As what a server reports them.
 BUDGET_FLAGS = {"--laprox-budget": "budget", "--laprox-budget-max": "budget_max"}
-# By name; a server more is a line here, and its name in ``workload.SERVERS``.
-FLAGS = {
-    "stock": [],
-    "stock-host": HOST_FLAGS,
-    # Not SGLang's default, but its default gains nothing from a host pool smaller than the GPU's.
-    "stock-host-back": WRITE_BACK_FLAGS,
-    "stock-agents": AGENT_FLAGS,
-    "stock-fp8": FP8_FLAGS,
-    "stock-fp8-host": [*FP8_FLAGS, *WRITE_BACK_FLAGS],
-    "laprox": LAPROX_FLAGS["0.05"],
-    "laprox-fp8": [*FP8_FLAGS, *LAPROX_FLAGS["0.05"]],
-    "laprox-fp8-host": [*FP8_FLAGS, *WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
-    "laprox-20": LAPROX_FLAGS["0.2"],
-    "laprox-30": LAPROX_FLAGS["0.3"],
-    # What a view is promised, and what it may have while there is room.
-    "laprox-5-30": [*LAPROX_FLAGS["0.05"], "--laprox-budget-max", "0.3"],
-    "laprox-host": [*WRITE_BACK_FLAGS, *LAPROX_FLAGS["0.05"]],
-    "laprox-agents": [*AGENT_FLAGS, *LAPROX_FLAGS["0.05"]],
-}
 # Streams carry what is new, not all so far: long answers would otherwise make the web server the limit.
 COMMON_FLAGS = ["--enable-metrics", "--enable-cache-report", "--incremental-streaming-output"]
 CONTEXT, MEMORY_FRACTION = 131_072, "0.88"
@@ -123,7 +92,7 @@ def flags(server: str, on_gpu: bool, quick: bool, model: Path, backend: str | No
         model: folder of the 8B shapes with a word for every token id (``write_model``).
         backend: attention backend that they are told to take.
     """
-    found = ["--model-path", str(model if on_gpu else MODEL_PATH), *COMMON_FLAGS, *FLAGS[server]]
+    found = ["--model-path", str(model if on_gpu else MODEL_PATH), *COMMON_FLAGS, *KINDS[server].flags]
     found += [*GPU_FLAGS, *LLAMA_FLAGS] if on_gpu else [*CPU_FLAGS, "--decode-log-interval", "4"]
     if quick:
         found += ["--max-total-tokens", str(QUICK_SLOTS)]
@@ -188,7 +157,7 @@ class Service(Client):
 
     def fault(self, gpus: int = 1) -> str | None:
         """Why it is not the server that its name means, on so many GPUs, in one line."""
-        wanted = FLAGS[self.name]
+        wanted = KINDS[self.name].flags
         said = {
             "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
             "fp8 KV": (FP8_FLAGS[0] in wanted, str(self.settings["kv_cache_dtype"]).startswith("fp8")),

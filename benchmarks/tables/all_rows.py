@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.checks.rows import Row
 from benchmarks.harness.markdown import commit, origin, table
-from benchmarks.serving.load.workload import FP8, LAPROX, STOCK
+from benchmarks.serving.kinds import FP8, LAPROX, STOCK
 from benchmarks.serving.record import RATIOS, backend_key, backends
 from benchmarks.tables.cells import COUNTED, FIGURES, beside
 from benchmarks.tables.committed import checks, sides

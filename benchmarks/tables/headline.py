@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from benchmarks.harness.markdown import packages, table, wrapped
-from benchmarks.serving.load.workload import BUDGET, FP8
+from benchmarks.serving.kinds import BUDGET, FP8
 from benchmarks.tables.cells import FIGURES, is_behind
 from benchmarks.tables.committed import Side, TablesError, serving
 from benchmarks.tables.speed import (

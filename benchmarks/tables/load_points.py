@@ -5,8 +5,7 @@ from operator import itemgetter
 from typing import Any
 
 from benchmarks.harness.markdown import origin, table, wrapped
-from benchmarks.serving.load.workload import SERVERS, of_stock
-from benchmarks.serving.plots import NAMES
+from benchmarks.serving.kinds import KINDS, SERVERS, of_stock
 from benchmarks.tables.cells import bold
 from benchmarks.tables.committed import Side, serving
 
@@ -42,7 +41,7 @@ def point(chip: str, row: Row) -> str:
 
 def cells(server: str, side: Side, rivals: Sequence[Side]) -> tuple[str, ...]:
     """A server's row; bold where one of the rivals is better."""
-    name = " *".join([NAMES[server], *(f"{fault}*" for fault in side.get("invalid", ()))])
+    name = " *".join([KINDS[server].title, *(f"{fault}*" for fault in side.get("invalid", ()))])
     if "failed" in side:
         return (name, f"failed: {side['failed']}", *[""] * (len(HEAD) - 2))
 

@@ -7,8 +7,7 @@ from benchmarks.harness.markdown import table, versions, when, wrapped
 from benchmarks.quality.methods import METHOD_OPTIONS
 from benchmarks.quality.record.report import unlike_today
 from benchmarks.quality.record.results_file import Results
-from benchmarks.serving.load.workload import LAPROX, OTHER_BUDGETS, SERVERS, of_stock
-from benchmarks.serving.plots import NAMES
+from benchmarks.serving.kinds import KINDS, LAPROX, SERVERS, of_laprox, of_stock
 from benchmarks.serving.record import by_workload, sglang_of
 from benchmarks.tables.cells import FIGURES, ratio_text
 from benchmarks.tables.committed import Side, TablesError, serving
@@ -55,10 +54,8 @@ class Pair(NamedTuple):
     def told(self) -> str:
         """The two servers, and why one of them does not count by the rules of a point."""
         sides = zip(self.names, (self.stock, self.laprox), strict=True)
-        marked = [
-            " ".join([NAMES[name], *(f"(*{it}*)" for it in side.get("invalid", ()))]) for name, side in sides
-        ]
-        return " and ".join(marked)
+        told = ((KINDS[name].title, *(f"(*{it}*)" for it in side.get("invalid", ()))) for name, side in sides)
+        return " and ".join(map(" ".join, told))
 
 
 def pairs() -> dict[str, Pair]:
@@ -82,11 +79,6 @@ def pairs() -> dict[str, Pair]:
             shown[name]["what"], (stock[0], laprox[0]), of_prompts(stock[1]), of_prompts(laprox[1])
         )
     return found
-
-
-def of_laprox(server: str) -> bool:
-    """At ``BUDGET``."""
-    return not of_stock(server) and server not in OTHER_BUDGETS
 
 
 def fastest(rows: list[dict[str, Any]], wanted: Callable[[str], bool]) -> tuple[str, Side] | None:

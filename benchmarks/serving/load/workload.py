@@ -6,21 +6,6 @@ from dataclasses import dataclass, replace
 
 from laprox_tools.needle import CLASSES
 
-STOCK, LAPROX, FP8, LAPROX_FP8 = "stock", "laprox", "stock-fp8", "laprox-fp8"
-STOCK_HOST, LAPROX_HOST = "stock-host", "laprox-host"
-OTHER_BUDGETS = ("laprox-20", "laprox-30", "laprox-5-30")
-SERVERS = (
-    *(STOCK, LAPROX, FP8, LAPROX_FP8, STOCK_HOST, "stock-host-back", LAPROX_HOST),
-    *("stock-agents", "laprox-agents", "stock-fp8-host", "laprox-fp8-host"),
-    *OTHER_BUDGETS,
-)
-# Of all LaProx servers but these.
-BUDGET = 0.05
-
-
-def of_stock(server: str) -> bool:
-    return server.startswith(STOCK)
-
 
 @dataclass(frozen=True)
 class Step:
