@@ -35,7 +35,7 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.hybrid_cache import hybrid_pool_assembler as assembler
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, ReqToTokenPool
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-from sglang.srt.runtime_context import get_context, get_memory
+from sglang.srt.runtime_context import get_context, get_memory, get_schedule
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
@@ -66,8 +66,6 @@ K_SCALE, V_SCALE = 0.5, 0.25
 CONFIG = Config(budget=0.4, window=3, pooling_kernel=3, min_tokens=8, sink_tokens=2)
 # The cores that SGLang has for its tree, and no tree: ``--disable-radix-cache``.
 TREES = ("rust", "python", "off")
-# SGLang's schedule policy with a tree. The first lets short prompts in beside a chunk of a long one.
-ORDERS = {"rust": "shortest-prefill-first", "sessions": "hrrn"}
 
 
 @contextmanager
@@ -177,6 +175,7 @@ class Scheduler(stock.Scheduler):
         kv_dtype: of the KV pool.
         host: slots in host memory per slot of the pool, as ``--hicache-ratio``; 0 for no host tier.
         host_layout: as ``--hicache-mem-layout``.
+        order: as ``--schedule-policy``.
 
     Attributes:
         tree: as given.
@@ -201,6 +200,7 @@ class Scheduler(stock.Scheduler):
         host=0.0,
         host_layout="page_first",
         host_policy="write_through",
+        order="fcfs",
     ):
         # Not super().__init__(), which loads a model and starts to listen.
         self.tree = tree
@@ -213,7 +213,7 @@ class Scheduler(stock.Scheduler):
         ):
             self._make_memory(size, rows, context, config, tree, stock, kv_events, kv_dtype)
         self._set_options(overlap, context)
-        self._make_parts(tree)
+        self._make_parts(order)
 
     def _make_memory(self, size, rows, context, config, tree, stock, kv_events, kv_dtype) -> None:
         self.pool = LaproxKVPool(size, 1, kv_dtype, HEADS, DIM, LAYERS, "cpu", False)
@@ -293,12 +293,12 @@ class Scheduler(stock.Scheduler):
             setattr(self, name, None)
         self.priority_scheduling_preemption_threshold = 0
 
-    def _make_parts(self, tree: str) -> None:
+    def _make_parts(self, order: str) -> None:
         self.running_batch = ScheduleBatch(reqs=[])
         self.last_batch = self.chunked_req = None
         self.waiting_queue, self.result_queue = [], deque()
         self.new_token_ratio_tracker = NewTokenRatioTracker(init=0.5, min=0.5, decay=0.0, current=0.5)
-        self.policy = SchedulePolicy(ORDERS.get(tree, "fcfs"), self.tree_cache, False, False, False)
+        self.policy = SchedulePolicy(order, self.tree_cache, False, False, False)
         # These watch, report or serve what is off.
         for name in (
             "metrics_reporter metrics_collector output_streamer kv_events_publisher grammar_manager "
@@ -352,7 +352,11 @@ class Scheduler(stock.Scheduler):
             retract: as if the pool were full for the next decode step.
         """
         self.chunked_prefill_size = chunk_size
-        with mock.patch.multiple(stock, TEST_RETRACT=retract, TEST_RETRACT_INTERVAL=1):
+        with (
+            mock.patch.multiple(stock, TEST_RETRACT=retract, TEST_RETRACT_INTERVAL=1),
+            # Whether a second prompt may come in chunks is asked of the flags, not of the policy.
+            get_schedule().override(schedule_policy=self.policy.policy.value),
+        ):
             plan = self.get_next_batch_to_run(running_batch=self.running_batch, last_batch=self.last_batch)
         self.running_batch = plan.running_batch
         batch = plan.batch_to_run

@@ -315,6 +315,8 @@ def test_sglang_knows_the_flags_for_a_gpu(name, backend, tmp_path):
     assert given.kv_cache_dtype == ("fp8_e4m3" if "fp8" in name else "auto")
     assert given.enable_hierarchical_cache == (name.rpartition("-")[2] in ("host", "back", "agents"))
     assert "host" not in name or given.hicache_mem_layout == "page_first"
+    writes_back = given.enable_hierarchical_cache and name != "stock-host"
+    assert given.hicache_write_policy == ("write_back" if writes_back else "write_through")
     assert all(hasattr(given, key) for key in servers.SETTINGS)
 
 
@@ -360,6 +362,8 @@ def test_a_server_that_is_not_the_one_is_named(monkeypatch):
     said = "(--laprox-budget 0.2 in place of 0.05; --laprox-budget-max None in place of 0.3)"
     assert said in str(servers.Service("laprox-5-30", "U").fault())
     assert "(laprox: there; a host tier: asked for)" in str(servers.Service("stock-host", "U").fault())
+    said = "(laprox: there; a host tier: asked for; write_back: asked for)"
+    assert said in str(servers.Service("stock-host-back", "U").fault())
     info["tp_size"] = 2
     assert servers.Service("laprox-20", "U").fault(2) is None
     assert "(2 GPUs in place of 1)" in str(servers.Service("laprox-20", "U").fault())

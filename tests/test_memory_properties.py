@@ -21,6 +21,8 @@ from laprox_sglang.views.state import view_of
 # Long enough to be pruned, and few enough that requests meet in the tree.
 PREFIXES = [(), (0, 1, 2, 0, 1), (0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 1, 2)]
 BODIES = [(2, 3, 1, 0, 2), (3, 3, 0, 1, 2, 2, 0, 3, 1, 1), (1, 2, 0, 3) * 4 + (2, 2)]
+# An order of SGLang's that lets short prompts in beside a chunk of a long one.
+SHORTEST = "shortest-prefill-first"
 # For each tree.
 SHRINK = "LAPROX_SHRINK" in os.environ
 EXAMPLES, STEPS = int(os.environ.get("LAPROX_EXAMPLES") or 80), 40
@@ -187,6 +189,7 @@ class Machine(RuleBasedStateMachine):
         host=st.sampled_from([0, 0, 0.8, 2, 5]),
         layout=st.sampled_from(["page_first", "layer_first"]),
         policy=st.sampled_from(["write_through", "write_back"]),
+        order=st.sampled_from(["fcfs", SHORTEST]),
     )
     def start(
         self,
@@ -200,6 +203,7 @@ class Machine(RuleBasedStateMachine):
         layout="page_first",
         policy="write_back",
         most=None,
+        order="fcfs",
     ):
         config = replace(CONFIG, budget=budget, keep_prefix=keep)
         if self.tree != "off":
@@ -214,6 +218,7 @@ class Machine(RuleBasedStateMachine):
             host=0 if self.tree == "off" else host,
             host_layout=layout,
             host_policy=policy,
+            order={"sessions": "hrrn", "off": "fcfs"}.get(self.tree, order),
         )
         self.prompts = [(0, 1, 2)]
         # Hypothesis may leave a rule out of a run; this one is rare enough as it is.
@@ -291,7 +296,11 @@ class Machine(RuleBasedStateMachine):
         raise AssertionError("the scheduler got stuck")
 
     def turn(self, chunk, retract=False):
+        before = self.scheduler.chunked_req
         batch = self.scheduler.step(chunk, retract)
+        goes_on = before is not None and self.scheduler.chunked_req is before
+        reqs = batch.reqs if batch else []
+        self.counts["beside_a_chunk"] += goes_on and before in reqs and len(reqs) > 1
         check_decoded(self.scheduler)
         check(self.scheduler)
         return batch
@@ -417,6 +426,16 @@ def test_every_slot_is_in_exactly_one_place(tree, seed, monkeypatch):
             roomy.shrink_now(index=0, share=0.5)
             roomy.pool_short(tokens=90)
             roomy.teardown()
+        if tree == "rust":
+            # Short prompts come in beside a chunk that is not the last.
+            shared = machine()
+            shared.start(overlap=False, graphs=False, size=90, budget=0.2, keep=0, order=SHORTEST)
+            shared.drain()
+            shared.send((*BODIES[-1], *BODIES[-1], 1, 0, 1), 2)
+            shared.turn(5)
+            shared.send((3, 2), 2)
+            shared.turn(8)
+            shared.teardown()
         # Another seed for each: both cores would only be led the same way.
         machine = hypothesis.seed(seed + len(tree))(machine)
         hypothesis.stateful.run_state_machine_as_test(machine, settings=settings)
@@ -428,5 +447,7 @@ def test_every_slot_is_in_exactly_one_place(tree, seed, monkeypatch):
         events += "shrunk_now gave_when_short staged no_room written loaded".split()
     if tree == "sessions":
         events.append("closed")
+    if tree == "rust":
+        events.append("beside_a_chunk")
     for event in events:
         assert machine.counts[event] >= 1, machine.counts

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 
 OURS = keeping(BUDGET)
-# A server more is a line here.
+# A server more is a line here. They run, and stand in tables and pictures, in this order.
 KINDS = {
     STOCK: Kind("stock SGLang", "#8a8f98", ()),
     LAPROX: Kind("LaProx, 5 %", "#1f6feb", OURS),
@@ -70,5 +70,5 @@ def of_stock(server: str) -> bool:
 
 
 def of_laprox(server: str) -> bool:
-    """LaProx at ``BUDGET``."""
+    """LaProx at ``BUDGET``, without a second budget: its flags end with ``OURS``."""
     return KINDS[server].flags[-len(OURS) :] == OURS

@@ -115,7 +115,7 @@ class Record:
         known = self.row(row.name)
         if known is None:
             known = {"workload": row.name, "what": row.what, "backend": self._backend}
-            known |= dict.fromkeys(SERVERS[:2])
+            known |= dict.fromkeys((STOCK, LAPROX))
             self.content["rows"].append(known)
             sort(self.content["rows"], self._order)
         known["what"] = row.what

@@ -162,6 +162,7 @@ class Service(Client):
             "laprox": ("--enable-laprox" in wanted, "laprox" in self.settings),
             "fp8 KV": (FP8_FLAGS[0] in wanted, str(self.settings["kv_cache_dtype"]).startswith("fp8")),
             "a host tier": (HOST_FLAGS[0] in wanted, bool(self.settings["enable_hierarchical_cache"])),
+            "write_back": ("write_back" in wanted, self.settings["hicache_write_policy"] == "write_back"),
             SESSIONS: (SESSIONS in wanted, self.names_sessions),
             "--incremental-streaming-output": (True, bool(self.settings["incremental_streaming_output"])),
         }
